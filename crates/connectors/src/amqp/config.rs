@@ -1,0 +1,173 @@
+//! What can be written under a sink of `type: amqp`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use arrow::datatypes::Schema;
+use lapin::uri::AMQPUri;
+use millstream_core::{HumanDuration, Secret};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::sink::{Image, Problems};
+
+/// Publishes each row as one JSON message to an exchange of RabbitMQ.
+///
+/// A row is delivered when the broker has confirmed it. A message carries `message_id` (stream/partition/offset, the
+/// same whenever it is published again), `timestamp`, `app_id: millstream`, `content_type: application/json` and the
+/// headers `x-stream`, `x-partition` and `x-offset`. Delivery is at least once: consumers drop repeats by `message_id`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub struct AmqpSinkConfig {
+    /// `amqp://user:password@host:5672/vhost`, or `amqps://…` for TLS. The default vhost `/` is written `%2f`.
+    pub url: Secret,
+    /// The exchange; empty for the default exchange, whose routing keys are names of queues.
+    pub exchange: String,
+    /// The type of the exchange.
+    #[serde(default)]
+    pub exchange_type: ExchangeType,
+    /// The routing key, as text with columns in braces: `"{sentiment.label}"`.
+    #[serde(default)]
+    pub routing_key: String,
+    /// Declare the exchange (durable), and `queues`, when connecting. Set it to `false` where the broker is set up by
+    /// others.
+    #[serde(default = "yes")]
+    pub declare: bool,
+    /// Durable queues to declare and to bind to the exchange.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub queues: Vec<AmqpQueue>,
+    /// Refuse what no queue is bound for: such a row goes to the dead letter queue. With `false` the broker drops it.
+    #[serde(default = "yes")]
+    pub mandatory: bool,
+    /// Messages survive a restart of the broker (in durable queues).
+    #[serde(default = "yes")]
+    pub persistent: bool,
+    /// More message headers; the values are templates as in `routing_key`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// How many messages may wait for the broker's confirmation at a time.
+    #[serde(default = "default_max_in_flight")]
+    pub max_in_flight: u32,
+    /// How long to wait for the broker to confirm a message before connecting again.
+    #[serde(default = "default_confirm_timeout")]
+    pub confirm_timeout: HumanDuration,
+    /// How long connecting may take.
+    #[serde(default = "default_connect_timeout")]
+    pub connect_timeout: HumanDuration,
+    /// What to publish of a change stream.
+    #[serde(default)]
+    pub image: Image,
+}
+
+/// The types of exchange that every broker has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ExchangeType {
+    /// By pattern of the routing key.
+    #[default]
+    Topic,
+    /// By equal routing key.
+    Direct,
+    /// To every queue.
+    Fanout,
+    /// By headers.
+    Headers,
+}
+
+/// A queue to declare and bind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub struct AmqpQueue {
+    /// The queue's name.
+    pub name: String,
+    /// What to bind it for; `#` (everything) by default.
+    #[serde(default = "everything")]
+    pub routing_keys: Vec<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn everything() -> Vec<String> {
+    vec!["#".into()]
+}
+
+fn default_max_in_flight() -> u32 {
+    256
+}
+
+fn default_confirm_timeout() -> HumanDuration {
+    HumanDuration(Duration::from_secs(30))
+}
+
+fn default_connect_timeout() -> HumanDuration {
+    HumanDuration(Duration::from_secs(10))
+}
+
+/// AMQP's limit for names and routing keys, in bytes.
+pub(crate) const SHORT_STRING_MAX: usize = 255;
+
+impl AmqpSinkConfig {
+    /// Publishes to `exchange` at `url`, with every other setting at its default.
+    pub fn new(url: impl Into<String>, exchange: impl Into<String>) -> Self {
+        Self {
+            url: Secret::new(url),
+            exchange: exchange.into(),
+            exchange_type: ExchangeType::default(),
+            routing_key: String::new(),
+            declare: true,
+            queues: Vec::new(),
+            mandatory: true,
+            persistent: true,
+            headers: BTreeMap::new(),
+            max_in_flight: default_max_in_flight(),
+            confirm_timeout: default_confirm_timeout(),
+            connect_timeout: default_connect_timeout(),
+            image: Image::default(),
+        }
+    }
+
+    /// Finds settings that can't work; see [`crate::sink::SinkConfig::check`].
+    pub(crate) fn check(&self, schema: &Schema, problems: &mut Problems) {
+        // The parser's own message may repeat the URL, password and all.
+        if self.url.expose().parse::<AMQPUri>().is_err() {
+            problems.add("url", "is no AMQP URL: write amqp://user:password@host:5672/vhost (the vhost `/` as %2f)");
+        }
+        if self.exchange.len() > SHORT_STRING_MAX {
+            problems.add("exchange", format!("is longer than {SHORT_STRING_MAX} bytes"));
+        }
+        problems.check_template("routing_key", &self.routing_key, schema);
+        for (name, text) in &self.headers {
+            problems.check_template(format!("headers.{name}"), text, schema);
+            if name.is_empty() || name.len() > SHORT_STRING_MAX {
+                problems.add(
+                    format!("headers.{name}"),
+                    format!("has a name that is not 1 to {SHORT_STRING_MAX} bytes long"),
+                );
+            } else if ["x-stream", "x-partition", "x-offset"].contains(&name.as_str()) {
+                problems.add(format!("headers.{name}"), "is set by Millstream: take another name");
+            }
+        }
+        for (i, queue) in self.queues.iter().enumerate() {
+            if queue.name.is_empty() || queue.name.len() > SHORT_STRING_MAX {
+                problems.add(format!("queues[{i}].name"), format!("is not 1 to {SHORT_STRING_MAX} bytes long"));
+            }
+            if queue.routing_keys.is_empty() && !self.exchange.is_empty() {
+                problems.add(format!("queues[{i}].routing_keys"), "is empty: the queue would get nothing");
+            }
+            if queue.routing_keys.iter().any(|key| key.len() > SHORT_STRING_MAX) {
+                problems.add(
+                    format!("queues[{i}].routing_keys"),
+                    format!("has a key longer than {SHORT_STRING_MAX} bytes"),
+                );
+            }
+        }
+        if !self.declare && !self.queues.is_empty() {
+            problems.add("queues", "are only declared with `declare: true`");
+        }
+        problems.check_range("max_in_flight", self.max_in_flight, 1, 65_535);
+        problems.check_not_zero("confirm_timeout", self.confirm_timeout);
+        problems.check_not_zero("connect_timeout", self.connect_timeout);
+    }
+}

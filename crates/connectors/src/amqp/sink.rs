@@ -1,0 +1,293 @@
+//! Publishes rows and waits for the broker's confirmations.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::TimestampMicrosecondType;
+use async_trait::async_trait;
+use lapin::message::BasicReturnMessage;
+use lapin::options::BasicPublishOptions;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{BasicProperties, Confirmation, PublisherConfirm};
+use millstream_core::json::RowWriter;
+use millstream_core::{Clock, Error, Failure, FailureKind, Result, RowFailure, Sink, SinkBatch};
+
+use super::config::{AmqpSinkConfig, SHORT_STRING_MAX};
+use super::connection::{Link, explain, message_size_limit};
+use crate::sink::{Payload, Progress, SinkContext, is_change_stream};
+use crate::template::Template;
+
+/// Publishes each row to an exchange; see [`AmqpSinkConfig`].
+///
+/// Up to `max_in_flight` messages are published, then all of them must be confirmed before the next. Whatever goes
+/// wrong with the connection, it is dropped, and the next attempt opens another.
+pub struct AmqpSink {
+    config: AmqpSinkConfig,
+    name: Arc<str>,
+    clock: Arc<dyn Clock>,
+    routing_key: Template,
+    headers: Vec<(ShortString, Template)>,
+    link: Option<Link>,
+    progress: Progress,
+    /// The broker's limit, once it has named it by refusing a message.
+    message_bytes_max: usize,
+}
+
+impl std::fmt::Debug for AmqpSink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AmqpSink")
+            .field("name", &self.name)
+            .field("exchange", &self.config.exchange)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A row ready to be published.
+struct Message {
+    /// Its row in the batch.
+    row: u32,
+    /// Where its body is in the text of the chunk.
+    body: Range<usize>,
+    routing_key: ShortString,
+    properties: BasicProperties,
+}
+
+impl AmqpSink {
+    /// A sink with settings that were checked; connects with the first batch.
+    ///
+    /// # Errors
+    /// `Config`: a template does not fit the columns.
+    pub fn new(config: AmqpSinkConfig, context: SinkContext) -> Result<Self> {
+        let template = |field: &str, text: &str| {
+            Template::parse(text, &context.schema).map_err(|message| Error::config(format!("`{field}` {message}")))
+        };
+        let header = |(name, text): (&String, &String)| Ok((ShortString::from(name.as_str()), template(name, text)?));
+        Ok(Self {
+            routing_key: template("routing_key", &config.routing_key)?,
+            headers: config.headers.iter().map(header).collect::<Result<_>>()?,
+            name: context.name,
+            clock: context.clock,
+            config,
+            link: None,
+            progress: Progress::default(),
+            message_bytes_max: usize::MAX,
+        })
+    }
+
+    /// The messages of the payload rows `rows`, and the text that their bodies are in. Rows that can't be messages
+    /// become failures.
+    fn encode(
+        &self,
+        batch: &SinkBatch,
+        payload: &Payload,
+        rows: Range<usize>,
+        failures: &mut Vec<RowFailure>,
+    ) -> Result<(Vec<Message>, Vec<u8>)> {
+        let (writer, routing_key) = (RowWriter::bind(&payload.batch)?, self.routing_key.bind(&batch.batch)?);
+        let headers = self.headers.iter().map(|(name, text)| Ok((name, text.bind(&batch.batch)?)));
+        let headers = headers.collect::<Result<Vec<_>>>()?;
+        let moments = Moments::of(&batch.batch, self.clock.now_us());
+        let (mut messages, mut text) = (Vec::with_capacity(rows.len()), Vec::new());
+        for i in rows {
+            let row = payload.rows[i];
+            let mut key = String::new();
+            routing_key.render(row as usize, &mut key);
+            let start = text.len();
+            writer.write(i, &mut text);
+            let body_bytes = text.len() - start;
+            if body_bytes > self.message_bytes_max {
+                let message =
+                    format!("{body_bytes} bytes are more than the {} that RabbitMQ takes", self.message_bytes_max);
+                failures.push(RowFailure { row, failure: Failure::new(FailureKind::TooLarge, message) });
+                text.truncate(start);
+                continue;
+            }
+            let Ok(key) = ShortString::try_new(key) else {
+                let message = format!("the routing key is longer than the {SHORT_STRING_MAX} bytes that AMQP allows");
+                failures.push(RowFailure { row, failure: Failure::new(FailureKind::Rejected, message) });
+                text.truncate(start);
+                continue;
+            };
+            let mut table = provenance(batch, row as usize);
+            for (name, template) in &headers {
+                let mut value = String::new();
+                template.render(row as usize, &mut value);
+                table.insert((*name).clone(), AMQPValue::LongString(value.into()));
+            }
+            let properties = self.properties(batch.id(row as usize), moments.seconds(row as usize), table)?;
+            messages.push(Message { row, body: start..text.len(), routing_key: key, properties });
+        }
+        Ok((messages, text))
+    }
+
+    fn properties(&self, id: String, seconds: u64, headers: FieldTable) -> Result<BasicProperties> {
+        let id =
+            ShortString::try_new(id).map_err(|_| Error::config("the stream's name is too long for a message id"))?;
+        // 1 is transient, 2 persistent.
+        let delivery_mode = if self.config.persistent { 2 } else { 1 };
+        Ok(BasicProperties::default()
+            .with_content_type("application/json".into())
+            .with_app_id("millstream".into())
+            .with_message_id(id)
+            .with_timestamp(seconds)
+            .with_delivery_mode(delivery_mode)
+            .with_headers(headers))
+    }
+
+    /// Publishes messages and waits until all are confirmed; gives those that the broker sent back.
+    async fn publish(&mut self, messages: &[Message], text: &[u8]) -> Result<Vec<RowFailure>> {
+        if !self.link.as_ref().is_some_and(Link::is_open) {
+            self.link = None;
+            self.link = Some(Link::open(&self.config, &self.name).await?);
+            tracing::info!(sink = %self.name, exchange = %self.config.exchange, "connected to RabbitMQ");
+        }
+        // Taken, so that whatever happens in between (an error, or this future being dropped) the channel is not used
+        // again: confirmations that nobody waits for would be mixed up with those of the next messages.
+        let Some(link) = self.link.take() else { return Err(Error::bug("no link")) };
+        let timeout = self.config.confirm_timeout;
+        let published = tokio::time::timeout(timeout.0, self.publish_on(&link, messages, text)).await;
+        match published {
+            Ok(Ok(returned)) => {
+                self.link = Some(link);
+                returned_rows(messages, returned)
+            }
+            Ok(Err(Trouble::Nack)) => Err(Error::retry(
+                "RabbitMQ did not store a message: a queue is full or its node is down; see `rabbitmqctl list_queues`",
+            )),
+            Ok(Err(Trouble::Lapin(e))) => {
+                if let Some(limit) = message_size_limit(&e) {
+                    self.message_bytes_max = limit;
+                    return Err(Error::retry(format!(
+                        "RabbitMQ takes no message above {limit} bytes; the row is put aside"
+                    )));
+                }
+                Err(explain(&e, &self.config))
+            }
+            Err(_) => Err(Error::retry(format!(
+                "RabbitMQ did not confirm within {timeout} (`confirm_timeout`): it may be blocking publishers because \
+                 memory or disk is short; see `rabbitmqctl status`"
+            ))),
+        }
+    }
+
+    async fn publish_on(
+        &self,
+        link: &Link,
+        messages: &[Message],
+        text: &[u8],
+    ) -> Result<Vec<BasicReturnMessage>, Trouble> {
+        let options = BasicPublishOptions { mandatory: self.config.mandatory, immediate: false };
+        let mut confirms = Vec::with_capacity(messages.len());
+        let mut trouble = None;
+        for message in messages {
+            let (exchange, key) = (self.config.exchange.as_str().into(), message.routing_key.clone());
+            let body = &text[message.body.clone()];
+            match link.channel.basic_publish(exchange, key, options, body, message.properties.clone()).await {
+                Ok(confirm) => confirms.push(confirm),
+                Err(e) => {
+                    trouble = Some(e);
+                    break;
+                }
+            }
+        }
+        match trouble {
+            None => wait(confirms).await,
+            // That the channel is closed is all that this error says; why, the messages before it were told.
+            Some(e) => match wait(confirms).await {
+                Err(Trouble::Lapin(reason)) => Err(Trouble::Lapin(reason)),
+                _ => Err(Trouble::Lapin(e)),
+            },
+        }
+    }
+}
+
+enum Trouble {
+    Nack,
+    Lapin(lapin::Error),
+}
+
+/// Waits for all confirmations, in order; gives the messages that were sent back.
+async fn wait(confirms: Vec<PublisherConfirm>) -> Result<Vec<BasicReturnMessage>, Trouble> {
+    let mut returned = Vec::new();
+    let mut nack = false;
+    for confirm in confirms {
+        let confirmation = confirm.await.map_err(Trouble::Lapin)?;
+        nack |= !matches!(confirmation, Confirmation::Ack(_));
+        returned.extend(confirmation.take_message());
+    }
+    if nack { Err(Trouble::Nack) } else { Ok(returned) }
+}
+
+/// Which rows were sent back, and why. A returned message may come with the confirmation of another one, so it is
+/// known by its `message_id` alone.
+fn returned_rows(messages: &[Message], returned: Vec<BasicReturnMessage>) -> Result<Vec<RowFailure>> {
+    if returned.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows: HashMap<_, _> = messages.iter().map(|m| (m.properties.message_id().clone(), m)).collect();
+    returned
+        .into_iter()
+        .map(|back| {
+            let message = rows
+                .get(back.delivery.properties.message_id())
+                .ok_or_else(|| Error::retry("RabbitMQ sent back a message that was not published here"))?;
+            let text = format!(
+                "RabbitMQ sent it back: {} {} (exchange `{}`, routing key `{}`): bind a queue, or set `mandatory: false`",
+                back.reply_code, back.reply_text, back.delivery.exchange, back.delivery.routing_key
+            );
+            Ok(RowFailure { row: message.row, failure: Failure::new(FailureKind::Rejected, text) })
+        })
+        .collect()
+}
+
+/// Where a message comes from, as headers.
+fn provenance(batch: &SinkBatch, row: usize) -> FieldTable {
+    let mut table = FieldTable::default();
+    table.insert("x-stream".into(), AMQPValue::LongString(batch.stream.as_bytes().into()));
+    table.insert("x-partition".into(), AMQPValue::LongLongInt(i64::from(batch.partition)));
+    table.insert("x-offset".into(), AMQPValue::LongLongInt(batch.offsets[row] as i64));
+    table
+}
+
+/// When rows were made: the time of the change, so that a repeat carries the same; of other streams, now.
+struct Moments<'a> {
+    changes: Option<&'a arrow::array::TimestampMicrosecondArray>,
+    now_us: i64,
+}
+
+impl<'a> Moments<'a> {
+    fn of(batch: &'a RecordBatch, now_us: i64) -> Self {
+        let changes = if is_change_stream(batch.schema_ref()) {
+            batch.column(1).as_primitive_opt::<TimestampMicrosecondType>()
+        } else {
+            None
+        };
+        Self { changes, now_us }
+    }
+
+    /// In seconds, as AMQP has it.
+    fn seconds(&self, row: usize) -> u64 {
+        let us = self.changes.filter(|c| c.is_valid(row)).map_or(self.now_us, |c| c.value(row));
+        u64::try_from(us / 1_000_000).unwrap_or_default()
+    }
+}
+
+#[async_trait]
+impl Sink for AmqpSink {
+    async fn deliver(&mut self, batch: &SinkBatch) -> Result<Vec<RowFailure>> {
+        self.progress.resume(batch);
+        let payload = Payload::of(&batch.batch, self.config.image)?;
+        while self.progress.done < payload.rows.len() {
+            let start = self.progress.done;
+            let end = payload.rows.len().min(start + self.config.max_in_flight as usize);
+            let mut failures = Vec::new();
+            let (messages, text) = self.encode(batch, &payload, start..end, &mut failures)?;
+            failures.extend(self.publish(&messages, &text).await?);
+            self.progress.failures.extend(failures);
+            self.progress.done = end;
+        }
+        Ok(self.progress.finish())
+    }
+}

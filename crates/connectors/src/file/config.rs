@@ -1,0 +1,92 @@
+//! What can be written under a source of `type: file`.
+
+use std::time::Duration;
+
+use millstream_core::{ByteSize, HumanDuration};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Reads a file, the files of a folder, or all files that match a glob.
+///
+/// Without `follow` every file is read to its end and the source is finished; a later run reads only files that are
+/// new, and what was appended to the others. With `follow: true` the source goes on: it waits for lines that are added
+/// and for files that appear, and keeps its place when a log file is rotated by renaming or by truncation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub struct FileSourceConfig {
+    /// A file (`./data/wire.jsonl`), a folder (the files directly in it), or a glob (`./archive/**/*.xml`).
+    pub path: String,
+    /// Keep reading what is added.
+    #[serde(default)]
+    pub follow: bool,
+    /// The largest record (line, or whole file for formats that take one document per file). A larger one goes to the
+    /// dead letter queue with its first MiB, and the rest of it is skipped.
+    #[serde(default = "default_max_record")]
+    pub max_record: ByteSize,
+    /// With `follow`: how often to look for added lines and new files.
+    #[serde(default = "default_poll_interval")]
+    pub poll_interval: HumanDuration,
+    /// With `follow`: where to begin in files that are there when the source starts for the first time.
+    #[serde(default)]
+    pub start: StartAt,
+    /// Globs of file names to leave out, such as `*.gz`. In folders, names that begin with a dot or end in `.tmp` are
+    /// always left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignore: Vec<String>,
+}
+
+/// Where to begin in a file that has never been read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StartAt {
+    /// At the first record.
+    #[default]
+    Beginning,
+    /// Behind the last record: only what is added from now on.
+    End,
+}
+
+/// 16 MiB.
+pub(crate) fn default_max_record() -> ByteSize {
+    ByteSize(16 << 20)
+}
+
+fn default_poll_interval() -> HumanDuration {
+    HumanDuration(Duration::from_millis(500))
+}
+
+impl FileSourceConfig {
+    /// A source that reads `path` to its end, with every other setting at its default.
+    pub fn new(path: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            follow: false,
+            max_record: default_max_record(),
+            poll_interval: default_poll_interval(),
+            start: StartAt::default(),
+            ignore: Vec::new(),
+        }
+    }
+
+    /// Finds settings that can't work, without looking at the disk; see [`crate::source::SourceConfig::check`].
+    pub(crate) fn check(&self, problems: &mut crate::source::Problems) {
+        if self.path.trim().is_empty() {
+            problems.add("path", "is empty: name a file, a folder or a glob");
+        } else if let Err(e) = glob::Pattern::new(&self.path) {
+            // A path that holds a lone `[` may still name a file; `**` in the wrong place can't.
+            if super::view::is_glob(&self.path) {
+                problems.add("path", format!("is no valid glob: {e}"));
+            }
+        }
+        for (i, pattern) in self.ignore.iter().enumerate() {
+            if let Err(e) = glob::Pattern::new(pattern) {
+                problems.add(format!("ignore[{i}]"), format!("`{pattern}` is no valid glob: {e}"));
+            }
+        }
+        problems.check_max_record(self.max_record);
+        problems.check_not_zero("poll_interval", self.poll_interval);
+        if self.start == StartAt::End && !self.follow {
+            problems.add("start", "`end` needs `follow: true`: without it there would be nothing to read");
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Writes rows into files that appear only when they are whole.
+//!
+//! A file is written under a hidden name in the folder itself, so that publishing it is one `rename`:
+//!
+//! ```text
+//! .{pipeline}~{sink}~{partition}-{offset}.part    being written, or sealed
+//! {name}-{partition}-{offset}.{extension}         published; partition and offset are those of its first row
+//! ```
+//!
+//! The token of a sealed file is JSON: `{"folder": absolute, "part": hidden name, "name": name in the folder}`. Every
+//! crash leaves one of these:
+//!
+//! | what is there | stored token | recovery |
+//! |---|---|---|
+//! | hidden file | none, or another | removes it: its rows come again |
+//! | hidden file | names it | publishes it |
+//! | published file | names it | nothing to do |
+
+mod encoder;
+
+use std::fmt;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use bytes::Bytes;
+use millstream_core::{Clock, Error, Result, ResultExt, RowFailure, SinkBatch, StagedSink};
+use serde::{Deserialize, Serialize};
+
+use self::encoder::Encoder;
+use super::sink_config::FileSinkConfig;
+use crate::sink::{Payload, SinkContext};
+
+/// Writes rows into files; see [`FileSinkConfig`].
+pub struct FileSink {
+    config: FileSinkConfig,
+    name: Arc<str>,
+    clock: Arc<dyn Clock>,
+    folder: PathBuf,
+    /// What the hidden files of this sink begin with.
+    prefix: String,
+    state: State,
+}
+
+enum State {
+    Idle,
+    Open(OpenFile),
+    /// A call is at work, or was abandoned in the middle: what is in the file is not known any more.
+    Busy,
+}
+
+/// A file being written.
+struct OpenFile {
+    path: PathBuf,
+    part: String,
+    /// `{partition}-{offset}` of its first row.
+    first: String,
+    opened_us: i64,
+    encoder: Encoder,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Token {
+    folder: PathBuf,
+    part: String,
+    name: String,
+}
+
+impl fmt::Debug for FileSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileSink").field("name", &self.name).field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+impl FileSink {
+    /// A sink with settings that were checked; touches the disk with the first call.
+    ///
+    /// # Errors
+    /// `Environment`: the current folder is not known.
+    pub fn new(config: FileSinkConfig, context: SinkContext) -> Result<Self> {
+        let folder = std::path::absolute(&config.folder).doing(|| format!("find folder {}", config.folder))?;
+        let prefix = format!(".{}~{}~", context.pipeline, context.name);
+        Ok(Self { config, name: context.name, clock: context.clock, folder, prefix, state: State::Idle })
+    }
+
+    fn take(&mut self) -> Result<Option<OpenFile>> {
+        match std::mem::replace(&mut self.state, State::Busy) {
+            State::Idle => Ok(None),
+            State::Open(file) => Ok(Some(file)),
+            State::Busy => {
+                Err(Error::bug(format!("sink {}: a call was abandoned; its rows must be read again", self.name)))
+            }
+        }
+    }
+
+    /// Opens a file for rows of which the first is `first`.
+    fn opener(&self, first: String) -> impl FnOnce(&RecordBatch) -> Result<OpenFile> + Send + use<> {
+        let (folder, format, opened_us) = (self.folder.clone(), self.config.format, self.clock.now_us());
+        let part = format!("{}{first}.part", self.prefix);
+        move |batch| {
+            fs::create_dir_all(&folder).doing(|| format!("make folder {}", folder.display()))?;
+            let path = folder.join(&part);
+            let encoder =
+                Encoder::create(&path, format, batch.schema_ref()).doing(|| format!("make {}", path.display()))?;
+            Ok(OpenFile { path, part, first, opened_us, encoder })
+        }
+    }
+
+    /// The name of a file that is closed at `now_us`, not yet taken by another.
+    fn free_name(&self, first: &str, now_us: i64) -> Result<String> {
+        let moment = chrono::DateTime::from_timestamp_micros(now_us)
+            .ok_or_else(|| Error::bug(format!("no date for the time {now_us}")))?;
+        let default = format!("{}-%Y-%m-%d", self.name);
+        let stem = moment.format(self.config.name.as_deref().unwrap_or(&default)).to_string();
+        let extension = self.config.format.extension();
+        let mut name = format!("{stem}-{first}.{extension}");
+        // The same rows were written before, by a run whose state is gone: both are kept.
+        let mut copy = 2;
+        while self.folder.join(&name).exists() {
+            name = format!("{stem}-{first}-{copy}.{extension}");
+            copy += 1;
+        }
+        Ok(name)
+    }
+}
+
+#[async_trait]
+impl StagedSink for FileSink {
+    async fn recover(&mut self, token: Option<Bytes>) -> Result<()> {
+        let token = token.map(|bytes| Token::read(&bytes)).transpose()?;
+        let (folder, prefix) = (self.folder.clone(), self.prefix.clone());
+        blocking(move || {
+            if let Some(token) = &token {
+                token.publish()?;
+            }
+            remove_parts(&folder, &prefix)
+        })
+        .await
+        .map_err(|e| e.context(format!("sink {}", self.name)))
+    }
+
+    async fn stage(&mut self, batch: &SinkBatch) -> Result<Vec<RowFailure>> {
+        let payload = Payload::of(&batch.batch, self.config.image)?;
+        let Some(&row) = payload.rows.first() else { return Ok(Vec::new()) };
+        let open = self.take()?;
+        // Zeros in front, so that names sort as offsets do.
+        let opener = self.opener(format!("{}-{:012}", batch.partition, batch.offsets[row as usize]));
+        let file = blocking(move || {
+            let mut file = match open {
+                Some(file) => file,
+                None => opener(&payload.batch)?,
+            };
+            file.encoder.write(&payload.batch).doing(|| format!("write {}", file.path.display()))?;
+            Ok(file)
+        })
+        .await
+        .map_err(|e| e.context(format!("sink {}", self.name)))?;
+        self.state = State::Open(file);
+        Ok(Vec::new())
+    }
+
+    fn due(&self, now_us: i64) -> bool {
+        let State::Open(file) = &self.state else { return false };
+        let open_us = now_us.saturating_sub(file.opened_us);
+        file.encoder.bytes() >= self.config.roll.size.0
+            || u128::try_from(open_us).unwrap_or(0) >= self.config.roll.interval.0.as_micros()
+    }
+
+    async fn seal(&mut self, now_us: i64) -> Result<Option<Bytes>> {
+        let Some(file) = self.take()? else {
+            self.state = State::Idle;
+            return Ok(None);
+        };
+        let name = self.free_name(&file.first, now_us)?;
+        let token = Token { folder: self.folder.clone(), part: file.part, name };
+        let folder = self.folder.clone();
+        blocking(move || {
+            file.encoder.finish().doing(|| format!("finish {}", file.path.display()))?;
+            // The token must not outlive the hidden file's name.
+            sync_folder(&folder)
+        })
+        .await
+        .map_err(|e| e.context(format!("sink {}", self.name)))?;
+        self.state = State::Idle;
+        Ok(Some(token.write()?))
+    }
+
+    async fn publish(&mut self, token: Bytes) -> Result<()> {
+        let token = Token::read(&token)?;
+        blocking(move || token.publish()).await.map_err(|e| e.context(format!("sink {}", self.name)))
+    }
+}
+
+impl Token {
+    fn read(bytes: &[u8]) -> Result<Self> {
+        serde_json::from_slice(bytes)
+            .map_err(|e| Error::corruption("a file sink's stored token can't be read").caused_by(e))
+    }
+
+    fn write(&self) -> Result<Bytes> {
+        serde_json::to_vec(self).map(Bytes::from).map_err(|e| {
+            Error::config(format!("the folder's path is not UTF-8: {}", self.folder.display())).caused_by(e)
+        })
+    }
+
+    /// Gives the sealed file its name, where that has not been done.
+    fn publish(&self) -> Result<()> {
+        let (part, path) = (self.folder.join(&self.part), self.folder.join(&self.name));
+        if !self.folder.is_dir() {
+            return Err(Error::environment(format!(
+                "folder {} is gone, and with it a file to publish: bring it back (a drive that is not mounted?)",
+                self.folder.display()
+            )));
+        }
+        if !part.try_exists().doing(|| format!("look for {}", part.display()))? {
+            if !path.exists() {
+                tracing::warn!(path = %path.display(), "the published file is gone: moved or removed by others");
+            }
+            return Ok(());
+        }
+        if path.exists() {
+            return Err(Error::environment(format!(
+                "{} exists already, written by others: move it away, and give this sink another `name` or `folder`",
+                path.display()
+            )));
+        }
+        let home = path.parent().unwrap_or(&self.folder);
+        fs::create_dir_all(home).doing(|| format!("make folder {}", home.display()))?;
+        fs::rename(&part, &path).doing(|| format!("rename {} to {}", part.display(), path.display()))?;
+        for folder in home.ancestors().take_while(|f| f.starts_with(&self.folder)) {
+            sync_folder(folder)?;
+        }
+        Ok(())
+    }
+}
+
+/// Removes the hidden files of this sink, which no token names any more. Another sink's name may begin with this one's,
+/// so what follows the prefix must be `{partition}-{offset}`.
+fn remove_parts(folder: &Path, prefix: &str) -> Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(Error::from(e).context(format!("read folder {}", folder.display()))),
+    };
+    for entry in entries {
+        let entry = entry.doing(|| format!("read folder {}", folder.display()))?;
+        let name = entry.file_name();
+        let middle = name.to_str().and_then(|n| n.strip_prefix(prefix)).and_then(|n| n.strip_suffix(".part"));
+        if middle.is_some_and(|m| m.bytes().all(|b| b.is_ascii_digit() || b == b'-')) {
+            fs::remove_file(entry.path()).doing(|| format!("remove {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes names in a folder durable.
+fn sync_folder(folder: &Path) -> Result<()> {
+    File::open(folder).and_then(|f| f.sync_all()).doing(|| format!("sync folder {}", folder.display()))
+}
+
+/// Runs work on the disk where it holds up no other task.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Error::bug("write file").caused_by(e))?
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,152 @@
+//! Which files a path stands for: the file itself, the files of a folder, or the matches of a glob.
+
+use std::collections::HashSet;
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use millstream_core::{Error, Result, ResultExt};
+
+use super::config::FileSourceConfig;
+use super::identity::FileId;
+
+/// True where `path` holds a character that only a glob gives a meaning to.
+pub(crate) fn is_glob(path: &str) -> bool {
+    path.contains(['*', '?', '['])
+}
+
+/// A file that the source's path stands for, as it was found on the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub path: PathBuf,
+    pub id: FileId,
+    pub size: u64,
+    pub mtime_ns: i64,
+}
+
+impl Found {
+    pub(crate) fn new(path: PathBuf, meta: &Metadata) -> Self {
+        Self { path, id: FileId { dev: meta.dev(), inode: meta.ino() }, size: meta.len(), mtime_ns: mtime_ns(meta) }
+    }
+}
+
+/// A file's modification time in nanoseconds since the epoch.
+pub(crate) fn mtime_ns(meta: &Metadata) -> i64 {
+    meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec())
+}
+
+/// Lists files by the source's path.
+#[derive(Debug)]
+pub(crate) struct View {
+    path: String,
+    ignore: Vec<glob::Pattern>,
+}
+
+impl View {
+    /// # Errors
+    /// `Config`: a glob can't be read.
+    pub(crate) fn new(config: &FileSourceConfig) -> Result<Self> {
+        let ignore = config
+            .ignore
+            .iter()
+            .map(|text| {
+                glob::Pattern::new(text).map_err(|e| Error::config(format!("`ignore: {text}` is no valid glob: {e}")))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { path: config.path.clone(), ignore })
+    }
+
+    /// Every regular file there is, by name, each file once though several names may lead to it. `None`: the file or
+    /// folder does not exist.
+    ///
+    /// # Errors
+    /// `Environment`: a folder or file can't be looked at; `Config`: the path is neither a file nor a folder.
+    pub(crate) fn list(&self) -> Result<Option<Vec<Found>>> {
+        let path = Path::new(&self.path);
+        let mut found = match path.metadata() {
+            Ok(meta) if meta.is_dir() => self.list_folder(path)?,
+            Ok(meta) if meta.is_file() => return Ok(Some(vec![Found::new(path.to_owned(), &meta)])),
+            Ok(_) => {
+                return Err(Error::config(format!("{} is neither a regular file nor a folder", path.display())));
+            }
+            Err(e) if is_absent(&e) && is_glob(&self.path) => self.list_glob()?,
+            Err(e) if is_absent(&e) => return Ok(None),
+            Err(e) => return Err(e).doing(|| format!("look at {}", path.display())),
+        };
+        found.sort_by(|a, b| a.path.cmp(&b.path));
+        let mut seen = HashSet::new();
+        found.retain(|file| seen.insert(file.id));
+        Ok(Some(found))
+    }
+
+    fn list_folder(&self, folder: &Path) -> Result<Vec<Found>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(folder).doing(|| format!("list the folder {}", folder.display()))? {
+            let path = entry.doing(|| format!("list the folder {}", folder.display()))?.path();
+            let temporary = path.file_name().is_none_or(|name| {
+                let name = name.as_encoded_bytes();
+                name.starts_with(b".") || name.ends_with(b".tmp")
+            });
+            if !temporary {
+                self.keep(path, &mut found)?;
+            }
+        }
+        Ok(found)
+    }
+
+    fn list_glob(&self) -> Result<Vec<Found>> {
+        let options = glob::MatchOptions {
+            case_sensitive: true,
+            require_literal_separator: true,
+            require_literal_leading_dot: true,
+        };
+        let matches = glob::glob_with(&self.path, options)
+            .map_err(|e| Error::config(format!("`path: {}` is no valid glob: {e}", self.path)))?;
+        let wants_temporary = self.path.ends_with(".tmp");
+        let mut found = Vec::new();
+        for path in matches {
+            // Only what is certain: a folder that vanishes while it is listed is no error.
+            let path = match path {
+                Ok(path) => path,
+                Err(e) if is_absent(e.error()) => continue,
+                Err(e) => {
+                    let folder = e.path().display().to_string();
+                    return Err(std::io::Error::from(e)).doing(|| format!("list the folder {folder}"));
+                }
+            };
+            if wants_temporary || path.extension().is_none_or(|extension| extension != "tmp") {
+                self.keep(path, &mut found)?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Adds `path` where it is a regular file that is not to be ignored.
+    fn keep(&self, path: PathBuf, found: &mut Vec<Found>) -> Result<()> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if self.ignore.iter().any(|pattern| pattern.matches(&name) || pattern.matches_path(&path)) {
+            return Ok(());
+        }
+        match path.metadata() {
+            Ok(meta) if meta.is_file() => found.push(Found::new(path, &meta)),
+            Ok(_) => {}
+            // Gone since the folder was listed, or a link that leads nowhere.
+            Err(e) if is_absent(&e) => {}
+            Err(e) => return Err(e).doing(|| format!("look at {}", path.display())),
+        }
+        Ok(())
+    }
+}
+
+/// Looks in `folder` for the file with this identity, under whatever name it has now.
+pub(crate) fn find_by_identity(folder: &Path, id: FileId) -> Option<Found> {
+    let entry = std::fs::read_dir(folder).ok()?.flatten().find(|entry| entry.ino() == id.inode)?;
+    let meta = entry.metadata().ok()?;
+    let found = Found::new(entry.path(), &meta);
+    (meta.is_file() && found.id == id).then_some(found)
+}
+
+fn is_absent(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}

@@ -1,0 +1,491 @@
+//! The `decode:` setting of a source: a format's name, or a map with `format:` and what that format can be told.
+
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{MapAccess, Visitor, value::MapAccessDeserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// How the bytes of a record become fields. Written `decode: json`, or `decode: { format: csv, delimiter: ";" }`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DecodeConfig {
+    /// One JSON object per record.
+    Json(JsonConfig),
+    /// One CSV row per record.
+    Csv(CsvConfig),
+    /// The record, as one string field.
+    Text,
+    /// The record, as one bytes field.
+    Raw,
+    /// One XML document per record.
+    Xml(XmlConfig),
+}
+
+impl Default for DecodeConfig {
+    fn default() -> Self {
+        Self::Json(JsonConfig::default())
+    }
+}
+
+/// What to do when a JSON object names a declared field twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DuplicateKeys {
+    /// The record fails as `malformed`.
+    #[default]
+    Error,
+    /// The last value counts.
+    Last,
+}
+
+/// Settings of `format: json`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct JsonConfig {
+    /// A declared field that appears twice: an error, or the last one counts.
+    pub duplicate_keys: DuplicateKeys,
+}
+
+/// Settings of `format: csv`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CsvConfig {
+    /// Between fields; a comma unless told otherwise.
+    pub delimiter: u8,
+    /// Around fields that hold a delimiter, a quote or a line break; `"` unless told otherwise.
+    pub quote: u8,
+    /// True where the first line names the columns.
+    pub header: bool,
+    /// Names of the columns in order, where there is no header. Empty: the declared fields in their order.
+    pub columns: Vec<String>,
+}
+
+impl Default for CsvConfig {
+    fn default() -> Self {
+        Self { delimiter: b',', quote: b'"', header: true, columns: Vec::new() }
+    }
+}
+
+/// A ready-made XML mapping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// RSS, Atom and JSON Feed documents: one row per entry.
+    Feed,
+    /// NewsML-G2 items, messages and fragments of them: one row per document.
+    #[serde(rename = "newsml-g2")]
+    NewsmlG2,
+    /// An NITF article, alone or inside NewsML: one row per document.
+    Nitf,
+}
+
+/// Settings of `format: xml`: a preset, or a mapping.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum XmlConfig {
+    /// A ready-made mapping.
+    Preset(Preset),
+    /// Paths to fields.
+    Mapping {
+        /// Path of the element that makes one row; `None` is the root.
+        record: Option<String>,
+        /// The fields, in order.
+        fields: Vec<(String, XmlField)>,
+        /// Prefixes that paths may use, and the namespaces they stand for.
+        namespaces: Vec<(String, String)>,
+    },
+}
+
+/// Where a field of an XML mapping comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct XmlField {
+    /// The path, relative to the record's element: `a/b/@attr`, `//x`, `.`, `a[@role='main']/b[2]`.
+    pub path: String,
+    /// The type as written (`int`, `string?`, `[string]`); `None` is what the declared schema says, or `string`.
+    pub kind: Option<String>,
+    /// True where the field may be absent.
+    pub optional: bool,
+    /// True where every match is kept, as a list.
+    pub repeated: bool,
+    /// Used as if it were the text, where the path matches nothing.
+    pub default: Option<String>,
+}
+
+/// The format's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum FormatName {
+    Json,
+    Csv,
+    Text,
+    Raw,
+    Xml,
+}
+
+/// The map as it is written. Which keys belong to which format is checked behind it.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RawDecode {
+    /// `json`, `csv`, `text`, `raw` or `xml`.
+    format: FormatName,
+    /// json: what to do when a declared field appears twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    duplicate_keys: Option<DuplicateKeys>,
+    /// csv: the character between fields (default a comma).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    delimiter: Option<char>,
+    /// csv: the quote character (default `"`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    quote: Option<char>,
+    /// csv: whether the first line names the columns (default true).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    header: Option<bool>,
+    /// csv: the columns' names, where there is no header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    columns: Option<Vec<String>>,
+    /// xml: a ready-made mapping.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    preset: Option<Preset>,
+    /// xml: path of the element that makes one row (default: the root).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    record: Option<String>,
+    /// xml: field name to path, or to a map with `path`, `type`, `optional`, `repeated`, `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fields: Option<Ordered<RawXmlField>>,
+    /// xml: prefixes that paths use, and their namespaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    namespaces: Option<Ordered<String>>,
+}
+
+/// A field of a mapping as it is written.
+#[derive(Debug, Clone)]
+struct RawXmlField(XmlField);
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RawXmlFieldMap {
+    /// Where the value is, relative to the record's element.
+    path: String,
+    /// The field's type; `string` by default.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    kind: Option<String>,
+    /// Whether the field may be absent.
+    #[serde(default, skip_serializing_if = "is_false")]
+    optional: bool,
+    /// Whether every match is kept, as a list.
+    #[serde(default, skip_serializing_if = "is_false")]
+    repeated: bool,
+    /// The text to use where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    default: Option<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // Serde asks for a reference.
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+/// A map that keeps the order it was written in.
+#[derive(Debug, Clone)]
+struct Ordered<T>(Vec<(String, T)>);
+
+impl TryFrom<RawDecode> for DecodeConfig {
+    type Error = String;
+
+    fn try_from(raw: RawDecode) -> Result<Self, String> {
+        let csv = raw.delimiter.is_some() || raw.quote.is_some() || raw.header.is_some() || raw.columns.is_some();
+        let xml = raw.preset.is_some() || raw.record.is_some() || raw.fields.is_some() || raw.namespaces.is_some();
+        let is = |name| raw.format == name;
+        if raw.duplicate_keys.is_some() && !is(FormatName::Json) {
+            return Err("`duplicate_keys` belongs to `format: json`".into());
+        }
+        if csv && !is(FormatName::Csv) {
+            return Err("`delimiter`, `quote`, `header` and `columns` belong to `format: csv`".into());
+        }
+        if xml && !is(FormatName::Xml) {
+            return Err("`preset`, `record`, `fields` and `namespaces` belong to `format: xml`".into());
+        }
+        match raw.format {
+            FormatName::Json => Ok(Self::Json(JsonConfig { duplicate_keys: raw.duplicate_keys.unwrap_or_default() })),
+            FormatName::Csv => csv_config(raw).map(Self::Csv),
+            FormatName::Text => Ok(Self::Text),
+            FormatName::Raw => Ok(Self::Raw),
+            FormatName::Xml => xml_config(raw).map(Self::Xml),
+        }
+    }
+}
+
+fn csv_config(raw: RawDecode) -> Result<CsvConfig, String> {
+    let one_byte = |key: &str, value: Option<char>, default: u8| match value {
+        None => Ok(default),
+        Some(c) if c.is_ascii() && c != '\n' && c != '\r' => Ok(c as u8),
+        Some(c) => {
+            Err(format!("`{key}` must be one ASCII character other than a line break, not `{}`", c.escape_debug()))
+        }
+    };
+    let columns = raw.columns.unwrap_or_default();
+    let header = raw.header.unwrap_or(columns.is_empty());
+    if header && !columns.is_empty() {
+        return Err("`columns` is for files without a header: add `header: false`, or take `columns` away".into());
+    }
+    let config = CsvConfig {
+        delimiter: one_byte("delimiter", raw.delimiter, b',')?,
+        quote: one_byte("quote", raw.quote, b'"')?,
+        header,
+        columns,
+    };
+    if config.delimiter == config.quote {
+        return Err("`delimiter` and `quote` must differ".into());
+    }
+    Ok(config)
+}
+
+fn xml_config(raw: RawDecode) -> Result<XmlConfig, String> {
+    match (raw.preset, raw.fields) {
+        (Some(preset), None) => {
+            if raw.record.is_some() || raw.namespaces.is_some() {
+                return Err("`record` and `namespaces` belong to a mapping with `fields`, not to a `preset`".into());
+            }
+            Ok(XmlConfig::Preset(preset))
+        }
+        (None, Some(fields)) if !fields.0.is_empty() => Ok(XmlConfig::Mapping {
+            record: raw.record,
+            fields: fields.0.into_iter().map(|(name, field)| (name, field.0)).collect(),
+            namespaces: raw.namespaces.map(|n| n.0).unwrap_or_default(),
+        }),
+        (Some(_), Some(_)) => Err("write `preset` or `fields`, not both".into()),
+        (None, _) => {
+            Err("`format: xml` needs `fields` (field name: path) or a `preset`: feed, newsml-g2 or nitf".into())
+        }
+    }
+}
+
+impl From<&DecodeConfig> for RawDecode {
+    fn from(config: &DecodeConfig) -> Self {
+        let mut raw = Self {
+            format: FormatName::Text,
+            duplicate_keys: None,
+            delimiter: None,
+            quote: None,
+            header: None,
+            columns: None,
+            preset: None,
+            record: None,
+            fields: None,
+            namespaces: None,
+        };
+        match config {
+            DecodeConfig::Json(json) => {
+                raw.format = FormatName::Json;
+                raw.duplicate_keys = Some(json.duplicate_keys);
+            }
+            DecodeConfig::Csv(csv) => {
+                raw.format = FormatName::Csv;
+                raw.delimiter = Some(csv.delimiter as char);
+                raw.quote = Some(csv.quote as char);
+                raw.header = Some(csv.header);
+                raw.columns = (!csv.columns.is_empty()).then(|| csv.columns.clone());
+            }
+            DecodeConfig::Text => {}
+            DecodeConfig::Raw => raw.format = FormatName::Raw,
+            DecodeConfig::Xml(xml) => {
+                raw.format = FormatName::Xml;
+                match xml {
+                    XmlConfig::Preset(preset) => raw.preset = Some(*preset),
+                    XmlConfig::Mapping { record, fields, namespaces } => {
+                        raw.record.clone_from(record);
+                        let fields = fields.iter().map(|(name, field)| (name.clone(), RawXmlField(field.clone())));
+                        raw.fields = Some(Ordered(fields.collect()));
+                        raw.namespaces = (!namespaces.is_empty()).then(|| Ordered(namespaces.clone()));
+                    }
+                }
+            }
+        }
+        raw
+    }
+}
+
+impl Serialize for DecodeConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        RawDecode::from(self).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for DecodeConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NameOrMap;
+
+        impl<'de> Visitor<'de> for NameOrMap {
+            type Value = DecodeConfig;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a format (json, csv, text, raw) or a map with `format:`")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<DecodeConfig, E> {
+                match name {
+                    "json" => Ok(DecodeConfig::Json(JsonConfig::default())),
+                    "csv" => Ok(DecodeConfig::Csv(CsvConfig::default())),
+                    "text" => Ok(DecodeConfig::Text),
+                    "raw" => Ok(DecodeConfig::Raw),
+                    "xml" => Err(E::custom(
+                        "xml needs a mapping or a preset: write `decode: { format: xml, preset: newsml-g2 }`, or `fields:` with paths",
+                    )),
+                    other => Err(E::custom(format!("unknown format `{other}`: known are json, csv, text, raw, xml"))),
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<DecodeConfig, A::Error> {
+                let raw = RawDecode::deserialize(MapAccessDeserializer::new(map))?;
+                raw.try_into().map_err(serde::de::Error::custom)
+            }
+        }
+
+        deserializer.deserialize_any(NameOrMap)
+    }
+}
+
+impl JsonSchema for DecodeConfig {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Decode".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let map = generator.subschema_for::<RawDecode>();
+        json_schema!({
+            "description": "how the bytes of a record become fields: a format, or a map with `format` and its settings",
+            "anyOf": [{ "type": "string", "enum": ["json", "csv", "text", "raw"] }, map]
+        })
+    }
+}
+
+impl Serialize for RawXmlField {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let XmlField { path, kind, optional, repeated, default } = self.0.clone();
+        RawXmlFieldMap { path, kind, optional, repeated, default }.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for RawXmlField {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct PathOrMap;
+
+        impl<'de> Visitor<'de> for PathOrMap {
+            type Value = RawXmlField;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a path, or a map with `path`, `type`, `optional`, `repeated`, `default`")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, path: &str) -> Result<RawXmlField, E> {
+                let path = path.to_owned();
+                Ok(RawXmlField(XmlField { path, kind: None, optional: false, repeated: false, default: None }))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawXmlField, A::Error> {
+                let RawXmlFieldMap { path, kind, optional, repeated, default } =
+                    RawXmlFieldMap::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(RawXmlField(XmlField { path, kind, optional, repeated, default }))
+            }
+        }
+
+        deserializer.deserialize_any(PathOrMap)
+    }
+}
+
+impl JsonSchema for RawXmlField {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "XmlField".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let map = generator.subschema_for::<RawXmlFieldMap>();
+        json_schema!({ "anyOf": [{ "type": "string", "description": "the path" }, map] })
+    }
+}
+
+impl<T: Serialize> Serialize for Ordered<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Ordered<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries<T>(std::marker::PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Entries<T> {
+            type Value = Ordered<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Ordered<T>, A::Error> {
+                let mut entries: Vec<(String, T)> = Vec::new();
+                while let Some((name, value)) = map.next_entry::<String, T>()? {
+                    if entries.iter().any(|(n, _)| *n == name) {
+                        return Err(serde::de::Error::custom(format!("`{name}` appears twice")));
+                    }
+                    entries.push((name, value));
+                }
+                Ok(Ordered(entries))
+            }
+        }
+
+        deserializer.deserialize_map(Entries(std::marker::PhantomData))
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Ordered<T> {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        format!("Map_of_{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let value = generator.subschema_for::<T>();
+        json_schema!({ "type": "object", "additionalProperties": value })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<DecodeConfig, String> {
+        serde_json::from_str(json).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_name_and_a_map_read_and_print() {
+        assert_eq!(read(r#""json""#).unwrap(), DecodeConfig::default());
+        assert_eq!(read(r#""csv""#).unwrap(), DecodeConfig::Csv(CsvConfig::default()));
+        let csv = read(r#"{"format":"csv","delimiter":";","columns":["a","b"]}"#).unwrap();
+        let DecodeConfig::Csv(config) = &csv else { panic!("{csv:?}") };
+        assert!(!config.header);
+        assert_eq!(config.delimiter, b';');
+        let xml =
+            r#"{"format":"xml","record":"//item","fields":{"z":"a/@b","a":{"path":"c","type":"int","optional":true}}}"#;
+        let xml = read(xml).unwrap();
+        let DecodeConfig::Xml(XmlConfig::Mapping { fields, .. }) = &xml else { panic!("{xml:?}") };
+        assert_eq!(fields.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>(), ["z", "a"]);
+        for config in [DecodeConfig::default(), DecodeConfig::Text, DecodeConfig::Raw, csv, xml] {
+            assert_eq!(read(&serde_json::to_string(&config).unwrap()).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn wrong_settings_say_what_to_do() {
+        for (json, part) in [
+            (r#""jsn""#, "unknown format `jsn`"),
+            (r#""xml""#, "needs a mapping or a preset"),
+            (r#"{"format":"json","delimiter":";"}"#, "belong to `format: csv`"),
+            (r#"{"format":"csv","delimiter":"é"}"#, "one ASCII character"),
+            (r#"{"format":"csv","header":true,"columns":["a"]}"#, "header: false"),
+            (r#"{"format":"xml"}"#, "needs `fields`"),
+            (r#"{"format":"xml","preset":"feed","fields":{"a":"b"}}"#, "not both"),
+            (r#"{"format":"xml","fields":{"a":"b","a":"c"}}"#, "appears twice"),
+            (r#"{"format":"json","x":1}"#, "unknown field `x`"),
+        ] {
+            let message = read(json).unwrap_err();
+            assert!(message.contains(part), "{json}: {message}");
+        }
+    }
+}

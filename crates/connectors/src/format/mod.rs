@@ -1,0 +1,104 @@
+//! From bytes to rows and back: the formats that sources decode and sinks write.
+//!
+//! `docs/decoding.md` holds the rules: which JSON, CSV or XML value is accepted for which declared type, and what each
+//! bad record is called.
+
+mod coerce;
+mod columns;
+mod config;
+mod csv;
+mod encode;
+pub mod feed;
+mod feed_markup;
+mod json;
+mod json_parser;
+mod presets;
+mod text;
+mod xml;
+
+use std::sync::Arc;
+
+use millstream_core::{Decoder, Field, FieldType, StreamSchema};
+
+pub use config::{CsvConfig, DecodeConfig, DuplicateKeys, JsonConfig, Preset, XmlConfig, XmlField};
+pub use encode::{CsvEncoder, write_json_lines};
+
+/// How a file is cut into records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// One record per line.
+    Lines,
+    /// One record per CSV row; a quoted field may hold line breaks.
+    CsvRecords {
+        /// The first row of each file names the columns and is no record: it goes into `RawBatch::header`.
+        header: bool,
+        /// The quote character.
+        quote: u8,
+        /// The character between fields.
+        delimiter: u8,
+    },
+    /// The whole file is one record.
+    Whole,
+}
+
+/// How a file source cuts what it reads for this decoder.
+pub fn framing(decode: &DecodeConfig) -> Framing {
+    match decode {
+        DecodeConfig::Json(_) | DecodeConfig::Text => Framing::Lines,
+        DecodeConfig::Csv(csv) => {
+            Framing::CsvRecords { header: csv.header, quote: csv.quote, delimiter: csv.delimiter }
+        }
+        DecodeConfig::Raw | DecodeConfig::Xml(_) => Framing::Whole,
+    }
+}
+
+/// The schema of the rows: the declared one where there is one, else what the format itself says. Pure.
+///
+/// # Errors
+/// The format needs a declared schema, or the declared one does not fit it; the message says what to write.
+pub fn effective_schema(decode: &DecodeConfig, declared: Option<&StreamSchema>) -> Result<StreamSchema, String> {
+    let schema = match decode {
+        DecodeConfig::Json(_) | DecodeConfig::Csv(_) => declared.cloned().ok_or_else(|| {
+            "json and csv need a `schema:`: name each field and its type, `id: string` say".to_owned()
+        })?,
+        DecodeConfig::Text => single(declared, "text", &FieldType::String)?,
+        DecodeConfig::Raw => single(declared, "data", &FieldType::Bytes)?,
+        DecodeConfig::Xml(XmlConfig::Preset(preset)) => presets::schema(*preset, declared)?,
+        DecodeConfig::Xml(XmlConfig::Mapping { fields, .. }) => xml::mapping_schema(fields, declared)?,
+    };
+    if schema.fields.is_empty() {
+        return Err("the schema has no field".into());
+    }
+    for (i, field) in schema.fields.iter().enumerate() {
+        if schema.fields[..i].iter().any(|f| f.name == field.name) {
+            return Err(format!("the schema names `{}` twice", field.name));
+        }
+    }
+    Ok(schema)
+}
+
+/// The schema of a format with one field of a fixed type; a declared schema may rename it.
+fn single(declared: Option<&StreamSchema>, name: &str, kind: &FieldType) -> Result<StreamSchema, String> {
+    match declared {
+        None => Ok(StreamSchema { fields: vec![Field { name: name.into(), kind: kind.clone(), optional: false }] }),
+        Some(schema) if schema.fields.len() == 1 && schema.fields[0].kind == *kind => Ok(schema.clone()),
+        Some(_) => Err(format!("this format gives one field: declare `{name}: {kind}`, or leave `schema` away")),
+    }
+}
+
+/// Builds the decoder for `schema`, which is what [`effective_schema`] gave.
+///
+/// # Errors
+/// A path of an XML mapping is no path, or names a prefix that is not declared.
+pub fn build(decode: &DecodeConfig, schema: &StreamSchema) -> Result<Arc<dyn Decoder>, String> {
+    Ok(match decode {
+        DecodeConfig::Json(config) => Arc::new(json::JsonDecoder::new(config, schema)),
+        DecodeConfig::Csv(config) => Arc::new(csv::CsvDecoder::new(config, schema)?),
+        DecodeConfig::Text => Arc::new(text::TextDecoder::text(schema)),
+        DecodeConfig::Raw => Arc::new(text::TextDecoder::raw(schema)),
+        DecodeConfig::Xml(XmlConfig::Preset(preset)) => presets::build(*preset, schema)?,
+        DecodeConfig::Xml(XmlConfig::Mapping { record, fields, namespaces }) => {
+            Arc::new(xml::XmlDecoder::new(record.as_deref(), fields, namespaces, schema)?)
+        }
+    })
+}

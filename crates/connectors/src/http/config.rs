@@ -1,0 +1,150 @@
+//! What can be written under a sink of `type: http`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use arrow::datatypes::Schema;
+use millstream_core::{HumanDuration, Secret};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::sink::{Image, Problems};
+use crate::template::Template;
+
+/// Sends rows to a web service, in order, one request at a time.
+///
+/// A row is delivered when its request was answered with a 2xx status. 408, 425, 429, 5xx, a refused connection and a
+/// time-out are tried again for ever (a `Retry-After` is honoured), and so are 401, 403 and redirects, because they say
+/// nothing about the row; any other status refuses the row, which goes to the dead letter queue. Where a request of
+/// several rows is refused, it is halved until the rows at fault are found. The header `Idempotency-Key` is
+/// `stream/partition/offset` (of several rows: `first-last`), and `X-Millstream-Stream`, `-Partition` and `-Offsets`
+/// (`5-9,12`) name every row, so that the service can drop a repeat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub struct HttpSinkConfig {
+    /// Where to send to; columns in braces are filled in, percent-encoded: `https://host/items/{id}`.
+    pub url: Secret,
+    /// The request method.
+    #[serde(default)]
+    pub method: HttpMethod,
+    /// Headers of each request.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, Secret>,
+    /// Sent as `Authorization: Bearer …`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bearer_token: Option<Secret>,
+    /// What the body of a request is.
+    #[serde(default)]
+    pub format: HttpFormat,
+    /// How many rows go into a request. With `format: json` it is one.
+    #[serde(default)]
+    pub batch: HttpBatchConfig,
+    /// How long a request may take, its answer included.
+    #[serde(default = "default_timeout")]
+    pub timeout: HumanDuration,
+    /// The longest wait that a `Retry-After` of the service is granted.
+    #[serde(default = "default_retry_after_max")]
+    pub retry_after_max: HumanDuration,
+    /// What to send of a change stream.
+    #[serde(default)]
+    pub image: Image,
+}
+
+/// A request method.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum HttpMethod {
+    /// `POST`
+    #[default]
+    Post,
+    /// `PUT`
+    Put,
+    /// `PATCH`
+    Patch,
+}
+
+/// What the body of a request is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HttpFormat {
+    /// One JSON array of objects, `application/json`.
+    #[default]
+    JsonArray,
+    /// One JSON object per line, `application/x-ndjson`.
+    Ndjson,
+    /// One JSON object; each row is a request of its own. `application/json`.
+    Json,
+}
+
+/// How rows are put together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub struct HttpBatchConfig {
+    /// The most rows in a request.
+    #[serde(default = "default_batch_max")]
+    pub max: u32,
+}
+
+impl Default for HttpBatchConfig {
+    fn default() -> Self {
+        Self { max: default_batch_max() }
+    }
+}
+
+fn default_batch_max() -> u32 {
+    100
+}
+
+fn default_timeout() -> HumanDuration {
+    HumanDuration(Duration::from_secs(10))
+}
+
+fn default_retry_after_max() -> HumanDuration {
+    HumanDuration(Duration::from_secs(60))
+}
+
+impl HttpSinkConfig {
+    /// Posts to `url`, with every other setting at its default.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: Secret::new(url),
+            method: HttpMethod::default(),
+            headers: BTreeMap::new(),
+            bearer_token: None,
+            format: HttpFormat::default(),
+            batch: HttpBatchConfig::default(),
+            timeout: default_timeout(),
+            retry_after_max: default_retry_after_max(),
+            image: Image::default(),
+        }
+    }
+
+    /// The most rows in a request.
+    pub(crate) fn rows_max(&self) -> usize {
+        if self.format == HttpFormat::Json { 1 } else { self.batch.max as usize }
+    }
+
+    /// Finds settings that can't work; see [`crate::sink::SinkConfig::check`].
+    pub(crate) fn check(&self, schema: &Schema, problems: &mut Problems) {
+        match Template::parse(self.url.expose(), schema) {
+            Err(message) => problems.add("url", message),
+            Ok(template) => match url::Url::parse(&template.sample()) {
+                // The text itself may hold a token, so it is not repeated.
+                Err(e) => problems.add("url", format!("is no URL ({e}): write http:// or https:// and a host")),
+                Ok(url) if !["http", "https"].contains(&url.scheme()) => {
+                    problems.add("url", format!("begins with {}://: use http:// or https://", url.scheme()));
+                }
+                Ok(_) => {}
+            },
+        }
+        problems.check_headers(&self.headers);
+        if self.bearer_token.is_some() && self.headers.keys().any(|name| name.eq_ignore_ascii_case("authorization")) {
+            problems.add("bearer_token", "is set, and so is the header `Authorization`: keep one of them");
+        }
+        if self.bearer_token.as_ref().is_some_and(|t| reqwest::header::HeaderValue::from_str(t.expose()).is_err()) {
+            problems.add("bearer_token", "has characters that no header may hold");
+        }
+        problems.check_range("batch.max", self.batch.max, 1, 1_000);
+        problems.check_not_zero("timeout", self.timeout);
+    }
+}

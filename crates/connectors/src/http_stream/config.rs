@@ -1,0 +1,91 @@
+//! What can be written under a source of `type: http_stream`.
+
+use std::collections::BTreeMap;
+
+use millstream_core::{ByteSize, HumanDuration, Secret};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::backoff::BackoffConfig;
+
+/// Reads an HTTP answer that does not end: lines, or server-sent events.
+///
+/// The request is made again, with back-off, when the answer ends, breaks, or stays silent for `stall_timeout`. For
+/// `format: sse` the last event id is remembered, across restarts too, and sent as `Last-Event-ID`, so that a server
+/// that supports it goes on behind it. Otherwise what the server sends while the connection is down is lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub struct HttpStreamSourceConfig {
+    /// `http://…` or `https://…`.
+    pub url: String,
+    /// The request's method.
+    #[serde(default = "default_method")]
+    pub method: String,
+    /// Headers sent with the request.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, Secret>,
+    /// Sent as `Authorization: Bearer …`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bearer_token: Option<Secret>,
+    /// The request's body. A text is sent as it is, anything else as JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<serde_json::Value>,
+    /// Connect again when no byte has come for this long. Servers of such streams send an empty line or a comment now
+    /// and then to show that they are there.
+    #[serde(default = "crate::websocket::config::default_stall_timeout")]
+    pub stall_timeout: HumanDuration,
+    /// The largest record. A larger one goes to the dead letter queue with its first MiB, and the rest of it is skipped.
+    #[serde(default = "crate::file::config::default_max_record")]
+    pub max_record: ByteSize,
+    /// Waits between attempts to connect.
+    #[serde(default)]
+    pub backoff: BackoffConfig,
+    /// How records are told apart.
+    #[serde(default)]
+    pub format: StreamFormat,
+}
+
+/// How the records of an HTTP stream are told apart.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamFormat {
+    /// One record per line; empty lines only show that the server is there.
+    #[default]
+    Lines,
+    /// Server-sent events (`text/event-stream`); the data of each event is one record.
+    Sse,
+}
+
+fn default_method() -> String {
+    "GET".into()
+}
+
+impl HttpStreamSourceConfig {
+    /// A reader of `url`, with every other setting at its default.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            method: default_method(),
+            headers: BTreeMap::new(),
+            bearer_token: None,
+            body: None,
+            stall_timeout: crate::websocket::config::default_stall_timeout(),
+            max_record: crate::file::config::default_max_record(),
+            backoff: BackoffConfig::default(),
+            format: StreamFormat::default(),
+        }
+    }
+
+    /// Finds settings that can't work; see [`crate::source::SourceConfig::check`].
+    pub(crate) fn check(&self, problems: &mut crate::source::Problems) {
+        problems.check_url("url", &self.url, &["http", "https"]);
+        if reqwest::Method::from_bytes(self.method.as_bytes()).is_err() {
+            problems.add("method", format!("`{}` is no HTTP method", self.method));
+        }
+        problems.check_headers(&self.headers);
+        problems.check_bearer(&self.headers, self.bearer_token.as_ref());
+        problems.check_not_zero("stall_timeout", self.stall_timeout);
+        problems.check_max_record(self.max_record);
+        self.backoff.check(problems);
+    }
+}

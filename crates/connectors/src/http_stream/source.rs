@@ -1,0 +1,260 @@
+//! The source that reads an endless HTTP answer: request, read, over again when it breaks.
+//!
+//! The answer's body is read only when a batch is asked for, so a slow pipeline slows the server down through TCP, and
+//! nothing is buffered beyond one batch and one unfinished record.
+//!
+//! Cursor, for server-sent events: `last_event_id` → the id behind which the server is asked to go on.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use millstream_core::units::redact_url;
+use millstream_core::{CursorDelta, Error, Result, Source, SourceBatch, SourceRead};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use reqwest::{Client, Method, Response};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::config::{HttpStreamSourceConfig, StreamFormat};
+use super::events::Events;
+use super::lines::{Line, Lines};
+use crate::backoff::Reconnect;
+use crate::file::too_large;
+use crate::record_buffer::RecordBuffer;
+use crate::source::{SourceContext, describe_http_error, http_client, json_or_text, request_headers, retry_after};
+
+const LAST_EVENT_ID: &str = "last_event_id";
+
+/// The longest that a server may ask to be left alone.
+const SERVER_WAIT_MAX: Duration = Duration::from_secs(3600);
+
+/// Reads an HTTP answer that does not end; see [`HttpStreamSourceConfig`].
+pub struct HttpStreamSource {
+    config: HttpStreamSourceConfig,
+    context: SourceContext,
+    client: Client,
+    reconnect: Reconnect,
+    connection: Connection,
+    lines: Lines,
+    events: Events,
+    /// The id of the last whole event, and whether the cursor has yet to be told.
+    last_id: Vec<u8>,
+    last_id_changed: bool,
+    records: RecordBuffer,
+    /// A batch was handed out since the last read: the time until now was the pipeline's, not the server's.
+    resumed: bool,
+}
+
+enum Connection {
+    None,
+    /// Kept here, and not in the future of `next`, so that a dropped call does not start it over.
+    Connecting(BoxFuture<'static, Result<Response, Refused>>),
+    Open {
+        response: Box<Response>,
+        heard_at: Instant,
+        unread: Bytes,
+    },
+}
+
+/// Why there is no answer to read, and how long the server wants to be left alone.
+struct Refused {
+    why: String,
+    wait: Duration,
+}
+
+impl HttpStreamSource {
+    /// A source that makes its request at the first `next`.
+    ///
+    /// # Errors
+    /// `Config`: the method or a header can't be sent. `Environment`: TLS can't be set up.
+    pub fn new(config: HttpStreamSourceConfig, context: SourceContext) -> Result<Self> {
+        let mut headers = request_headers(&config.headers, config.bearer_token.as_ref())?;
+        if config.format == StreamFormat::Sse {
+            headers.entry(ACCEPT).or_insert(HeaderValue::from_static("text/event-stream"));
+        }
+        if matches!(&config.body, Some(body) if !body.is_string()) {
+            headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
+        }
+        let client = http_client(headers, None)?;
+        Method::from_bytes(config.method.as_bytes())
+            .map_err(|e| Error::config(format!("source {}: `method` is no HTTP method", context.name)).caused_by(e))?;
+        let max_record = usize::try_from(config.max_record.0).unwrap_or(usize::MAX);
+        let last_id = context.cursor.get(LAST_EVENT_ID).map(|id| id.to_vec()).unwrap_or_default();
+        // The name of a field comes before an event's data.
+        let sse = config.format == StreamFormat::Sse;
+        let max_line = if sse { max_record.saturating_add("data: ".len()) } else { max_record };
+        Ok(Self {
+            client,
+            reconnect: Reconnect::new(&config.backoff, &context),
+            connection: Connection::None,
+            lines: Lines::new(max_line, sse),
+            events: Events::new(max_record, last_id.clone()),
+            last_id,
+            last_id_changed: false,
+            records: RecordBuffer::new(redact_url(&config.url).into()),
+            resumed: false,
+            context,
+            config,
+        })
+    }
+
+    /// Sends the request and waits for the head of the answer.
+    fn connect(&self) -> BoxFuture<'static, Result<Response, Refused>> {
+        let method = Method::from_bytes(self.config.method.as_bytes()).unwrap_or_default();
+        let mut request = self.client.request(method, &self.config.url);
+        if let Some(body) = &self.config.body {
+            request = request.body(json_or_text(body));
+        }
+        if !self.last_id.is_empty()
+            && let Ok(id) = HeaderValue::from_bytes(&self.last_id)
+        {
+            request = request.header("Last-Event-ID", id);
+        }
+        let patience = self.config.stall_timeout.0;
+        let clock = self.context.clock.clone();
+        async move {
+            let refused = |why| Refused { why, wait: Duration::ZERO };
+            let response = timeout(patience, request.send())
+                .await
+                .map_err(|_| refused(format!("no answer within {patience:?}")))?
+                .map_err(|e| refused(describe_http_error(e)))?;
+            if response.status().is_success() {
+                return Ok(response);
+            }
+            let wait = response.headers().get(RETRY_AFTER).and_then(|value| retry_after(value, &*clock));
+            let why = format!("the server answered {}", response.status());
+            Err(Refused { why, wait: wait.unwrap_or_default().min(SERVER_WAIT_MAX) })
+        }
+        .boxed()
+    }
+
+    /// Waits for bytes, then takes what else is there already. Says why where the answer is of no more use.
+    async fn read(&mut self) -> Result<(), String> {
+        let stall = self.config.stall_timeout.0;
+        let Connection::Open { response, heard_at, unread } = &mut self.connection else { return Ok(()) };
+        if std::mem::take(&mut self.resumed) {
+            *heard_at = Instant::now();
+        }
+        if unread.is_empty() {
+            let chunk = timeout_at(*heard_at + stall, response.chunk())
+                .await
+                .map_err(|_| format!("nothing came for {stall:?}"))?
+                .map_err(describe_http_error)?;
+            *heard_at = Instant::now();
+            match chunk {
+                Some(chunk) => *unread = chunk,
+                None => return Err(self.end()),
+            }
+        }
+        loop {
+            self.take_unread();
+            let Connection::Open { response, unread, .. } = &mut self.connection else { return Ok(()) };
+            if self.records.is_full() {
+                return Ok(());
+            }
+            match response.chunk().now_or_never() {
+                None => return Ok(()),
+                Some(Ok(Some(chunk))) => *unread = chunk,
+                Some(Ok(None)) => return Err(self.end()),
+                Some(Err(e)) => return Err(describe_http_error(e)),
+            }
+        }
+    }
+
+    /// Cuts what has come into records, until the batch is full.
+    fn take_unread(&mut self) {
+        let Connection::Open { unread, .. } = &mut self.connection else { return };
+        let mut unread = std::mem::take(unread);
+        while !self.records.is_full()
+            && let Some(line) = self.lines.next(&mut unread)
+        {
+            self.take_line(line);
+        }
+        if let Connection::Open { unread: left, .. } = &mut self.connection {
+            *left = unread;
+        }
+    }
+
+    fn take_line(&mut self, line: Line) {
+        match (self.config.format, line) {
+            (StreamFormat::Lines, Line::Whole(line)) if line.trim_ascii().is_empty() => return,
+            (StreamFormat::Lines, Line::Whole(line)) => self.records.push(&line),
+            (StreamFormat::Lines, Line::TooLarge { kept, size }) => {
+                self.records.push_refused(&kept, too_large(size, self.lines.max_line()));
+            }
+            (StreamFormat::Sse, line) => {
+                let Some(event) = self.events.take(&line) else { return };
+                if self.last_id != self.events.id() {
+                    self.last_id = self.events.id().to_vec();
+                    self.last_id_changed = true;
+                }
+                match event {
+                    None => return,
+                    Some(event) => match event.refused {
+                        None => self.records.push(&event.data),
+                        Some(failure) => self.records.push_refused(&event.data, failure),
+                    },
+                }
+            }
+        }
+        self.reconnect.worked();
+    }
+
+    /// The answer ended, in order: a last line without a line end is a record, an event without its empty line is none.
+    fn end(&mut self) -> String {
+        if self.config.format == StreamFormat::Lines
+            && let Some(line) = self.lines.last()
+        {
+            self.take_line(line);
+        }
+        "the server ended its answer".into()
+    }
+
+    fn disconnect(&mut self, why: &str, wait: Duration) {
+        self.connection = Connection::None;
+        self.lines.clear();
+        self.events.clear(&self.last_id);
+        self.reconnect.failed(why, wait.max(self.events.retry.min(SERVER_WAIT_MAX)));
+    }
+
+    fn take_cursor(&mut self) -> CursorDelta {
+        if !std::mem::take(&mut self.last_id_changed) {
+            return CursorDelta::new();
+        }
+        vec![(LAST_EVENT_ID.into(), Some(Bytes::copy_from_slice(&self.last_id)))]
+    }
+}
+
+#[async_trait]
+impl Source for HttpStreamSource {
+    async fn next(&mut self) -> Result<SourceRead> {
+        loop {
+            if !self.records.is_empty() {
+                self.resumed = true;
+                let (raw, cursor) = (self.records.take(), self.take_cursor());
+                return Ok(SourceRead::Batch(SourceBatch { raw, cursor, ack: None }));
+            }
+            match &mut self.connection {
+                Connection::None => {
+                    self.reconnect.wait().await;
+                    self.connection = Connection::Connecting(self.connect());
+                }
+                Connection::Connecting(connecting) => match connecting.await {
+                    Ok(response) => {
+                        let response = Box::new(response);
+                        self.connection = Connection::Open { response, heard_at: Instant::now(), unread: Bytes::new() };
+                        self.reconnect.connected();
+                    }
+                    Err(refused) => self.disconnect(&refused.why, refused.wait),
+                },
+                Connection::Open { .. } => {
+                    if let Err(why) = self.read().await {
+                        self.disconnect(&why, Duration::ZERO);
+                    }
+                }
+            }
+        }
+    }
+}

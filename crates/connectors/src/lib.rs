@@ -1,0 +1,18 @@
+//! Sources, sinks and formats: the only crate that names client libraries and file formats.
+
+pub mod amqp;
+pub mod backoff;
+pub mod feed;
+pub mod file;
+pub mod format;
+pub mod http;
+pub mod http_push;
+pub mod http_stream;
+mod record_buffer;
+pub mod sink;
+pub mod source;
+pub mod stdout;
+pub mod template;
+#[cfg(test)]
+mod test_server;
+pub mod websocket;

@@ -1,0 +1,208 @@
+//! The WebSocket source: connect, subscribe, read; over again when it breaks.
+//!
+//! Messages are read from the socket only when a batch is asked for, so a slow pipeline slows the server down through
+//! TCP, and nothing is buffered beyond one batch.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use futures::{FutureExt, SinkExt, StreamExt};
+use millstream_core::units::redact_url;
+use millstream_core::{Error, Failure, FailureKind, Result, Source, SourceBatch, SourceRead};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::error::CapacityError;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+
+use super::config::WebsocketSourceConfig;
+use crate::backoff::Reconnect;
+use crate::record_buffer::RecordBuffer;
+use crate::source::{SourceContext, json_or_text, request_headers};
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// Reads the messages of a WebSocket; see [`WebsocketSourceConfig`]. It has no cursor: a WebSocket can't be asked for
+/// the past.
+pub struct WebsocketSource {
+    config: WebsocketSourceConfig,
+    request: Request,
+    subscribe: Arc<[String]>,
+    reconnect: Reconnect,
+    connection: Connection,
+    records: RecordBuffer,
+    /// A batch was handed out since the last read: the time until now was the pipeline's, not the server's.
+    resumed: bool,
+}
+
+enum Connection {
+    None,
+    /// Kept here, and not in the future of `next`, so that a dropped call does not start it over.
+    Connecting(BoxFuture<'static, Result<Socket, String>>),
+    Open {
+        socket: Box<Socket>,
+        heard_at: Instant,
+        ping_at: Instant,
+    },
+}
+
+/// What waiting for a message gave.
+enum Heard {
+    /// A message, or why there are no more.
+    Message(Option<Result<Message, WsError>>),
+    /// Nothing for a while.
+    Quiet,
+}
+
+impl WebsocketSource {
+    /// A source that connects at the first `next`.
+    ///
+    /// # Errors
+    /// `Config`: the address or a header can't be sent.
+    pub fn new(config: WebsocketSourceConfig, context: SourceContext) -> Result<Self> {
+        let mut request = config.url.as_str().into_client_request().map_err(|e| {
+            Error::config(format!("source {}: `url` is no WebSocket address", context.name)).caused_by(e)
+        })?;
+        let headers = request_headers(&config.headers, config.bearer_token.as_ref())?;
+        headers.iter().for_each(|(name, value)| {
+            request.headers_mut().append(name, value.clone());
+        });
+        Ok(Self {
+            request,
+            subscribe: config.subscribe.iter().map(json_or_text).collect(),
+            reconnect: Reconnect::new(&config.backoff, &context),
+            connection: Connection::None,
+            records: RecordBuffer::new(redact_url(&config.url).into()),
+            resumed: false,
+            config,
+        })
+    }
+
+    /// Connects and subscribes; says why where that fails.
+    fn connect(&self) -> BoxFuture<'static, Result<Socket, String>> {
+        let (request, subscribe, patience) =
+            (self.request.clone(), self.subscribe.clone(), self.config.stall_timeout.0);
+        let max = usize::try_from(self.config.max_record.0).unwrap_or(usize::MAX);
+        let limits = WebSocketConfig::default().max_message_size(Some(max)).max_frame_size(Some(max));
+        let connect = async move {
+            let (mut socket, _) =
+                connect_async_with_config(request, Some(limits), true).await.map_err(|e| describe(&e))?;
+            for message in subscribe.iter() {
+                socket.send(Message::text(message.clone())).await.map_err(|e| describe(&e))?;
+            }
+            Ok(socket)
+        };
+        async move { timeout(patience, connect).await.unwrap_or_else(|_| Err(format!("no connection within {patience:?}"))) }.boxed()
+    }
+
+    /// Takes a message; says why where the connection is of no more use.
+    fn take(&mut self, message: Option<Result<Message, WsError>>) -> Result<(), String> {
+        match message {
+            Some(Ok(Message::Text(text))) => self.records.push(text.as_bytes()),
+            Some(Ok(Message::Binary(bytes))) => self.records.push(&bytes),
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => return Ok(()),
+            Some(Ok(Message::Close(Some(frame)))) => {
+                return Err(format!("the server closed with code {} {}", frame.code, frame.reason)
+                    .trim_end()
+                    .to_owned());
+            }
+            Some(Ok(Message::Close(None))) | None => return Err("the server closed the connection".into()),
+            Some(Err(WsError::Capacity(CapacityError::MessageTooLong { size, max_size }))) => {
+                let message = format!(
+                    "the message has {size} bytes, more than the {max_size} that `max_record` allows; none are kept"
+                );
+                self.records.push_refused(&[], Failure::new(FailureKind::TooLarge, message));
+                return Err(format!("a message was larger than {max_size} bytes"));
+            }
+            Some(Err(e)) => return Err(describe(&e)),
+        }
+        self.reconnect.worked();
+        Ok(())
+    }
+
+    /// Waits for a message or for the time of the next ping, then takes what else is there already.
+    async fn read(&mut self) -> Result<(), String> {
+        let (stall, ping) = (self.config.stall_timeout.0, self.config.ping_interval.0);
+        let Connection::Open { socket, heard_at, ping_at } = &mut self.connection else { return Ok(()) };
+        if std::mem::take(&mut self.resumed) {
+            *heard_at = Instant::now();
+        }
+        let stalled_at = *heard_at + stall;
+        let heard = match timeout_at(stalled_at.min(*ping_at), socket.next()).await {
+            Ok(message) => Heard::Message(message),
+            Err(_) => Heard::Quiet,
+        };
+        let now = Instant::now();
+        match heard {
+            Heard::Quiet if now >= stalled_at => Err(format!("nothing came for {stall:?}")),
+            Heard::Quiet => {
+                *ping_at = now + ping;
+                match timeout_at(stalled_at, socket.send(Message::Ping(Default::default()))).await {
+                    Ok(sent) => sent.map_err(|e| describe(&e)),
+                    Err(_) => Err(format!("nothing could be sent for {stall:?}")),
+                }
+            }
+            Heard::Message(message) => {
+                (*heard_at, *ping_at) = (now, now + ping);
+                self.take(message)?;
+                while !self.records.is_full() {
+                    let Connection::Open { socket, .. } = &mut self.connection else { break };
+                    let Some(message) = socket.next().now_or_never() else { break };
+                    self.take(message)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn disconnect(&mut self, why: &str) {
+        self.connection = Connection::None;
+        self.reconnect.failed(why, Duration::ZERO);
+    }
+}
+
+#[async_trait]
+impl Source for WebsocketSource {
+    async fn next(&mut self) -> Result<SourceRead> {
+        loop {
+            if !self.records.is_empty() {
+                self.resumed = true;
+                return Ok(SourceRead::Batch(SourceBatch { raw: self.records.take(), ..SourceBatch::default() }));
+            }
+            match &mut self.connection {
+                Connection::None => {
+                    self.reconnect.wait().await;
+                    self.connection = Connection::Connecting(self.connect());
+                }
+                Connection::Connecting(connecting) => match connecting.await {
+                    Ok(socket) => {
+                        let now = Instant::now();
+                        let ping_at = now + self.config.ping_interval.0;
+                        self.connection = Connection::Open { socket: Box::new(socket), heard_at: now, ping_at };
+                        self.reconnect.connected();
+                    }
+                    Err(why) => self.disconnect(&why),
+                },
+                Connection::Open { .. } => {
+                    if let Err(why) = self.read().await {
+                        self.disconnect(&why);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What went wrong, without the address, which may hold a token.
+fn describe(error: &WsError) -> String {
+    match error {
+        WsError::Http(response) => format!("the server answered {}", response.status()),
+        WsError::ConnectionClosed | WsError::AlreadyClosed => "the server closed the connection".into(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,167 @@
+//! One error type for the seams between crates. Its [`ErrorKind`] tells the caller what to do; its context says where.
+
+use std::fmt;
+
+/// `Result` with Millstream's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What the caller should do about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// It may work later without a change: a time-out, a refused connection, an answer that says "try again".
+    Retry,
+    /// This input can never work; put it aside and go on.
+    Input,
+    /// The pipeline file or the command line is wrong; a person must change it.
+    Config,
+    /// The machine is in the way: disk full, no permission, folder in use. Stop, and say what to do.
+    Environment,
+    /// Stored data does not read back as it was written. Stop; never go on in silence.
+    Corruption,
+    /// Millstream is wrong.
+    Bug,
+}
+
+/// An error with its kind, a message, the chain of what was being done, and its cause.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    /// Innermost first: "open segment …", "open stream wire".
+    context: Vec<String>,
+    cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of `kind`. The message says what happened, in words a user knows.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner { kind, message: message.into(), context: Vec::new(), cause: None }))
+    }
+
+    /// Shorthand for [`ErrorKind::Retry`].
+    pub fn retry(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Retry, message)
+    }
+
+    /// Shorthand for [`ErrorKind::Input`].
+    pub fn input(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Input, message)
+    }
+
+    /// Shorthand for [`ErrorKind::Config`].
+    pub fn config(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Config, message)
+    }
+
+    /// Shorthand for [`ErrorKind::Environment`].
+    pub fn environment(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Environment, message)
+    }
+
+    /// Shorthand for [`ErrorKind::Corruption`].
+    pub fn corruption(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Corruption, message)
+    }
+
+    /// Shorthand for [`ErrorKind::Bug`].
+    pub fn bug(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Bug, message)
+    }
+
+    /// Keeps `cause` as the source of this error.
+    #[must_use]
+    pub fn caused_by(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.0.cause = Some(cause.into());
+        self
+    }
+
+    /// Adds what was being done, as a present-tense phrase: "open segment 000.seg".
+    #[must_use]
+    pub fn context(mut self, doing: impl Into<String>) -> Self {
+        self.0.context.push(doing.into());
+        self
+    }
+
+    /// What the caller should do.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The innermost message, without context.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// True where the same call may work later.
+    pub fn is_retry(&self) -> bool {
+        self.kind() == ErrorKind::Retry
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for doing in self.0.context.iter().rev() {
+            write!(f, "{doing}: ")?;
+        }
+        f.write_str(&self.0.message)?;
+        if let Some(cause) = &self.0.cause {
+            write!(f, ": {cause}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{:?}] {self}", self.0.kind)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.cause.as_ref().map(|cause| &**cause as _)
+    }
+}
+
+impl From<std::io::Error> for Error {
+    fn from(e: std::io::Error) -> Self {
+        use std::io::ErrorKind as Io;
+        let (kind, advice) = match e.kind() {
+            Io::StorageFull | Io::QuotaExceeded => {
+                (ErrorKind::Environment, "the disk is full: free some space and start again")
+            }
+            Io::PermissionDenied => (ErrorKind::Environment, "permission denied: check owner and mode"),
+            Io::ReadOnlyFilesystem => (ErrorKind::Environment, "the file system is read-only"),
+            Io::NotFound => (ErrorKind::Environment, "no such file or folder"),
+            Io::ConnectionRefused
+            | Io::ConnectionReset
+            | Io::ConnectionAborted
+            | Io::NotConnected
+            | Io::BrokenPipe
+            | Io::TimedOut
+            | Io::WouldBlock
+            | Io::Interrupted => (ErrorKind::Retry, "the connection failed"),
+            _ => (ErrorKind::Environment, "input/output error"),
+        };
+        Self::new(kind, advice).caused_by(e)
+    }
+}
+
+impl From<arrow::error::ArrowError> for Error {
+    fn from(e: arrow::error::ArrowError) -> Self {
+        Self::bug("columns").caused_by(e)
+    }
+}
+
+/// Adds context to the error of a result.
+pub trait ResultExt<T> {
+    /// Says what was being done; see [`Error::context`].
+    fn doing(self, doing: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T, E: Into<Error>> ResultExt<T> for std::result::Result<T, E> {
+    fn doing(self, doing: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|e| e.into().context(doing()))
+    }
+}

@@ -1,0 +1,27 @@
+//! What every part of Millstream shares: declared schemas, batches with their origin, failures and dead letters, the
+//! traits of sources, decoders and sinks, errors, and the seams (clock, disk) that make tests repeatable.
+//!
+//! This crate names no database, no broker, no model library and no SQL engine.
+
+pub mod batch;
+pub mod clock;
+pub mod dead_letter;
+pub mod decode;
+pub mod disk;
+pub mod error;
+pub mod json;
+pub mod partition;
+pub mod schema;
+pub mod sink;
+pub mod source;
+pub mod units;
+
+pub use batch::{Failure, FailureKind, RowFailure, Rows};
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use dead_letter::{DeadLetter, Stage};
+pub use decode::{Decoded, Decoder, RawBatch};
+pub use error::{Error, ErrorKind, Result, ResultExt};
+pub use schema::{Field, FieldType, StreamSchema};
+pub use sink::{AnySink, Sink, SinkBatch, StagedSink};
+pub use source::{Cursor, CursorDelta, Source, SourceBatch, SourceRead};
+pub use units::{ByteSize, HumanDuration, Secret};

@@ -1,0 +1,187 @@
+//! The dead letter queue over HTTP.
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use base64::Engine;
+use millstream_core::Stage;
+use serde::{Deserialize, Serialize};
+
+use super::ApiState;
+use super::error::ApiError;
+use crate::pipeline::dead_letters::{Entry, Filter, Redrive, Redriver, scan};
+
+/// Entries that one answer lists.
+const LIST_MAX: usize = 1000;
+/// Bytes of a record that a list shows.
+const PREVIEW_BYTES: usize = 200;
+
+/// A dead letter as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeadLetterView {
+    /// `stream/offset`.
+    pub id: String,
+    /// Stage that failed.
+    pub stage: Stage,
+    /// Source, transform, table or sink that failed.
+    pub component: String,
+    /// Kind of failure.
+    pub kind: String,
+    /// Why.
+    pub message: String,
+    /// The record as text, where it is UTF-8; in a list only its beginning.
+    pub raw: Option<String>,
+    /// The record's bytes in base64, where it is not.
+    pub raw_base64: Option<String>,
+    /// Its length in bytes.
+    pub bytes: usize,
+    /// File or stream it came from.
+    pub origin: Option<String>,
+    /// Where it began there.
+    pub position: Option<u64>,
+    /// Partition of the stream it was read from.
+    pub partition: Option<u32>,
+    /// Offset there.
+    pub offset: Option<u64>,
+    /// Event time, RFC 3339.
+    pub event_time: Option<String>,
+    /// When it failed, RFC 3339.
+    pub failed_at: Option<String>,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// Digest of the pipeline file that ran.
+    pub pipeline_version: String,
+    /// Model that failed.
+    pub model_version: Option<String>,
+}
+
+impl DeadLetterView {
+    /// A view with at most `bytes_max` bytes of the record.
+    pub fn new(entry: &Entry, bytes_max: usize) -> Self {
+        let letter = &entry.letter;
+        let raw = &letter.raw[..letter.raw.len().min(bytes_max)];
+        let text = match std::str::from_utf8(raw) {
+            Ok(text) => Some(text),
+            // Cut inside a character.
+            Err(e) if e.error_len().is_none() => std::str::from_utf8(&raw[..e.valid_up_to()]).ok(),
+            Err(_) => None,
+        };
+        let time = |us: i64| {
+            chrono::DateTime::from_timestamp_micros(us).map(|t| t.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
+        };
+        Self {
+            id: entry.id(),
+            stage: letter.stage,
+            component: letter.component.clone(),
+            kind: letter.kind.clone(),
+            message: letter.message.clone(),
+            raw: text.map(str::to_owned),
+            raw_base64: text.is_none().then(|| base64::engine::general_purpose::STANDARD.encode(raw)),
+            bytes: letter.raw.len(),
+            origin: letter.origin.clone(),
+            position: letter.position,
+            partition: letter.partition,
+            offset: letter.offset,
+            event_time: letter.event_time_us.and_then(time),
+            failed_at: time(letter.failed_at_us),
+            attempts: letter.attempts,
+            pipeline_version: letter.pipeline_version.clone(),
+            model_version: letter.model_version.clone(),
+        }
+    }
+}
+
+impl DeadLetterView {
+    /// The record's bytes, as far as the view holds them.
+    pub fn raw_bytes(&self) -> Vec<u8> {
+        let decode = |text: &String| base64::engine::general_purpose::STANDARD.decode(text).unwrap_or_default();
+        match &self.raw {
+            Some(text) => text.clone().into_bytes(),
+            None => self.raw_base64.as_ref().map(decode).unwrap_or_default(),
+        }
+    }
+}
+
+/// Which dead letters.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RedriveRequest {
+    /// Ids; empty: all.
+    #[serde(default)]
+    pub ids: Vec<String>,
+    /// Only of this source, transform, table or sink.
+    pub component: Option<String>,
+    /// Only of this stage.
+    pub stage: Option<Stage>,
+    /// Only of this kind.
+    pub kind: Option<String>,
+}
+
+impl RedriveRequest {
+    /// As a filter.
+    pub fn filter(&self) -> Filter {
+        Filter { ids: self.ids.clone(), component: self.component.clone(), stage: self.stage, kind: self.kind.clone() }
+    }
+}
+
+/// What to list.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListQuery {
+    component: Option<String>,
+    stage: Option<Stage>,
+    kind: Option<String>,
+    limit: Option<usize>,
+}
+
+/// The dead letters that have not been redriven.
+pub async fn list(
+    State(state): State<ApiState>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<serde_json::Value>, ApiError> {
+    let filter = Filter { ids: Vec::new(), component: query.component, stage: query.stage, kind: query.kind };
+    let limit = query.limit.unwrap_or(LIST_MAX).min(LIST_MAX);
+    let mut letters = Vec::new();
+    for stream in state.running.streams.values() {
+        if letters.len() >= limit {
+            break;
+        }
+        scan(&stream.log, &state.running.schemas, &filter, &mut |entry| {
+            letters.push(DeadLetterView::new(&entry, PREVIEW_BYTES));
+            letters.len() < limit
+        })?;
+    }
+    Ok(Json(serde_json::json!({ "dead_letters": letters })))
+}
+
+/// One dead letter, whole.
+pub async fn show(
+    State(state): State<ApiState>,
+    Path((stream, offset)): Path<(String, u64)>,
+) -> Result<Json<DeadLetterView>, ApiError> {
+    let id = format!("{stream}/{offset}");
+    let filter = Filter { ids: vec![id.clone()], ..Filter::default() };
+    let mut found = None;
+    if let Some(stream) = state.running.streams.get(stream.as_str()) {
+        scan(&stream.log, &state.running.schemas, &filter, &mut |entry| {
+            found = Some(DeadLetterView::new(&entry, usize::MAX));
+            false
+        })?;
+    }
+    found.map(Json).ok_or_else(|| ApiError::not_found(format!("no dead letter `{id}`; it may have been redriven")))
+}
+
+/// Sends dead letters back in front of the stage that failed.
+pub async fn redrive(
+    State(state): State<ApiState>,
+    Json(request): Json<RedriveRequest>,
+) -> Result<Json<Redrive>, ApiError> {
+    let running = &state.running;
+    let _alone = running.redrive.lock().await;
+    let redriver = Redriver {
+        plan: &running.plan,
+        streams: &running.streams,
+        ingests: &running.ingests,
+        schemas: &running.schemas,
+    };
+    Ok(Json(redriver.redrive(&request.filter()).await?))
+}

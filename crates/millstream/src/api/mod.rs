@@ -1,0 +1,86 @@
+//! The server: records in, tables and streams out, dead letters, metrics and health.
+//!
+//! It binds to loopback unless told otherwise; with a token set, everything but health asks for `Authorization: Bearer`.
+
+mod auth;
+mod dead_letters;
+mod error;
+mod query;
+mod records;
+mod status;
+mod tables;
+mod tap;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post};
+use millstream_core::{Error, Result, Secret};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::pipeline::Running;
+
+pub use dead_letters::{DeadLetterView, RedriveRequest};
+pub use query::QueryRequest;
+
+/// The OpenAPI document of everything below.
+pub const OPENAPI: &str = include_str!("openapi.json");
+
+/// What every handler has.
+#[derive(Debug, Clone)]
+pub struct ApiState {
+    /// The pipeline.
+    pub running: Arc<Running>,
+    /// Asked for as a bearer token, where set.
+    pub token: Option<Arc<Secret>>,
+    /// Cancelled when the server goes down: ends endless answers.
+    pub stop: CancellationToken,
+}
+
+/// Binds the listener, so that a taken port is found before anything runs.
+///
+/// # Errors
+/// The address is taken or not this machine's.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|e| {
+        Error::environment(format!(
+            "can't listen on {address} ({e}): choose another with --listen, or --listen 127.0.0.1:0"
+        ))
+    })
+}
+
+/// Serves until `stop` is cancelled.
+pub async fn serve(listener: TcpListener, state: ApiState) -> Result<()> {
+    let stop = state.stop.clone();
+    let app = router(state);
+    axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await.map_err(Error::from)
+}
+
+/// All routes.
+pub fn router(state: ApiState) -> Router {
+    let guarded = Router::new()
+        .route("/", get(status::page))
+        .route("/metrics", get(status::metrics))
+        .route("/api/v1/openapi.json", get(status::openapi))
+        .route("/api/v1/pipeline", get(status::pipeline))
+        .route("/api/v1/streams", get(status::streams))
+        .route("/api/v1/streams/{name}/tap", get(tap::tap))
+        .route("/api/v1/tables", get(tables::list))
+        .route("/api/v1/tables/{name}/rows", get(tables::rows))
+        .route("/api/v1/query", post(query::query))
+        .route("/api/v1/dlq", get(dead_letters::list))
+        .route("/api/v1/dlq/{stream}/{offset}", get(dead_letters::show))
+        .route("/api/v1/dlq/redrive", post(dead_letters::redrive))
+        // The limit of a body is the source's own, checked where it is read.
+        .route("/streams/{name}/records", post(records::push).layer(DefaultBodyLimit::disable()))
+        .layer(axum::middleware::from_fn_with_state(state.clone(), auth::require_token));
+    Router::new()
+        .route("/healthz", get(status::healthz))
+        .route("/readyz", get(status::readyz))
+        .merge(guarded)
+        .fallback(status::not_found)
+        .with_state(state)
+}

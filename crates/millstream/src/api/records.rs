@@ -1,0 +1,102 @@
+//! `POST /streams/{name}/records`: answered when the records are durable.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::header::{CONTENT_LENGTH, RETRY_AFTER};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use millstream_connectors::source::SourceConfig;
+
+use super::ApiState;
+use super::error::ApiError;
+use crate::pipeline::push::Pushed;
+
+/// Header by which a client makes a request safe to repeat.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// One record, a JSON array, or NDJSON.
+pub async fn push(
+    State(state): State<ApiState>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let running = &state.running;
+    if !running.pushes.contains_key(name.as_str()) {
+        let known: Vec<&str> = running.pushes.keys().map(|k| &**k).collect();
+        let hint = if known.is_empty() {
+            "the pipeline has no source of type http".into()
+        } else {
+            format!("sources of type http: {}", known.join(", "))
+        };
+        return Err(ApiError::not_found(format!("no source `{name}` takes records over HTTP; {hint}")));
+    }
+    let key = match headers.get(IDEMPOTENCY_KEY).map(|v| v.to_str()) {
+        Some(Ok(key)) if !key.is_empty() && key.len() <= 255 => Some(key.to_owned()),
+        Some(_) => return Err(ApiError::bad_request("Idempotency-Key: 1 to 255 visible ASCII characters")),
+        None => None,
+    };
+    let limit = body_limit(&state, &name);
+    let length = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    // Spawned, so that a client that goes away does not leave a half-told story: what was begun is finished.
+    let running = running.clone();
+    let pushed = tokio::spawn(async move {
+        let Some(push) = running.pushes.get(name.as_str()) else { return Err(too_much()) };
+        let Some(_room) = push.reserve(length.unwrap_or(limit).min(limit)) else { return Err(too_much()) };
+        let body = read_body(body, limit).await?;
+        Ok(push.push(body, key.as_deref()).await?)
+    });
+    let pushed = match pushed.await {
+        Ok(Ok(pushed)) => pushed,
+        Ok(Err(refused)) if refused.status() == StatusCode::TOO_MANY_REQUESTS => {
+            return Ok(([(RETRY_AFTER, "1")], refused).into_response());
+        }
+        Ok(Err(refused)) => return Err(refused),
+        Err(e) => return Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string())),
+    };
+    Ok(match pushed {
+        Pushed::Stored(stored) if stored.accepted == 0 && !stored.rejected.is_empty() => {
+            (StatusCode::UNPROCESSABLE_ENTITY, Json(stored)).into_response()
+        }
+        Pushed::Stored(stored) => (StatusCode::OK, Json(stored)).into_response(),
+        Pushed::Malformed(message) => ApiError::bad_request(message).into_response(),
+        Pushed::InProgress => {
+            let refused = ApiError::new(
+                StatusCode::CONFLICT,
+                "a request with this Idempotency-Key is under way; send it again later",
+            );
+            ([(RETRY_AFTER, "1")], refused).into_response()
+        }
+    })
+}
+
+fn too_much() -> ApiError {
+    ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too many records are waiting; send this again later")
+}
+
+fn body_limit(state: &ApiState, name: &str) -> usize {
+    let spec = state.running.pipeline.sources.iter().find(|s| *s.name == *name);
+    match spec.map(|s| &s.connector) {
+        Some(SourceConfig::Http(config)) => usize::try_from(config.max_body.0).unwrap_or(usize::MAX),
+        _ => 0,
+    }
+}
+
+async fn read_body(body: Body, limit: usize) -> Result<Bytes, ApiError> {
+    let mut stream = body.into_data_stream();
+    let mut read = BytesMut::new();
+    while let Some(piece) = stream.next().await {
+        let piece = piece.map_err(|e| ApiError::bad_request(format!("the body broke off: {e}")))?;
+        if read.len() + piece.len() > limit {
+            return Err(ApiError::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("the body is larger than {limit} bytes (`max_body` of the source)"),
+            ));
+        }
+        read.extend_from_slice(&piece);
+    }
+    Ok(read.freeze())
+}

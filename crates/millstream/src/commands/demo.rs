@@ -1,0 +1,148 @@
+//! `millstream demo`: the news example on sample headlines that arrive one after the other.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use millstream_core::{Result, ResultExt, SystemClock};
+use tokio_util::sync::CancellationToken;
+
+use super::init::Template;
+use super::{Failed, asked_to_stop, load};
+use crate::api::{self, ApiState};
+use crate::pipeline::run::Outcome;
+use crate::pipeline::{RunOptions, Running, relations};
+use crate::render::{self, Format};
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Where pipeline file, sample and data go. Started again, the demo goes on from there.
+    #[arg(long, default_value = "millstream-demo")]
+    folder: PathBuf,
+    /// Also publish every change to the RabbitMQ at AMQP_URL (default: this machine's).
+    #[arg(long)]
+    amqp: bool,
+    /// Pause between headlines, in milliseconds.
+    #[arg(long, default_value_t = 120)]
+    pause_ms: u64,
+    /// Keep the server running at the end.
+    #[arg(long)]
+    stay: bool,
+    /// Address of the server; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    listen: std::net::SocketAddr,
+}
+
+pub async fn run(args: DemoArgs) -> std::result::Result<(), Failed> {
+    let file = write_demo(&args)?;
+    let pipeline = load(&file)?;
+    let data_dir = args.folder.join("data");
+    let options = RunOptions {
+        data_dir: data_dir.clone(),
+        exit_when_idle: false,
+        stop_deadline: Duration::from_secs(10),
+        replay: None,
+    };
+    let listener = match api::bind(args.listen).await {
+        Ok(listener) => listener,
+        // The demo must run beside whatever has the port.
+        Err(_) => api::bind(([127, 0, 0, 1], 0).into()).await?,
+    };
+    let address = listener.local_addr()?;
+    println!("pipeline   {}", file.display());
+    println!("data       {}  (log, table, offsets; delete it to start over)", data_dir.display());
+    println!("dashboard  http://{address}\n");
+    let supervisor = Running::start(pipeline, options, Arc::new(SystemClock)).await?;
+    let running = supervisor.running().clone();
+    let stop_server = CancellationToken::new();
+    let server = tokio::spawn(api::serve(
+        listener,
+        ApiState { running: running.clone(), token: None, stop: stop_server.clone() },
+    ));
+    let folder = args.folder.clone();
+    let (pause, stay) = (Duration::from_millis(args.pause_ms), args.stay);
+    let feed = async {
+        feed(&folder, pause).await?;
+        while !running.is_idle() {
+            running.progress.moved().await;
+        }
+        summary(&running).await?;
+        if stay {
+            println!("\nthe server stays up; Ctrl-C ends it");
+            asked_to_stop().await;
+        }
+        Ok::<(), millstream_core::Error>(())
+    };
+    let mut fed = Ok(());
+    let ended = supervisor
+        .run(async {
+            tokio::select! {
+                result = feed => fed = result,
+                () = asked_to_stop() => {}
+            }
+        })
+        .await;
+    stop_server.cancel();
+    let _ = tokio::time::timeout(Duration::from_secs(2), server).await;
+    fed?;
+    if ended? == Outcome::Stopped && !stay {
+        let data = data_dir.display();
+        // As it was called: a newcomer has it in target/, not on the path.
+        let program = std::env::args().next().unwrap_or_else(|| "millstream".into());
+        println!("\nall of it is still there. Try:");
+        println!(
+            "  {program} query \"SELECT sentiment.label AS label, count(*) AS n FROM news GROUP BY 1\" --data-dir {data}"
+        );
+        println!("  {program} tap news.changes --limit 2 --data-dir {data}");
+        println!("  {program} dlq list --data-dir {data}");
+    }
+    Ok(())
+}
+
+/// The news example, with a followed file as its source and the terminal as its sink.
+fn write_demo(args: &DemoArgs) -> Result<PathBuf> {
+    std::fs::create_dir_all(&args.folder).doing(|| format!("create {}", args.folder.display()))?;
+    let news = Template::News.files();
+    let text = |name: &str| news.iter().find(|(n, _)| *n == name).map(|(_, c)| String::from_utf8_lossy(c).into_owned());
+    let yaml = text("pipeline.yaml").unwrap_or_default();
+    let (upstream, amqp) = yaml.split_once("sinks:\n").unwrap_or((&yaml, ""));
+    let mut yaml =
+        upstream.replace("path: ./sample/wire.jsonl", "path: ./wire.jsonl\n    follow: true\n    poll_interval: 50ms");
+    yaml.push_str("sinks:\n  terminal:\n    type: stdout\n    from: news.changes\n    format: text\n    template: \"{op}  {sentiment.label}  {headline}\"\n");
+    if args.amqp {
+        yaml.push_str(amqp);
+    }
+    let file = args.folder.join("pipeline.yaml");
+    std::fs::write(&file, yaml).doing(|| format!("write {}", file.display()))?;
+    Ok(file)
+}
+
+/// Appends the sample's headlines to the followed file, one after the other, from where the last run ended; then one
+/// record that is not right.
+async fn feed(folder: &Path, pause: Duration) -> Result<()> {
+    let sample =
+        Template::News.files().iter().find(|(name, _)| name.ends_with("wire.jsonl")).map_or(&[][..], |(_, c)| c);
+    let path = folder.join("wire.jsonl");
+    let written = std::fs::read_to_string(&path).map_or(0, |text| text.lines().count());
+    let mut file =
+        std::fs::File::options().create(true).append(true).open(&path).doing(|| format!("write {}", path.display()))?;
+    let lines = String::from_utf8_lossy(sample).into_owned() + "{\"id\": \"n-broken\", \"headline\": 17 crates\n";
+    for line in lines.lines().skip(written) {
+        writeln!(file, "{line}").doing(|| format!("write {}", path.display()))?;
+        tokio::time::sleep(pause).await;
+    }
+    // The source looks every 50 ms.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    Ok(())
+}
+
+async fn summary(running: &Running) -> Result<()> {
+    let engine = relations::engine_of_running(running)?;
+    let sql = "SELECT sentiment.label AS sentiment, count(*) AS headlines, round(avg(sentiment.score), 2) AS mean_score \
+               FROM news GROUP BY 1 ORDER BY 2 DESC";
+    println!("\n$ millstream query \"{sql}\"");
+    let result = engine.run(sql).await.map_err(|e| millstream_core::Error::bug(e.to_string()))?;
+    render::print(&result.schema, result.stream, Format::Table, &mut std::io::stdout()).await
+}

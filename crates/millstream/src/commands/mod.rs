@@ -1,0 +1,152 @@
+//! The command line: one module a command.
+
+mod demo;
+mod dlq;
+mod init;
+mod query;
+mod replay;
+mod run;
+mod schema;
+mod tap;
+mod target;
+mod validate;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use millstream_core::{Error, Result};
+
+use crate::config::checked::Pipeline;
+
+/// Puts a model in the stream: live feeds in; validated, transformed by SQL and enriched by models in process; kept in
+/// tables that can be queried; every change published onward.
+#[derive(Debug, Parser)]
+#[command(name = "millstream", version, propagate_version = true)]
+pub struct Cli {
+    /// How log lines look.
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    log: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a pipeline.
+    Run(run::RunArgs),
+    /// Check a pipeline file, without touching the network.
+    Validate(validate::ValidateArgs),
+    /// Query tables and streams with SQL.
+    Query(query::QueryArgs),
+    /// Watch the records of a stream.
+    Tap(tap::TapArgs),
+    /// Run a pipeline again from a point in its logs.
+    Replay(replay::ReplayArgs),
+    /// List, show and redrive records that failed.
+    Dlq(dlq::DlqArgs),
+    /// Print the JSON Schema of pipeline files.
+    Schema,
+    /// Write an example pipeline to start from.
+    Init(init::InitArgs),
+    /// Watch headlines being read, scored and stored; needs nothing.
+    Demo(demo::DemoArgs),
+}
+
+/// How a command can fail.
+#[derive(Debug)]
+pub enum Failed {
+    /// It has already said why; exit with this code.
+    Said(u8),
+    /// The caller says why.
+    Error(Error),
+}
+
+impl<E: Into<Error>> From<E> for Failed {
+    fn from(e: E) -> Self {
+        Self::Error(e.into())
+    }
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// See [`Failed`].
+pub fn run(cli: Cli) -> std::result::Result<(), Failed> {
+    start_log(cli.log);
+    // Fails only where one is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ended = runtime.block_on(async {
+        match cli.command {
+            Command::Run(args) => run::run(args).await,
+            Command::Validate(args) => validate::run(&args),
+            Command::Query(args) => Ok(query::run(args).await?),
+            Command::Tap(args) => Ok(tap::run(args).await?),
+            Command::Replay(args) => replay::run(args).await,
+            Command::Dlq(args) => dlq::run(args).await,
+            Command::Schema => Ok(schema::run()?),
+            Command::Init(args) => Ok(init::run(&args)?),
+            Command::Demo(args) => demo::run(args).await,
+        }
+    });
+    // A blocking read that never returns (a pipe) must not hold up the exit.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+    ended
+}
+
+fn start_log(format: LogFormat) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("MILLSTREAM_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("info,slatedb=error,lapin=off,object_store=warn"));
+    use std::io::IsTerminal;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_target(false).init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}
+
+/// Reads and checks a pipeline file; prints what is wrong with it.
+fn load(path: &Path) -> std::result::Result<Arc<Pipeline>, Failed> {
+    match Pipeline::load(path, &|name| std::env::var(name).ok()) {
+        Ok(pipeline) => {
+            pipeline.warnings.iter().for_each(|w| eprintln!("{w}"));
+            Ok(Arc::new(pipeline))
+        }
+        Err(diagnostics) => {
+            eprintln!("{diagnostics}");
+            Err(Failed::Said(2))
+        }
+    }
+}
+
+/// Resolves when the process is asked to stop (Ctrl-C, SIGTERM).
+async fn asked_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// Where a pipeline keeps its data unless told otherwise.
+fn default_data_dir() -> PathBuf {
+    PathBuf::from("millstream-data")
+}
+
+fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::bug(e.to_string()))?;
+    println!("{text}");
+    Ok(())
+}

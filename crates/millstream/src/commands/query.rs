@@ -1,0 +1,43 @@
+//! `millstream query`.
+
+use clap::Args;
+use futures::stream;
+use millstream_core::{Error, Result};
+use reqwest::Method;
+use serde_json::json;
+
+use super::target::{Target, TargetArgs};
+use crate::pipeline::relations;
+use crate::render::{self, Format, ipc, unless_closed};
+
+/// The media type of an Arrow stream.
+const ARROW_STREAM: &str = "application/vnd.apache.arrow.stream";
+
+#[derive(Debug, Args)]
+pub struct QueryArgs {
+    /// A SELECT over tables and streams; SHOW TABLES lists them.
+    sql: String,
+    #[command(flatten)]
+    target: TargetArgs,
+    /// How rows are printed.
+    #[arg(long, value_enum, default_value = "table")]
+    format: Format,
+}
+
+pub async fn run(args: QueryArgs) -> Result<()> {
+    let mut out = std::io::BufWriter::new(std::io::stdout());
+    match args.target.resolve().await? {
+        Target::Server(server) => {
+            let body = json!({ "sql": args.sql });
+            let bytes = server.bytes(Method::POST, "/api/v1/query", Some(ARROW_STREAM), Some(&body)).await?;
+            let (schema, batches) = ipc::decode(bytes)?;
+            let batches = stream::iter(batches.into_iter().map(Ok));
+            unless_closed(render::print(&schema, batches, args.format, &mut out).await)
+        }
+        Target::Folder(folder) => {
+            let engine = relations::engine_at_rest(&folder).await?;
+            let result = engine.run(&args.sql).await.map_err(|e| Error::config(e.to_string()))?;
+            unless_closed(render::print(&result.schema, result.stream, args.format, &mut out).await)
+        }
+    }
+}

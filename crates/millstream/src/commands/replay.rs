@@ -1,0 +1,84 @@
+//! `millstream replay`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use millstream_core::json::parse_timestamp;
+use millstream_core::{Error, Result, SystemClock};
+
+use super::{Failed, asked_to_stop, default_data_dir, load};
+use crate::pipeline::replay::{From, Replay};
+use crate::pipeline::run::Outcome;
+use crate::pipeline::{RunOptions, Running};
+
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// The pipeline file.
+    file: PathBuf,
+    /// The data folder; its server must be stopped.
+    #[arg(long, env = "MILLSTREAM_DATA_DIR", default_value_os_t = default_data_dir())]
+    data_dir: PathBuf,
+    /// Where to begin: `earliest`, an offset, or a moment such as 2026-01-31T08:00:00Z (when records were stored).
+    #[arg(long, default_value = "earliest")]
+    from: String,
+    /// Only this source. Default: all.
+    #[arg(long)]
+    source: Option<String>,
+    /// Only what feeds this table; with --into.
+    #[arg(long, requires = "into")]
+    table: Option<String>,
+    /// Put that table's rows into a new table of this name, and leave everything else as it is.
+    #[arg(long, requires = "table")]
+    into: Option<String>,
+}
+
+pub async fn run(args: ReplayArgs) -> std::result::Result<(), Failed> {
+    let pipeline = load(&args.file)?;
+    let into = args.table.as_deref().zip(args.into.as_deref()).map(|(table, into)| (table.into(), into.into()));
+    let replay = Replay { source: args.source.as_deref().map(Into::into), from: point(&args.from)?, into };
+    let options = RunOptions {
+        data_dir: args.data_dir.clone(),
+        exit_when_idle: true,
+        stop_deadline: Duration::from_secs(10),
+        replay: Some(replay),
+    };
+    let supervisor = Running::start(pipeline, options, Arc::new(SystemClock)).await?;
+    let running = supervisor.running().clone();
+    match supervisor.run(asked_to_stop()).await? {
+        Outcome::Idle => {
+            let read: u64 = running
+                .progress
+                .readers()
+                .iter()
+                .filter(|r| r.holds_back && running.pipeline.source(&r.stream).is_some())
+                .flat_map(|r| (0..r.partitions()).map(|p| r.offset(p)))
+                .sum();
+            println!("replayed; sources' logs are done up to {read} records in all");
+            if let Some(table) = &args.into {
+                println!(
+                    "query it: millstream query 'SELECT * FROM {table} LIMIT 10' --data-dir {}",
+                    args.data_dir.display()
+                );
+            }
+            Ok(())
+        }
+        Outcome::Stopped => {
+            println!("stopped before the end; `millstream run` or another replay goes on from here");
+            Err(Failed::Said(1))
+        }
+    }
+}
+
+fn point(text: &str) -> Result<From> {
+    if text == "earliest" {
+        return Ok(From::Earliest);
+    }
+    if let Ok(offset) = text.parse() {
+        return Ok(From::Offset(offset));
+    }
+    parse_timestamp(text).map(|us| From::Time(us / 1000)).ok_or_else(|| {
+        Error::config(format!("--from {text}: `earliest`, an offset, or a moment such as 2026-01-31T08:00:00Z"))
+    })
+}

@@ -1,0 +1,364 @@
+//! From the tree to a [`Pipeline`]: every name resolved, every type known. Pure: looks at neither disk nor network.
+//!
+//! An entry that is wrong does not hide what is wrong with the others: what reads from it is checked as far as its
+//! columns are not needed.
+
+mod outputs;
+mod sources;
+mod transforms;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use millstream_core::partition::can_be_key;
+
+use crate::config::checked::{ModelSpec, OnError, Pipeline, RetentionSpec, Settings};
+use crate::config::diagnostics::{Problem, suggestion};
+use crate::config::raw::{self, RawOnError, RawRetention, RawSettings};
+use crate::config::tree::{Content, Entry, Node, Place};
+
+/// What the checks need to know beside the tree.
+pub struct Input<'a> {
+    /// The text of the file, for places inside of SQL.
+    pub source: &'a str,
+    /// The folder that relative paths start from.
+    pub base: &'a Path,
+    /// The digest of the file.
+    pub version: Arc<str>,
+    /// What is already known to be wrong; entries with errors are not checked any further.
+    pub known: &'a [Problem],
+}
+
+/// Checks everything. The pipeline is only there where nothing is wrong; `warnings` in it are still empty.
+pub fn check(root: &Node, input: &Input<'_>) -> (Option<Pipeline>, Vec<Problem>) {
+    let mut checker = Checker { root, input, problems: Vec::new(), relations: BTreeMap::new(), used: BTreeSet::new() };
+    let pipeline = checker.pipeline();
+    if checker.problems.iter().chain(input.known).any(Problem::is_error) {
+        // What reads a source may be the very thing that is wrong: nothing is called unused before all is right.
+        return (None, checker.problems);
+    }
+    checker.warn_unused();
+    (Some(pipeline), checker.problems)
+}
+
+/// The kinds of relation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Source,
+    Transform,
+    Table,
+}
+
+/// Something that has rows.
+struct Relation<'a> {
+    kind: Kind,
+    entry: &'a Entry,
+    /// The columns; none where the entry is wrong.
+    schema: Option<SchemaRef>,
+    partitions: u32,
+}
+
+struct Checker<'a> {
+    root: &'a Node,
+    input: &'a Input<'a>,
+    problems: Vec<Problem>,
+    relations: BTreeMap<&'a str, Relation<'a>>,
+    /// Names of relations (as they are) and models (as `model NAME`) that something refers to.
+    used: BTreeSet<String>,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Transform => "transform",
+            Self::Table => "table",
+        }
+    }
+}
+
+impl<'a> Checker<'a> {
+    fn pipeline(&mut self) -> Pipeline {
+        let name = self.root.get("pipeline").and_then(Node::text).unwrap_or_default();
+        let (settings, retention) = self.settings();
+        self.declare("sources", Kind::Source);
+        self.declare("transforms", Kind::Transform);
+        self.declare("tables", Kind::Table);
+        let sources = self.sources(&retention);
+        let models = self.models();
+        let transforms = self.transforms(&models);
+        let tables = self.tables();
+        let sinks = self.sinks(&tables);
+        if let Some(entry) = self.root.entry("sources").filter(|e| e.value.entries().is_empty() && !self.is_wrong(e)) {
+            let help = "name one below `sources:`, such as `wire: { type: file, path: ./wire.jsonl, … }`";
+            self.error(&entry.place, "there is no source", Some(help.into()));
+        }
+        let version = self.input.version.clone();
+        Pipeline {
+            name: name.into(),
+            version,
+            settings,
+            sources,
+            models,
+            transforms,
+            tables,
+            sinks,
+            warnings: Vec::new(),
+        }
+    }
+
+    fn settings(&mut self) -> (Settings, RawRetention) {
+        let raw = match self.root.entry("settings") {
+            Some(entry) if !self.is_wrong(entry) => self.read::<RawSettings>(entry, entry.value.to_json()),
+            _ => None,
+        };
+        let raw = raw.unwrap_or_default();
+        let retention = raw.retention.or(&RawRetention::standard());
+        let settings = Settings {
+            retention: retention_spec(&retention),
+            max_backlog: raw.max_backlog.map_or(256 << 20, |size| size.0),
+        };
+        (settings, retention)
+    }
+
+    fn models(&mut self) -> Vec<ModelSpec> {
+        let mut models = Vec::new();
+        for entry in self.section("models") {
+            if self.is_wrong(entry) {
+                continue;
+            }
+            let Some(config) = self.read::<millstream_models::ModelConfig>(entry, entry.value.to_json()) else {
+                continue;
+            };
+            match config.check() {
+                Ok(info) => {
+                    let name: Arc<str> = entry.key.as_str().into();
+                    let info = millstream_models::ModelInfo { name: name.clone(), ..info };
+                    models.push(ModelSpec { name, config, info });
+                }
+                Err(error) => {
+                    let place = named_key(entry, error.message());
+                    self.error(place, error.to_string(), None);
+                }
+            }
+        }
+        models
+    }
+
+    /// Makes the names of a section known.
+    fn declare(&mut self, section: &str, kind: Kind) {
+        for entry in self.section(section) {
+            if let Some(first) = self.relations.get(entry.key.as_str()) {
+                let line = first.entry.place.at.line;
+                let message = format!("`{}` is already the name of a {}", entry.key, first.kind.name());
+                let help = Some(format!("it is in line {line}; sources, transforms and tables need different names"));
+                self.error(&entry.place, message, help);
+                continue;
+            }
+            self.relations.insert(&entry.key, Relation { kind, entry, schema: None, partitions: 1 });
+        }
+    }
+
+    fn section(&self, name: &str) -> &'a [Entry] {
+        self.root.get(name).map_or(&[], Node::entries)
+    }
+
+    fn error(&mut self, place: &Place, message: impl Into<String>, help: Option<String>) {
+        self.problems.push(Problem::error(place, message, help));
+    }
+
+    /// True where an error in this entry is known.
+    fn is_wrong(&self, entry: &Entry) -> bool {
+        let range = entry.place.bytes.start..entry.value.end().max(entry.place.bytes.end);
+        let inside = |p: &Problem| p.is_error() && range.contains(&p.place.bytes.start);
+        self.input.known.iter().chain(&self.problems).any(inside)
+    }
+
+    /// Reads a value of `entry` by serde, which finds what a schema can't say.
+    fn read<T: serde::de::DeserializeOwned>(&mut self, entry: &Entry, value: serde_json::Value) -> Option<T> {
+        self.found(entry, raw::read(value))
+    }
+
+    fn found<T>(&mut self, entry: &Entry, read: Result<T, (String, String)>) -> Option<T> {
+        read.map_err(|(path, message)| self.error(place_of(entry, &path), message, None)).ok()
+    }
+
+    /// What a connector says about its settings.
+    fn connector_problems(&mut self, entry: &Entry, problems: Vec<(String, String)>) {
+        for (field, message) in problems {
+            self.error(place_of(entry, &field), format!("`{field}` {message}"), None);
+        }
+    }
+
+    /// The columns called as the texts of `list` say; problems where they are not there, or can't be a key.
+    fn key_columns(&mut self, list: &Node, schema: &SchemaRef) -> Vec<usize> {
+        let mut key = Vec::new();
+        for node in list.items() {
+            let Some(name) = node.text() else { continue };
+            let Some(index) = self.column(node, name, schema) else { continue };
+            let kind = schema.field(index).data_type();
+            if !can_be_key(kind) {
+                let message = format!("`{name}` is {}, which can't be part of a key", type_name(kind));
+                self.error(
+                    &node.place,
+                    message,
+                    Some("a key is made of strings, bytes, numbers, bools or timestamps".into()),
+                );
+            } else if key.contains(&index) {
+                self.error(&node.place, format!("`{name}` appears twice in the key"), None);
+            } else {
+                key.push(index);
+            }
+        }
+        key
+    }
+
+    /// The column called `name`; a problem where there is none.
+    fn column(&mut self, node: &Node, name: &str, schema: &SchemaRef) -> Option<usize> {
+        let index = schema.index_of(name).ok();
+        if index.is_none() {
+            let columns: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+            self.error(
+                &node.place,
+                format!("there is no column `{}`", node.typed()),
+                suggestion(name, "there are", &columns),
+            );
+        }
+        index
+    }
+
+    /// The relation that a `from:` names: a source or a transform; a problem where it is none of them.
+    fn reference(&mut self, place: &Place, name: &str, by: &str) -> Option<()> {
+        match self.relations.get(name).map(|r| r.kind) {
+            Some(Kind::Source | Kind::Transform) => {
+                self.used.insert(name.to_owned());
+                Some(())
+            }
+            Some(Kind::Table) => {
+                let help = format!("name what `{name}` takes its rows from");
+                self.error(place, format!("`{name}` is a table: a {by} reads sources and transforms"), Some(help));
+                None
+            }
+            None if self.is_changes(name) => {
+                let help = "only sinks read change streams";
+                self.error(
+                    place,
+                    format!("`{name}` is a change stream: a {by} reads sources and transforms"),
+                    Some(help.into()),
+                );
+                None
+            }
+            None => {
+                let known: Vec<&str> = self.names(&[Kind::Source, Kind::Transform]);
+                let help = suggestion(name, "there are", &known);
+                self.error(place, format!("there is no source or transform `{name}`"), help);
+                None
+            }
+        }
+    }
+
+    fn is_changes(&self, name: &str) -> bool {
+        name.strip_suffix(super::checked::CHANGES_SUFFIX).is_some_and(|table| self.is_table(table))
+    }
+
+    fn is_table(&self, name: &str) -> bool {
+        self.relations.get(name).is_some_and(|r| r.kind == Kind::Table)
+    }
+
+    fn names(&self, kinds: &[Kind]) -> Vec<&'a str> {
+        self.relations.iter().filter(|(_, r)| kinds.contains(&r.kind)).map(|(name, _)| *name).collect()
+    }
+
+    fn schema(&self, name: &str) -> Option<SchemaRef> {
+        self.relations.get(name)?.schema.clone()
+    }
+
+    fn partitions(&self, name: &str) -> u32 {
+        self.relations.get(name).map_or(1, |r| r.partitions)
+    }
+
+    fn set(&mut self, name: &str, schema: SchemaRef, partitions: u32) {
+        if let Some(relation) = self.relations.get_mut(name) {
+            relation.schema = Some(schema);
+            relation.partitions = partitions;
+        }
+    }
+
+    fn warn_unused(&mut self) {
+        let unused = |r: &&Relation<'_>| r.kind != Kind::Table && !self.used.contains(r.entry.key.as_str());
+        let mut warnings: Vec<Problem> = self
+            .relations
+            .values()
+            .filter(unused)
+            .map(|r| {
+                let (kind, name) = (r.kind.name(), &r.entry.key);
+                Problem::warning(&r.entry.place, format!("nothing reads the {kind} `{name}`"), None)
+            })
+            .collect();
+        for entry in self.section("models") {
+            if !self.used.contains(&format!("model {}", entry.key)) {
+                warnings.push(Problem::warning(&entry.place, format!("nothing uses the model `{}`", entry.key), None));
+            }
+        }
+        self.problems.extend(warnings);
+    }
+}
+
+impl From<RawOnError> for OnError {
+    fn from(raw: RawOnError) -> Self {
+        match raw {
+            RawOnError::Fail => Self::Fail,
+            RawOnError::Skip => Self::Skip,
+            RawOnError::DeadLetter => Self::DeadLetter,
+        }
+    }
+}
+
+fn retention_spec(raw: &RawRetention) -> RetentionSpec {
+    RetentionSpec { time: raw.time.map(|time| time.0), size: raw.size.map(|size| size.0) }
+}
+
+/// The place of the value at `path` in an entry; that of the entry's key where the path leads nowhere.
+fn place_of<'n>(entry: &'n Entry, path: &str) -> &'n Place {
+    let node = entry.value.at_path(path);
+    if matches!(node.content, Content::Map(_)) {
+        holder(&entry.value, node).unwrap_or(&entry.place)
+    } else {
+        &node.place
+    }
+}
+
+/// The place of the key that holds `wanted`, somewhere below `root`.
+fn holder<'n>(root: &'n Node, wanted: &Node) -> Option<&'n Place> {
+    root.entries()
+        .iter()
+        .find_map(|e| if std::ptr::eq(&e.value, wanted) { Some(&e.place) } else { holder(&e.value, wanted) })
+}
+
+/// The place of the first key in an entry that a message names in backquotes.
+fn named_key<'n>(entry: &'n Entry, message: &str) -> &'n Place {
+    let named = message.split('`').skip(1).step_by(2).find_map(|word| {
+        let key = word.split([':', '.']).next().unwrap_or(word);
+        let value = entry.value.entries().iter().find(|e| e.value.text() == Some(word));
+        entry.value.entry(key).or(value).map(|e| &e.value.place)
+    });
+    named.unwrap_or(&entry.place)
+}
+
+/// An Arrow type in the words of the pipeline file.
+fn type_name(data_type: &arrow::datatypes::DataType) -> String {
+    use arrow::datatypes::DataType as T;
+    match data_type {
+        T::Utf8 => "a string".into(),
+        T::Int64 => "an int".into(),
+        T::Float64 => "a float".into(),
+        T::Boolean => "a bool".into(),
+        T::Timestamp(_, _) => "a timestamp".into(),
+        T::Binary => "bytes".into(),
+        T::List(_) => "a list".into(),
+        T::Struct(_) => "a map".into(),
+        other => format!("of type {other}"),
+    }
+}

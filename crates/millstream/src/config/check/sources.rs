@@ -1,0 +1,171 @@
+//! Sources: their columns, event time and key, and what their connectors and formats say.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef};
+use millstream_connectors::format;
+use millstream_connectors::source::SourceConfig;
+use millstream_core::schema::timestamp_type;
+use millstream_core::{Field, FieldType, StreamSchema};
+
+use super::{Checker, retention_spec, type_name};
+use crate::config::checked::{Metadata, SourceSpec};
+use crate::config::raw::{RawRetention, RawSource};
+use crate::config::tree::{Content, Entry, Node};
+
+impl<'a> Checker<'a> {
+    pub(super) fn sources(&mut self, retention: &RawRetention) -> Vec<SourceSpec> {
+        let mut sources = Vec::new();
+        for entry in self.section("sources") {
+            if self.is_wrong(entry) {
+                continue;
+            }
+            let read = RawSource::read(entry.value.to_json());
+            let Some(raw) = self.found(entry, read) else { continue };
+            if let Some(source) = self.source(entry, raw, retention) {
+                self.set(&entry.key, source.schema.clone(), source.partitions);
+                sources.push(source);
+            }
+        }
+        sources
+    }
+
+    fn source(&mut self, entry: &'a Entry, raw: RawSource, retention: &RawRetention) -> Option<SourceSpec> {
+        let RawSource { entry: raw, mut connector } = raw;
+        if let Err(problems) = connector.check() {
+            self.connector_problems(entry, problems);
+        }
+        if let SourceConfig::File(file) = &mut connector {
+            file.path = resolved(self.input.base, &file.path);
+        }
+        let declared = self.declared(entry)?;
+        let at = entry.value.entry("schema").or_else(|| entry.value.entry("decode")).unwrap_or(entry);
+        let declared = match format::effective_schema(&raw.decode, declared.as_ref()) {
+            Ok(schema) => schema,
+            Err(message) => {
+                self.error(&at.place, message, None);
+                return None;
+            }
+        };
+        if let Err(message) = format::build(&raw.decode, &declared) {
+            let at = entry.value.entry("decode").unwrap_or(at);
+            self.error(&at.place, message, None);
+        }
+        let schema = self.with_metadata(entry, &declared, &raw.metadata);
+        let event_time = entry.value.get("event_time").and_then(|node| self.event_time(node, &schema));
+        let key = entry.value.get("key").map(|node| self.key_columns(node, &schema)).unwrap_or_default();
+        Some(SourceSpec {
+            name: entry.key.as_str().into(),
+            connector,
+            decode: raw.decode,
+            declared,
+            schema,
+            event_time,
+            watermark: raw.watermark.map(|w| w.0).unwrap_or_default(),
+            key,
+            partitions: raw.partitions.unwrap_or(1),
+            on_error: raw.on_error.into(),
+            metadata: raw.metadata,
+            retention: retention_spec(&raw.retention.or(retention)),
+        })
+    }
+
+    /// The declared fields: `None` where they are wrong, `Some(None)` where nothing is declared.
+    #[allow(clippy::option_option)] // Wrong and absent are two things.
+    fn declared(&mut self, entry: &Entry) -> Option<Option<StreamSchema>> {
+        let Some(node) = entry.value.get("schema").filter(|node| !node.is_null()) else { return Some(None) };
+        self.fields(node).map(|fields| Some(StreamSchema { fields }))
+    }
+
+    fn fields(&mut self, map: &Node) -> Option<Vec<Field>> {
+        let fields: Vec<Option<Field>> = map.entries().iter().map(|entry| self.field(entry)).collect();
+        fields.into_iter().collect()
+    }
+
+    fn field(&mut self, entry: &Entry) -> Option<Field> {
+        let (name, marked) = match entry.key.strip_suffix('?') {
+            Some(name) => (name.trim_end(), true),
+            None => (entry.key.as_str(), false),
+        };
+        if name.is_empty() {
+            self.error(&entry.place, "a field needs a name", None);
+            return None;
+        }
+        let (kind, optional) = self.field_type(&entry.value)?;
+        Some(Field { name: name.to_owned(), kind, optional: optional || marked })
+    }
+
+    fn field_type(&mut self, node: &Node) -> Option<(FieldType, bool)> {
+        match &node.content {
+            Content::Map(_) => Some((FieldType::Struct(self.fields(node)?), false)),
+            Content::List(items) => {
+                let item = items.first()?;
+                let (kind, optional) = self.field_type(item)?;
+                if optional {
+                    let help = format!(
+                        "write `[{kind}]`; for an optional list put the `?` behind the name: `tags?: [{kind}]`"
+                    );
+                    self.error(&item.place, "list items can't be optional", Some(help));
+                    return None;
+                }
+                Some((FieldType::List(Box::new(kind)), false))
+            }
+            Content::Scalar(_) => match FieldType::parse(node.text().unwrap_or_default()) {
+                Ok(kind) => Some(kind),
+                Err(message) => {
+                    self.error(&node.place, message, None);
+                    None
+                }
+            },
+        }
+    }
+
+    fn with_metadata(&mut self, entry: &Entry, declared: &StreamSchema, metadata: &[Metadata]) -> SchemaRef {
+        let schema = declared.arrow();
+        let mut fields: Vec<Arc<ArrowField>> = schema.fields().iter().cloned().collect();
+        let nodes = entry.value.get("metadata").map(Node::items).unwrap_or_default();
+        for (item, node) in metadata.iter().zip(nodes) {
+            let field = item.field();
+            if fields.iter().any(|f| f.name() == field.name()) {
+                self.error(&node.place, format!("there is already a column `{}`", field.name()), None);
+            }
+            fields.push(Arc::new(field));
+        }
+        Arc::new(Schema::new(fields))
+    }
+
+    fn event_time(&mut self, node: &Node, schema: &SchemaRef) -> Option<usize> {
+        let index = self.column(node, node.text()?, schema)?;
+        let kind = schema.field(index).data_type();
+        if *kind != timestamp_type() {
+            let message =
+                format!("`event_time` must name a timestamp; `{}` is {}", schema.field(index).name(), type_name(kind));
+            let help = format!("declare it as one: `{}: timestamp`", schema.field(index).name());
+            self.error(&node.place, message, Some(help));
+            return None;
+        }
+        Some(index)
+    }
+}
+
+impl Metadata {
+    /// The column.
+    pub fn field(self) -> ArrowField {
+        match self {
+            Self::Raw => ArrowField::new("_raw", DataType::Binary, false),
+            Self::Origin => ArrowField::new("_origin", DataType::Utf8, true),
+            Self::Position => ArrowField::new("_position", DataType::Int64, true),
+            Self::ReceivedAt => ArrowField::new("_received_at", timestamp_type(), false),
+        }
+    }
+}
+
+/// A path of the file, which starts from the folder of the file.
+pub(super) fn resolved(base: &Path, path: &str) -> String {
+    if path.is_empty() || Path::new(path).is_absolute() || base.as_os_str().is_empty() {
+        return path.to_owned();
+    }
+    let relative = path.strip_prefix("./").unwrap_or(path);
+    base.join(relative).to_string_lossy().into_owned()
+}

@@ -1,0 +1,360 @@
+//! Transforms: what reads what, in which order, SQL with its types, and predictions.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use millstream_models::output_type;
+use millstream_sql::{SqlError, SqlTransform};
+use serde_json::Value;
+
+use super::{Checker, Kind, type_name};
+use crate::config::checked::{ModelSpec, OnError, PredictSpec, RetrySpec, TransformKind, TransformSpec};
+use crate::config::diagnostics::suggestion;
+use crate::config::interpolate::position_in;
+use crate::config::raw::{RawPredict, RawPredictOnError, RawTransform};
+use crate::config::tree::{Content, Entry, LineIndex, Node, Place};
+
+/// A transform that is well-formed by itself.
+struct Candidate<'a> {
+    entry: &'a Entry,
+    raw: RawTransform,
+    /// The sources and transforms that it reads; none where one of its references is wrong.
+    inputs: Option<Vec<String>>,
+}
+
+impl<'a> Checker<'a> {
+    pub(super) fn transforms(&mut self, models: &[ModelSpec]) -> Vec<TransformSpec> {
+        let mut candidates = Vec::new();
+        for entry in self.section("transforms") {
+            if self.is_wrong(entry) || self.relations.get(entry.key.as_str()).is_none_or(|r| r.kind != Kind::Transform)
+            {
+                continue;
+            }
+            let Some(raw) = self.read::<RawTransform>(entry, entry.value.to_json()) else { continue };
+            if self.is_one_thing(entry, &raw) {
+                let inputs = self.inputs(entry, &raw);
+                candidates.push(Candidate { entry, raw, inputs });
+            }
+        }
+        let order = self.order(&candidates);
+        let mut transforms = Vec::new();
+        for index in order {
+            let candidate = &candidates[index];
+            let spec = match &candidate.raw.predict {
+                Some(predict) => self.predict(candidate, predict, models),
+                None => self.sql(candidate),
+            };
+            if let Some(spec) = spec {
+                let partitions = candidate.inputs.iter().flatten().map(|name| self.partitions(name)).max().unwrap_or(1);
+                self.set(&candidate.entry.key, spec.schema.clone(), partitions);
+                transforms.push(spec);
+            }
+        }
+        transforms
+    }
+
+    /// Either `sql`, or `from` and `predict`.
+    fn is_one_thing(&mut self, entry: &Entry, raw: &RawTransform) -> bool {
+        let at = |key: &str| entry.value.entry(key).map_or(&entry.place, |e| &e.place);
+        let name = &entry.key;
+        let (place, message, help) = match (&raw.sql, &raw.from, &raw.predict) {
+            (Some(_), _, Some(_)) => (
+                at("predict"),
+                format!("`{name}` has both `sql` and `predict`"),
+                "make two transforms, one reading the other",
+            ),
+            (Some(_), Some(_), None) => {
+                (at("from"), "`from` beside `sql`".to_owned(), "the SELECT says what it reads: remove `from`")
+            }
+            (None, Some(_), None) => (
+                &entry.place,
+                format!("missing key `predict` in `transforms.{name}`"),
+                "or write `sql` instead of `from`",
+            ),
+            (None, None, Some(_)) => (
+                &entry.place,
+                format!("missing key `from` in `transforms.{name}`"),
+                "`from`: the source or transform that `predict` takes",
+            ),
+            (None, None, None) => {
+                (&entry.place, format!("`{name}` does nothing"), "write `sql`, or `from` and `predict`")
+            }
+            (None, Some(_), Some(_)) if raw.on_error.is_some() => {
+                (at("on_error"), "`on_error` beside `predict`".to_owned(), "write it inside of `predict`")
+            }
+            _ => return true,
+        };
+        self.error(place, message, Some(help.to_owned()));
+        false
+    }
+
+    fn inputs(&mut self, entry: &'a Entry, raw: &RawTransform) -> Option<Vec<String>> {
+        let Some(sql) = &raw.sql else {
+            let (node, name) = (entry.value.get("from")?, raw.from.as_ref()?);
+            return self.reference(&node.place, name, "transform").map(|()| vec![name.clone()]);
+        };
+        let node = entry.value.get("sql")?;
+        let names = match SqlTransform::relations(sql) {
+            Ok(names) => names,
+            Err(error) => {
+                self.sql_error(node, &error);
+                return None;
+            }
+        };
+        let mut complete = true;
+        for name in &names {
+            let place = self.place_in(node, word_index(sql, name).unwrap_or(0), name.chars().count());
+            complete &= self.reference(&place, name, "transform").is_some();
+        }
+        complete.then_some(names)
+    }
+
+    /// Indices of the candidates, each after those it reads. Those in or behind a circle are left out.
+    fn order(&mut self, candidates: &[Candidate<'a>]) -> Vec<usize> {
+        let index: BTreeMap<&str, usize> =
+            candidates.iter().enumerate().map(|(i, c)| (c.entry.key.as_str(), i)).collect();
+        let reads: Vec<Vec<usize>> = candidates
+            .iter()
+            .map(|c| c.inputs.iter().flatten().filter_map(|name| index.get(name.as_str()).copied()).collect())
+            .collect();
+        let mut order: Vec<usize> = Vec::new();
+        let mut left: BTreeSet<usize> = (0..candidates.len()).collect();
+        while let Some(next) = left.iter().copied().find(|&i| reads[i].iter().all(|r| !left.contains(r))) {
+            left.remove(&next);
+            order.push(next);
+        }
+        while let Some(&start) = left.first() {
+            let circle = circle(start, &reads, &left);
+            if let Some(circle) = &circle {
+                let names: Vec<&str> =
+                    circle.iter().chain(circle.first()).map(|&i| candidates[i].entry.key.as_str()).collect();
+                let message = if circle.len() == 1 {
+                    format!("`{}` reads itself", names[0])
+                } else {
+                    format!("these transforms read each other in a circle: {}", names.join(" → "))
+                };
+                let place = &candidates[circle[0]].entry.place;
+                self.error(
+                    place,
+                    message,
+                    Some("the first must read a source, or a transform outside of the circle".into()),
+                );
+            }
+            left.remove(&start);
+            circle.into_iter().flatten().for_each(|i| {
+                left.remove(&i);
+            });
+        }
+        order
+    }
+
+    fn sql(&mut self, candidate: &Candidate<'a>) -> Option<TransformSpec> {
+        let inputs = candidate.inputs.as_ref()?;
+        let schemas: Option<BTreeMap<String, SchemaRef>> =
+            inputs.iter().map(|name| Some((name.clone(), self.schema(name)?))).collect();
+        let node = candidate.entry.value.get("sql")?;
+        let schemas = schemas?;
+        match SqlTransform::plan(candidate.raw.sql.as_deref()?, &schemas) {
+            Ok(sql) => Some(TransformSpec {
+                name: candidate.entry.key.as_str().into(),
+                schema: sql.schema(),
+                on_error: candidate.raw.on_error.unwrap_or_default().into(),
+                kind: TransformKind::Sql(sql),
+            }),
+            Err(error) => {
+                self.sql_error(node, &error);
+                None
+            }
+        }
+    }
+
+    fn predict(&mut self, candidate: &Candidate<'a>, raw: &RawPredict, models: &[ModelSpec]) -> Option<TransformSpec> {
+        let node = candidate.entry.value.get("predict")?;
+        let model = self.model(node, &raw.model, models);
+        let on_error = on_error(raw.on_error);
+        self.check_predict_settings(node, raw, on_error);
+        let from = candidate.inputs.as_ref()?.first()?;
+        let schema = self.schema(from)?;
+        let input = self.predict_input(node.get("input")?, &schema);
+        if schema.index_of(&raw.output).is_ok() {
+            let message = format!("`{from}` already has a column `{}`", raw.output);
+            self.error(&node.get("output")?.place, message, Some("give the prediction another name".into()));
+            return None;
+        }
+        let kind = output_type(&model?.info);
+        if let Some(default) = &raw.default {
+            self.check_default(node, default, &kind);
+        }
+        let nullable = on_error == OnError::Default && raw.default.is_none();
+        let mut fields: Vec<Arc<Field>> = schema.fields().iter().cloned().collect();
+        fields.push(Arc::new(Field::new(&raw.output, kind, nullable)));
+        let spec = PredictSpec {
+            from: from.as_str().into(),
+            model: raw.model.as_str().into(),
+            input: input?,
+            output: raw.output.clone(),
+            timeout: raw.timeout.map_or(std::time::Duration::from_secs(2), |t| t.0),
+            max_in_flight: raw.max_in_flight.unwrap_or(64),
+            retry: retry(raw),
+            default: raw.default.clone(),
+        };
+        let name = candidate.entry.key.as_str().into();
+        Some(TransformSpec {
+            name,
+            schema: Arc::new(Schema::new(fields)),
+            on_error,
+            kind: TransformKind::Predict(spec),
+        })
+    }
+
+    fn model<'m>(&mut self, node: &Node, name: &str, models: &'m [ModelSpec]) -> Option<&'m ModelSpec> {
+        self.used.insert(format!("model {name}"));
+        let known: Vec<&str> = self.section("models").iter().map(|e| e.key.as_str()).collect();
+        if !known.contains(&name) {
+            let help = if known.is_empty() {
+                Some("define it below `models:`".to_owned())
+            } else {
+                suggestion(name, "there are", &known)
+            };
+            self.error(&node.get("model")?.place, format!("there is no model `{name}`"), help);
+        }
+        models.iter().find(|m| &*m.name == name)
+    }
+
+    fn predict_input(&mut self, node: &Node, schema: &SchemaRef) -> Option<usize> {
+        let index = self.column(node, node.text()?, schema)?;
+        let field = schema.field(index);
+        if *field.data_type() != DataType::Utf8 {
+            let message = format!("a model reads a string; `{}` is {}", field.name(), type_name(field.data_type()));
+            let help = "make one with SQL in a transform before it: CAST(… AS string), or a || ' ' || b";
+            self.error(&node.place, message, Some(help.into()));
+            return None;
+        }
+        Some(index)
+    }
+
+    fn check_predict_settings(&mut self, node: &Node, raw: &RawPredict, on_error: OnError) {
+        if raw.timeout.is_some_and(|t| t.0.is_zero())
+            && let Some(timeout) = node.get("timeout")
+        {
+            self.error(&timeout.place, "`timeout` is zero: no call could be answered", None);
+        }
+        let pauses = retry(raw);
+        if pauses.initial > pauses.max
+            && let Some(retry) = node.entry("retry")
+        {
+            self.error(&retry.place, "`initial`, the first pause, is longer than `max`", None);
+        }
+        if let Some(default) = node.entry("default").filter(|_| on_error != OnError::Default) {
+            self.error(
+                &default.place,
+                "`default` is never used",
+                Some("write `on_error: default` beside it, or remove it".into()),
+            );
+        }
+    }
+
+    /// The default must have the shape of a prediction.
+    fn check_default(&mut self, node: &Node, default: &Value, kind: &DataType) {
+        let (Some(at), DataType::Struct(fields)) = (node.get("default"), kind) else { return };
+        let names: Vec<&str> = fields.iter().map(|f| f.name().as_str()).collect();
+        if !default.is_object() {
+            let message = format!("`default` must be a map with {}, or null", names.join(", "));
+            self.error(&at.place, message, None);
+        }
+        for entry in at.entries().iter().filter(|e| !names.contains(&e.key.as_str())) {
+            let message = format!("a prediction has no `{}`", entry.key);
+            self.error(&entry.place, message, suggestion(&entry.key, "it has", &names));
+        }
+    }
+
+    /// An error in the SQL at `node`, at its place in the file.
+    pub(super) fn sql_error(&mut self, node: &Node, error: &SqlError) {
+        let sql = node.text().unwrap_or_default();
+        let index = match (error.line, error.column) {
+            (Some(line), Some(column)) => char_index(sql, line as usize, column as usize),
+            _ => None,
+        };
+        let place = match index {
+            Some(index) => self.place_in(node, index, word_length(sql, index)),
+            None => Place { bytes: node.place.bytes.start..node.place.bytes.start, ..node.place.clone() },
+        };
+        let (message, help) = match error.message.split_once("; did you mean ") {
+            Some((message, rest)) => (message.to_owned(), Some(format!("did you mean {rest}"))),
+            None => (error.message.clone(), None),
+        };
+        self.error(&place, message, help);
+    }
+
+    /// The place of `length` characters of a text, from character `index` on.
+    fn place_in(&self, node: &Node, index: usize, length: usize) -> Place {
+        let Content::Scalar(scalar) = &node.content else { return node.place.clone() };
+        let at = position_in(scalar, &node.place, self.input.source, index);
+        let lines = LineIndex::new(self.input.source);
+        let line = lines.line(at.line);
+        let offset = |column: usize| line.char_indices().nth(column).map_or(line.len(), |(i, _)| i);
+        let start = lines.line_start(at.line);
+        Place { at, bytes: start + offset(at.column - 1)..start + offset(at.column - 1 + length) }
+    }
+}
+
+fn on_error(raw: RawPredictOnError) -> OnError {
+    match raw {
+        RawPredictOnError::Fail => OnError::Fail,
+        RawPredictOnError::Skip => OnError::Skip,
+        RawPredictOnError::DeadLetter => OnError::DeadLetter,
+        RawPredictOnError::Default => OnError::Default,
+    }
+}
+
+fn retry(raw: &RawPredict) -> RetrySpec {
+    let duration =
+        |value: Option<millstream_core::HumanDuration>, ms| value.map_or(std::time::Duration::from_millis(ms), |d| d.0);
+    RetrySpec {
+        attempts: raw.retry.attempts.unwrap_or(3),
+        initial: duration(raw.retry.initial, 100),
+        max: duration(raw.retry.max, 5_000),
+    }
+}
+
+/// A way from `start` back to where it has been, along what is read; the circle begins with its first transform in the
+/// file. None where `start` only reads from a circle.
+fn circle(start: usize, reads: &[Vec<usize>], left: &BTreeSet<usize>) -> Option<Vec<usize>> {
+    let mut path = vec![start];
+    loop {
+        let next = *reads[*path.last()?].iter().find(|r| left.contains(r))?;
+        if let Some(from) = path.iter().position(|&i| i == next) {
+            let mut circle = path.split_off(from);
+            let first = circle.iter().enumerate().min_by_key(|(_, i)| **i)?.0;
+            circle.rotate_left(first);
+            return Some(circle);
+        }
+        path.push(next);
+    }
+}
+
+/// The character index of a line and column, both from 1.
+fn char_index(text: &str, line: usize, column: usize) -> Option<usize> {
+    let before: usize = text.split('\n').take(line.checked_sub(1)?).map(|l| l.chars().count() + 1).sum();
+    let index = before + column.checked_sub(1)?;
+    Some(index.min(text.trim_end().chars().count()))
+}
+
+/// The length of the word that begins at a character.
+fn word_length(text: &str, index: usize) -> usize {
+    text.chars().skip(index).take_while(|c| c.is_alphanumeric() || *c == '_').count().max(1)
+}
+
+/// The character at which `name` stands as a word, behind FROM, JOIN or a comma if possible.
+fn word_index(sql: &str, name: &str) -> Option<usize> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let stands_alone = |at: &usize| !sql[..*at].ends_with(is_word) && !sql[*at + name.len()..].starts_with(is_word);
+    let read_from = |at: &usize| {
+        let before = sql[..*at].trim_end_matches(['"', ' ', '\t', '\n', '\r']).to_lowercase();
+        before.ends_with("from") || before.ends_with("join") || before.ends_with(',')
+    };
+    let found: Vec<usize> = sql.match_indices(name).map(|(at, _)| at).filter(stands_alone).collect();
+    let at = found.iter().copied().find(|at| read_from(at)).or_else(|| found.first().copied())?;
+    Some(sql[..at].chars().count())
+}

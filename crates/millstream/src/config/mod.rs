@@ -1,0 +1,124 @@
+//! The pipeline file, from text to a checked [`Pipeline`].
+//!
+//! ```text
+//!  text ─tree─▶ nodes with places ─interpolate─▶ variables replaced ─strict─▶ of the right shape ─check─▶ Pipeline
+//!                                                                      ▲
+//!                                                        schema ◀── raw (what may be written)
+//! ```
+//!
+//! Every step goes on after an error where it can, so that all that is wrong with a file is said at once, each with its
+//! place. Nothing here looks at the network, and at the disk only to read the file itself.
+
+pub mod check;
+pub mod checked;
+pub mod diagnostics;
+mod interpolate;
+mod named;
+pub mod raw;
+pub mod reference;
+pub mod schema;
+mod strict;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use std::path::Path;
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+pub use checked::Pipeline;
+pub use diagnostics::{Diagnostic, Diagnostics, Severity};
+
+use crate::config::diagnostics::{Problem, Secrets, report};
+use crate::config::tree::{Content, Node};
+
+/// A larger file is no pipeline.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+
+impl Pipeline {
+    /// Reads and checks the pipeline file at `path`, with variables from `env`. Paths in it start from its folder.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, and the warnings.
+    pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Diagnostics> {
+        let shown = path.display().to_string();
+        let unreadable =
+            |message: String, help: Option<&str>| Diagnostics::unreadable(&shown, message, help.map(str::to_owned));
+        let describe = |e: std::io::Error| match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                unreadable("there is no such file".into(), Some("`millstream init` writes one to begin with"))
+            }
+            std::io::ErrorKind::IsADirectory => {
+                unreadable("this is a folder".into(), Some("name the pipeline file in it"))
+            }
+            _ => unreadable(format!("the file can't be read: {e}"), None),
+        };
+        let size = std::fs::metadata(path).map_err(describe)?.len();
+        if size > FILE_BYTES_MAX {
+            return Err(unreadable(
+                format!("the file has {size} bytes, which is more than a pipeline file can have"),
+                None,
+            ));
+        }
+        let bytes = std::fs::read(path).map_err(describe)?;
+        let text = String::from_utf8(bytes).map_err(|e| {
+            let line = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
+            unreadable(format!("line {line} is not UTF-8"), Some("save the file as UTF-8"))
+        })?;
+        Self::parse(&shown, &text, path.parent().unwrap_or(Path::new("")), env)
+    }
+
+    /// Checks the text of a pipeline file, called `file` in messages. Paths in it start from `base`.
+    ///
+    /// # Errors
+    /// As [`Pipeline::load`].
+    pub fn parse(
+        file: &str,
+        text: &str,
+        base: &Path,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, Diagnostics> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let (tree, errors) = tree::parse(text);
+        let mut problems: Vec<Problem> = errors.into_iter().map(Problem::from).collect();
+        let Some(mut root) = tree.filter(|root| !root.is_null()) else {
+            if problems.is_empty() {
+                let help = "a pipeline file has a name (`pipeline:`) and `sources:`; `millstream init` writes one to begin with";
+                return Err(Diagnostics::unreadable(file, "the file is empty", Some(help.into())));
+            }
+            return Err(report(file, text, problems, &Secrets::default()));
+        };
+        let unset = interpolate::interpolate(&mut root, text, env);
+        let mut findings = strict::check(&mut root, schema::document());
+        // What an unset variable would have been is not known: no second message about it.
+        findings.problems.retain(|p| !unset.iter().any(|u| p.place.bytes.contains(&u.place.bytes.start)));
+        problems.extend(unset.into_iter().map(Problem::from));
+        problems.extend(findings.problems);
+
+        let version = version(&root, &findings.secrets);
+        let input = check::Input { source: text, base, version: version.as_str().into(), known: &problems };
+        let (pipeline, found) = check::check(&root, &input);
+        problems.extend(found);
+        let diagnostics = report(file, text, problems, &findings.secrets);
+        match pipeline {
+            Some(pipeline) if diagnostics.errors() == 0 => Ok(Self { warnings: diagnostics.0, ..pipeline }),
+            _ => Err(diagnostics),
+        }
+    }
+}
+
+/// The first 12 hexadecimal digits of SHA-256 over the file as JSON, without secrets: a new password is no new version.
+fn version(root: &Node, secrets: &Secrets) -> String {
+    let digest = Sha256::digest(without_secrets(root, secrets).to_string().as_bytes());
+    digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn without_secrets(node: &Node, secrets: &Secrets) -> Value {
+    match &node.content {
+        Content::Scalar(_) if secrets.places.contains(&node.place.bytes) => Value::String("***".into()),
+        Content::Scalar(scalar) => scalar.value.clone(),
+        Content::List(items) => items.iter().map(|item| without_secrets(item, secrets)).collect(),
+        Content::Map(entries) => entries.iter().map(|e| (e.key.clone(), without_secrets(&e.value, secrets))).collect(),
+    }
+}

@@ -1,0 +1,42 @@
+//! The types of the pipeline file that have a notation of their own, by the name of their definition in the schema.
+
+use millstream_connectors::format::DecodeConfig;
+use millstream_core::{ByteSize, FieldType, HumanDuration};
+use serde::Deserialize;
+use serde::de::{IntoDeserializer, value::Error as ValueError};
+
+/// Name of the definition of secrets.
+pub const SECRET: &str = "Secret";
+/// Name of the definition of a declared type.
+pub const FIELD_TYPE: &str = "FieldType";
+
+/// A type that is checked by its own parser, whose message says what is expected.
+pub struct NamedType {
+    /// Name of its definition in the schema.
+    pub definition: &'static str,
+    /// What a message calls it.
+    pub called: &'static str,
+    /// The check.
+    pub parse: fn(&str) -> Result<(), String>,
+}
+
+/// All of them.
+pub const NAMED_TYPES: [NamedType; 4] = [
+    NamedType {
+        definition: "Duration",
+        called: "a duration such as 30s",
+        parse: |text| HumanDuration::parse(text).map(drop),
+    },
+    NamedType { definition: "ByteSize", called: "a size such as 64MiB", parse: |text| ByteSize::parse(text).map(drop) },
+    NamedType { definition: "Decode", called: "a format such as json", parse: decode },
+    NamedType {
+        definition: FIELD_TYPE,
+        called: "a type such as string",
+        parse: |text| FieldType::parse(text).map(drop),
+    },
+];
+
+fn decode(text: &str) -> Result<(), String> {
+    let parsed: Result<DecodeConfig, ValueError> = DecodeConfig::deserialize(text.into_deserializer());
+    parsed.map(drop).map_err(|e| e.to_string())
+}

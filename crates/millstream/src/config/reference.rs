@@ -1,0 +1,224 @@
+//! The reference page of the pipeline file, `docs/pipeline-file.md`, rendered from the JSON Schema.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value};
+
+use crate::config::named::{FIELD_TYPE, SECRET};
+use crate::config::schema::document;
+
+const INTRODUCTION: &str = "\
+# The pipeline file
+
+<!-- Made from the JSON Schema by a test; `UPDATE_DOCS=1 cargo test -p millstream config` writes it again. -->
+
+A pipeline is one YAML file. `millstream validate FILE` says everything that is wrong with it at once, with line, column
+and what to write instead, and touches no network; `millstream schema` prints its JSON Schema, so that editors complete
+it:
+
+```yaml
+# yaml-language-server: $schema=./pipeline.schema.json
+```
+
+* **Names** of entries are a lower-case letter, then letters, digits and `_`. Sources, transforms and tables need
+  different names, because SQL and `from:` refer to them. The change stream of the table `news` is `news.changes`.
+* **Variables**: `${NAME}` is replaced by the environment variable `NAME`, `${NAME:-text}` by `text` where it is not set
+  or empty. They are replaced after the YAML was read, so a value can't add keys. A value that is nothing but one
+  variable, without quotes, may be a number or `true`. `$$` is a dollar sign.
+* **Durations** are a number and a unit: `500ms`, `30s`, `10m`, `1h`, `30d`. **Sizes** are bytes or a number and a unit:
+  `512KiB`, `64MiB`, `1GiB`.
+* **Secrets** (passwords, tokens, URLs with credentials) are never printed. Write a variable.
+* **Paths** of files start from the folder of the pipeline file.
+* YAML anchors and aliases work. Merge keys (`<<`), tags and several documents in one file do not.
+";
+
+/// The page.
+pub fn markdown() -> String {
+    let page = Page { document: document() };
+    let mut out = INTRODUCTION.to_owned();
+    let root = page.document;
+    let required = names(root, "required");
+    for (name, section) in properties(root) {
+        let needed = if required.contains(&name.as_str()) { " (required)" } else { "" };
+        let _ = write!(out, "\n## `{name}`{needed}\n");
+        if let Some(text) = text_of(section) {
+            let _ = write!(out, "\n{text}\n");
+        }
+        let entry = page.resolve(section);
+        let entry = entry.get("additionalProperties").filter(|e| e.is_object()).map_or(entry, |e| page.resolve(e));
+        if let Some(variants) = entry.get("oneOf").and_then(Value::as_array) {
+            page.variants(&mut out, name, variants);
+        } else if entry.get("properties").is_some() {
+            page.table(&mut out, entry, &|_| true);
+        }
+    }
+    out
+}
+
+struct Page<'a> {
+    document: &'a Value,
+}
+
+impl<'a> Page<'a> {
+    /// Entries told apart by `type`: first the keys that all have, then each type's own.
+    fn variants(&self, out: &mut String, section: &str, variants: &'a [Value]) {
+        let variants: Vec<&Value> = variants.iter().map(|v| self.resolve(v)).collect();
+        let common = |key: &str| {
+            let mut schemas = variants.iter().map(|v| v["properties"].get(key));
+            let first = schemas.next().flatten();
+            first.is_some() && schemas.all(|s| s == first)
+        };
+        let _ = write!(out, "\nKeys of every entry:\n");
+        self.table(out, variants[0], &common);
+        for variant in &variants {
+            let kind = variant["properties"]["type"]["const"].as_str().unwrap_or_default();
+            let _ = write!(out, "\n### {section}: `type: {kind}`\n");
+            if let Some(text) = text_of(variant) {
+                let _ = write!(out, "\n{text}\n");
+            }
+            if properties(variant).any(|(key, _)| key != "type" && !common(key)) {
+                self.table(out, variant, &|key| key != "type" && !common(key));
+            }
+        }
+    }
+
+    fn table(&self, out: &mut String, object: &'a Value, wanted: &dyn Fn(&str) -> bool) {
+        out.push_str("\n| key | value | |\n|---|---|---|\n");
+        self.rows(out, object, "", wanted, 0);
+    }
+
+    fn rows(&self, out: &mut String, object: &'a Value, prefix: &str, wanted: &dyn Fn(&str) -> bool, depth: usize) {
+        let required = names(object, "required");
+        for (key, schema) in properties(object).filter(|(key, _)| wanted(key)) {
+            let path = format!("{prefix}{key}");
+            let text = text_of(schema).or_else(|| text_of(self.resolve(schema))).unwrap_or_default().replace('\n', " ");
+            let needed = if required.contains(&key.as_str()) { "**Required.** " } else { "" };
+            let default = match schema.get("default").map(|d| (d, d.to_string())) {
+                Some((Value::String(text), _)) if !text.is_empty() => format!(" Default: `{text}`."),
+                Some((Value::Bool(_) | Value::Number(_), text)) => format!(" Default: `{text}`."),
+                _ => String::new(),
+            };
+            let row = format!("| `{path}` | {} | {needed}{text}{default} |\n", self.kind(schema));
+            out.push_str(&row);
+            if depth < 3
+                && let Some((nested, list)) = self.nested(schema)
+            {
+                self.rows(out, nested, &format!("{path}{list}."), &|_| true, depth + 1);
+            }
+        }
+    }
+
+    /// The map with keys of its own that a value may be, or may be a list of.
+    fn nested(&self, schema: &'a Value) -> Option<(&'a Value, &'static str)> {
+        // The only type that is made of itself.
+        if definition(schema) == Some(FIELD_TYPE) {
+            return None;
+        }
+        let schema = self.resolve(schema);
+        if schema.get("properties").is_some() {
+            return Some((schema, ""));
+        }
+        if let Some(items) = schema.get("items") {
+            return self.nested(items).map(|(nested, _)| (nested, "[]"));
+        }
+        if let Some(other) = schema.get("additionalProperties").filter(|s| s.is_object()) {
+            return self.nested(other).map(|(nested, _)| (nested, ".NAME"));
+        }
+        branches(schema).find_map(|branch| self.nested(branch))
+    }
+
+    /// The kind of a value in a few words.
+    fn kind(&self, schema: &'a Value) -> String {
+        match definition(schema) {
+            Some("Duration") => return "duration".into(),
+            Some("ByteSize") => return "size".into(),
+            Some(SECRET) => return "secret".into(),
+            Some(FIELD_TYPE) => return "type".into(),
+            _ => {}
+        }
+        if is_option(schema) {
+            return or(branches(schema).filter(|b| b["type"] != "null").map(|b| self.kind(b)).collect());
+        }
+        let schema = self.resolve(schema);
+        if let Some(value) = schema.get("const").and_then(Value::as_str) {
+            return format!("`{value}`");
+        }
+        if let Some(values) = schema.get("enum").and_then(Value::as_array) {
+            return or(values.iter().filter_map(Value::as_str).map(|v| format!("`{v}`")).collect());
+        }
+        let kinds: Vec<String> = branches(schema).map(|b| self.kind(b)).collect();
+        if !kinds.is_empty() {
+            return or(kinds);
+        }
+        let kinds: Vec<&str> = match &schema["type"] {
+            Value::String(kind) => vec![kind],
+            Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).filter(|k| *k != "null").collect(),
+            _ => return "anything".into(),
+        };
+        or(kinds.into_iter().map(|kind| self.plain_kind(kind, schema)).collect())
+    }
+
+    fn plain_kind(&self, kind: &str, schema: &'a Value) -> String {
+        match (kind, schema.get("items"), schema.get("additionalProperties").filter(|s| s.is_object())) {
+            ("array", Some(items), _) => format!("list of {}", self.kind(items)),
+            ("object", _, Some(other)) => format!("map of names to {}", self.kind(other)),
+            ("array", ..) => "list".into(),
+            ("object", ..) => "map".into(),
+            ("string", ..) => "text".into(),
+            ("integer", ..) => "whole number".into(),
+            ("boolean", ..) => "`true` or `false`".into(),
+            (other, ..) => other.to_owned(),
+        }
+    }
+
+    fn resolve(&self, schema: &'a Value) -> &'a Value {
+        let mut schema = schema;
+        loop {
+            let next = match definition(schema) {
+                Some(name) => self.document.get("$defs").and_then(|defs| defs.get(name)),
+                None => branches(schema)
+                    .find(|b| b["type"] != "null")
+                    .filter(|_| branches(schema).count() == 2 && is_option(schema)),
+            };
+            match next {
+                Some(next) => schema = next,
+                None => return schema,
+            }
+        }
+    }
+}
+
+/// The name of the definition that a schema refers to.
+fn definition(schema: &Value) -> Option<&str> {
+    schema.get("$ref").and_then(Value::as_str).and_then(|reference| reference.strip_prefix("#/$defs/"))
+}
+
+/// True for "this or null".
+fn is_option(schema: &Value) -> bool {
+    branches(schema).any(|b| b["type"] == "null")
+}
+
+fn branches(schema: &Value) -> impl Iterator<Item = &Value> {
+    schema.get("oneOf").or_else(|| schema.get("anyOf")).and_then(Value::as_array).into_iter().flatten()
+}
+
+fn properties(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    object.get("properties").and_then(Value::as_object).into_iter().flat_map(Map::iter)
+}
+
+fn names<'v>(object: &'v Value, key: &str) -> Vec<&'v str> {
+    object.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+fn text_of(schema: &Value) -> Option<String> {
+    schema.get("description").and_then(Value::as_str).map(|text| text.replace('|', "\\|"))
+}
+
+fn or(mut kinds: Vec<String>) -> String {
+    kinds.dedup();
+    match kinds.len() {
+        0 => "anything".into(),
+        1 => kinds.remove(0),
+        n => format!("{} or {}", kinds[..n - 1].join(", "), kinds[n - 1]),
+    }
+}

@@ -1,0 +1,206 @@
+//! Counters and gauges, named as in Vector where it has the same thing, served as Prometheus text.
+
+use std::fmt::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use millstream_core::{FailureKind, Stage};
+use millstream_models::ModelStats;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// Which component a figure is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Component {
+    /// source, transform, table, stage or sink.
+    component_kind: &'static str,
+    /// Its name in the pipeline file.
+    component_id: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Failing {
+    component_kind: &'static str,
+    component_id: Arc<str>,
+    error_type: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Letters {
+    stage: &'static str,
+    component_id: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Place {
+    component_id: Arc<str>,
+    partition: u32,
+}
+
+type Float = Gauge<f64, AtomicU64>;
+
+/// All figures of a process.
+pub struct Metrics {
+    registry: Registry,
+    received: Family<Component, Counter>,
+    sent: Family<Component, Counter>,
+    received_bytes: Family<Component, Counter>,
+    errors: Family<Failing, Counter>,
+    discarded: Family<Component, Counter>,
+    dead_letters: Family<Letters, Counter>,
+    committed: Family<Place, Gauge>,
+    reader_lag: Family<Place, Gauge>,
+    source_lag: Family<Component, Float>,
+    watermark_lag: Family<Component, Float>,
+    latency: Family<Component, Histogram>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::default();
+        let latency: Family<Component, Histogram> =
+            Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 18)));
+        let metrics = Self {
+            received: Family::default(),
+            sent: Family::default(),
+            received_bytes: Family::default(),
+            errors: Family::default(),
+            discarded: Family::default(),
+            dead_letters: Family::default(),
+            committed: Family::default(),
+            reader_lag: Family::default(),
+            source_lag: Family::default(),
+            watermark_lag: Family::default(),
+            latency,
+            registry: Registry::default(),
+        };
+        let m = &metrics;
+        registry.register("component_received_events", "Records a component was given", m.received.clone());
+        registry.register("component_sent_events", "Records a component handed on", m.sent.clone());
+        registry.register("component_received_bytes", "Bytes a source has read", m.received_bytes.clone());
+        registry.register("component_errors", "Records that failed in a component", m.errors.clone());
+        registry.register("component_discarded_events", "Records dropped by on_error: skip", m.discarded.clone());
+        registry.register("dlq_records", "Records put into the dead letter queue", m.dead_letters.clone());
+        registry.register("committed_offset", "Next input offset of a stage or sink", m.committed.clone());
+        registry.register("reader_lag_records", "Records a stage or sink has yet to read", m.reader_lag.clone());
+        let seconds = || Unit::Seconds;
+        registry.register_with_unit("source_lag", "Age of the newest record read", seconds(), m.source_lag.clone());
+        registry.register_with_unit("watermark_lag", "Age of the watermark", seconds(), m.watermark_lag.clone());
+        registry.register_with_unit(
+            "end_to_end_latency",
+            "From event time (else ingestion) of a batch's newest record to its delivery",
+            seconds(),
+            m.latency.clone(),
+        );
+        Self { registry, ..metrics }
+    }
+}
+
+impl Metrics {
+    /// A component was given `records`.
+    pub fn received(&self, kind: &'static str, id: &Arc<str>, records: usize) {
+        self.received.get_or_create(&component(kind, id)).inc_by(records as u64);
+    }
+
+    /// A source has read `bytes`.
+    pub fn received_bytes(&self, id: &Arc<str>, bytes: usize) {
+        self.received_bytes.get_or_create(&component("source", id)).inc_by(bytes as u64);
+    }
+
+    /// A component handed `records` on.
+    pub fn sent(&self, kind: &'static str, id: &Arc<str>, records: usize) {
+        self.sent.get_or_create(&component(kind, id)).inc_by(records as u64);
+    }
+
+    /// Records failed.
+    pub fn errors(&self, kind: &'static str, id: &Arc<str>, kinds: impl Iterator<Item = FailureKind>) {
+        for error in kinds {
+            let labels = Failing { component_kind: kind, component_id: id.clone(), error_type: error.as_str() };
+            self.errors.get_or_create(&labels).inc();
+        }
+    }
+
+    /// Records were dropped because the pipeline file says so.
+    pub fn discarded(&self, kind: &'static str, id: &Arc<str>, records: usize) {
+        self.discarded.get_or_create(&component(kind, id)).inc_by(records as u64);
+    }
+
+    /// Records went into the dead letter queue.
+    pub fn dead_letters(&self, stage: Stage, id: &Arc<str>, records: usize) {
+        let labels = Letters { stage: stage.as_str(), component_id: id.clone() };
+        self.dead_letters.get_or_create(&labels).inc_by(records as u64);
+    }
+
+    /// A stage or sink has committed up to `offset`.
+    pub fn committed(&self, id: &Arc<str>, partition: u32, offset: u64) {
+        self.committed.get_or_create(&Place { component_id: id.clone(), partition }).set(offset as i64);
+    }
+
+    /// A stage or sink has `records` before it.
+    pub fn reader_lag(&self, id: &Arc<str>, partition: u32, records: u64) {
+        self.reader_lag.get_or_create(&Place { component_id: id.clone(), partition }).set(records as i64);
+    }
+
+    /// Age of a source's newest record and of its watermark, in seconds.
+    pub fn source_lag(&self, id: &Arc<str>, lag: f64, watermark_lag: f64) {
+        self.source_lag.get_or_create(&component("source", id)).set(lag);
+        self.watermark_lag.get_or_create(&component("source", id)).set(watermark_lag);
+    }
+
+    /// A sink delivered a batch this many seconds after its newest record happened.
+    pub fn latency(&self, id: &Arc<str>, seconds: f64) {
+        self.latency.get_or_create(&component("sink", id)).observe(seconds);
+    }
+
+    /// Everything, with the models' own figures, as OpenMetrics text.
+    pub fn text(&self, models: &[(Arc<str>, ModelStats)]) -> String {
+        let mut text = String::new();
+        // Writing into a String can't fail.
+        let _ = encode(&mut text, &self.registry);
+        text.truncate(text.trim_end().trim_end_matches("# EOF").len());
+        histograms(&mut text, "model_batch_size", "Records per inference", models, |s| &s.batch_size);
+        histograms(&mut text, "model_inference_seconds", "Time of an inference", models, |s| &s.inference_seconds);
+        text.push_str("# HELP model_queue_depth Records that wait for a model.\n# TYPE model_queue_depth gauge\n");
+        for (name, stats) in models {
+            let _ = writeln!(text, "model_queue_depth{{component_id=\"{name}\"}} {}", stats.queue_depth);
+        }
+        text.push_str("# EOF\n");
+        text
+    }
+}
+
+/// The models keep their histograms themselves; this writes them in the registry's format.
+fn histograms(
+    text: &mut String,
+    name: &str,
+    help: &str,
+    models: &[(Arc<str>, ModelStats)],
+    histogram: impl Fn(&ModelStats) -> &millstream_models::Histogram,
+) {
+    let _ = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} histogram");
+    for (model, stats) in models {
+        let h = histogram(stats);
+        let mut below = 0;
+        for (count, bound) in h.counts.iter().zip(h.bounds.iter().map(f64::to_string).chain(["+Inf".to_owned()])) {
+            below += count;
+            let _ = writeln!(text, "{name}_bucket{{component_id=\"{model}\",le=\"{bound}\"}} {below}");
+        }
+        let _ = writeln!(text, "{name}_sum{{component_id=\"{model}\"}} {}", h.sum);
+        let _ = writeln!(text, "{name}_count{{component_id=\"{model}\"}} {below}");
+    }
+}
+
+fn component(kind: &'static str, id: &Arc<str>) -> Component {
+    Component { component_kind: kind, component_id: id.clone() }
+}

@@ -1,0 +1,179 @@
+//! The data folder: who may use it, and where things are in it.
+//!
+//! ```text
+//! LOCK              held by the one process that writes
+//! millstream.json   format version and pipeline name
+//! catalog.json      which streams and tables there are, for commands at rest
+//! schemas/          schemas of stored rows, by fingerprint
+//! log/<stream>/     segments
+//! state/<stage>/<partition>/   SlateDB
+//! sinks/<name>      committed offsets of a sink
+//! ```
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use millstream_core::disk::{RealDisk, write_atomic};
+use millstream_core::{Error, Result, ResultExt};
+use serde::{Deserialize, Serialize};
+
+/// The version of the layout that this program writes.
+pub const FORMAT: u32 = 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Identity {
+    format: u32,
+    pipeline: String,
+    written_by: String,
+}
+
+/// A data folder.
+#[derive(Debug)]
+pub struct DataDir {
+    root: PathBuf,
+    /// Held for as long as the folder is open for writing.
+    _lock: Option<File>,
+}
+
+impl DataDir {
+    /// Opens the folder for this process alone, and creates it where it is missing.
+    ///
+    /// # Errors
+    /// It is in use, belongs to another pipeline or a newer version, or can't be written.
+    pub fn open(root: &Path, pipeline: &str) -> Result<Self> {
+        let doing = || format!("open data folder {}", root.display());
+        std::fs::create_dir_all(root).doing(doing)?;
+        let lock = lock(root).map_err(|e| e.context(doing()))?;
+        let dir = Self { root: root.to_owned(), _lock: Some(lock) };
+        match dir.identity()? {
+            Some(identity) if identity.pipeline != pipeline => {
+                return Err(Error::config(format!(
+                    "data folder {} belongs to the pipeline `{}`, not `{pipeline}`: choose another with --data-dir",
+                    root.display(),
+                    identity.pipeline
+                )));
+            }
+            Some(_) => {}
+            None => dir.write_identity(pipeline).doing(doing)?,
+        }
+        Ok(dir)
+    }
+
+    /// Opens an existing folder to read, beside whatever may be writing.
+    ///
+    /// # Errors
+    /// There is none, or it is of a newer version.
+    pub fn open_read_only(root: &Path) -> Result<Self> {
+        let dir = Self { root: root.to_owned(), _lock: None };
+        match dir.identity()? {
+            Some(_) => Ok(dir),
+            None => Err(Error::config(format!(
+                "{} is no data folder of Millstream: name one with --data-dir, or a running server with --url",
+                root.display()
+            ))),
+        }
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where schemas are.
+    pub fn schemas(&self) -> PathBuf {
+        self.root.join("schemas")
+    }
+
+    /// Where the log of `stream` is.
+    pub fn log(&self, stream: &str) -> PathBuf {
+        self.root.join("log").join(stream)
+    }
+
+    /// Where all states are.
+    pub fn state(&self) -> PathBuf {
+        self.root.join("state")
+    }
+
+    /// Path of one state below [`DataDir::state`].
+    pub fn state_path(stage: &str, partition: u32) -> String {
+        format!("{stage}/{partition}")
+    }
+
+    /// Where the offsets of `sink` are.
+    pub fn sink(&self, sink: &str) -> PathBuf {
+        self.root.join("sinks").join(sink)
+    }
+
+    /// Where the catalog is.
+    pub fn catalog(&self) -> PathBuf {
+        self.root.join("catalog.json")
+    }
+
+    /// The pipeline that the folder belongs to.
+    pub fn pipeline(&self) -> Result<String> {
+        Ok(self.identity()?.map(|i| i.pipeline).unwrap_or_default())
+    }
+
+    fn identity(&self) -> Result<Option<Identity>> {
+        let path = self.root.join("millstream.json");
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::from(e).context(format!("read {}", path.display()))),
+        };
+        // Only the version is read of a newer layout: the rest may look otherwise there.
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let broken = |e: serde_json::Error| Error::corruption(format!("{} is damaged", path.display())).caused_by(e);
+        let version: Version = serde_json::from_slice(&text).map_err(broken)?;
+        if version.format > FORMAT {
+            return Err(Error::environment(format!(
+                "data folder {} was written by a newer version of Millstream (layout {}, this program knows {FORMAT}): \
+                 use that version, or another folder with --data-dir",
+                self.root.display(),
+                version.format
+            )));
+        }
+        serde_json::from_slice(&text).map(Some).map_err(broken)
+    }
+
+    fn write_identity(&self, pipeline: &str) -> Result<()> {
+        let identity =
+            Identity { format: FORMAT, pipeline: pipeline.into(), written_by: env!("CARGO_PKG_VERSION").into() };
+        let text = serde_json::to_vec_pretty(&identity).map_err(|e| Error::bug(e.to_string()))?;
+        Ok(write_atomic(&RealDisk, &self.root.join("millstream.json"), &text)?)
+    }
+}
+
+fn lock(root: &Path) -> Result<File> {
+    let path = root.join("LOCK");
+    let file = File::options().create(true).truncate(false).write(true).open(&path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::environment(
+            "another Millstream process is using it: stop that one, ask it with --url, or choose another folder with --data-dir",
+        )),
+        Err(std::fs::TryLockError::Error(e)) => Err(e.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_serves_one_process_one_pipeline_and_no_newer_version() {
+        let temp = tempfile::tempdir().unwrap();
+        let held = DataDir::open(temp.path(), "news").unwrap();
+        assert!(DataDir::open(temp.path(), "news").unwrap_err().to_string().contains("another Millstream process"));
+        drop(held);
+        assert!(
+            DataDir::open(temp.path(), "posts").unwrap_err().to_string().contains("belongs to the pipeline `news`")
+        );
+        std::fs::write(temp.path().join("millstream.json"), r#"{"format": 99, "new": []}"#).unwrap();
+        assert!(DataDir::open(temp.path(), "news").unwrap_err().to_string().contains("newer version"));
+        assert_eq!(std::fs::read(temp.path().join("millstream.json")).unwrap(), br#"{"format": 99, "new": []}"#);
+    }
+}

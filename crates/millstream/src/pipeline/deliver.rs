@@ -1,0 +1,390 @@
+//! From a log to a sink: a reader with its own committed offsets. A sink that is down delays nobody but itself.
+//!
+//! A direct sink commits after the other side has accepted a batch: a crash in between delivers that batch again, with the
+//! same ids. A staged sink commits offsets and token together before it publishes: a crash in between publishes at the
+//! next start. What a sink refuses for good becomes a dead letter, durable before the offset moves past it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::select_all;
+use millstream_core::{AnySink, DeadLetter, Error, Result, RowFailure, SinkBatch, Stage, StagedSink};
+use millstream_storage::checkpoint::Checkpoint;
+use millstream_storage::log::Append;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::dead_letters::FailedRows;
+use super::progress::ReaderProgress;
+use super::streams::{Stream, StreamBatch};
+use super::task::TaskContext;
+use crate::config::checked::{OnError, SinkSpec};
+
+const READ_BYTES: usize = 256 << 10;
+/// Rows handed to a direct sink at once: what a crash may deliver again.
+const DELIVER_ROWS: usize = 1024;
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(15));
+/// How often a staged sink is asked whether it is due.
+const DUE_EVERY: Duration = Duration::from_millis(100);
+
+/// What a sink's reader has stored.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Committed {
+    /// Next offset by stream and partition.
+    offsets: BTreeMap<String, Vec<u64>>,
+    /// What a staged sink is publishing.
+    token: Option<Vec<u8>>,
+}
+
+/// What the pipeline wants of its sinks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Go on.
+    Run,
+    /// Everything upstream is at its end: deliver all there is, publish what is staged.
+    Drain,
+    /// Finish the batch under way, publish what is staged, and return.
+    Stop,
+}
+
+/// A sink with its place.
+pub struct Deliver {
+    context: TaskContext,
+    spec: Arc<SinkSpec>,
+    sink: AnySink,
+    inputs: Vec<Input>,
+    checkpoint: Checkpoint,
+    target: Arc<str>,
+    wish: watch::Receiver<Wish>,
+    /// Next offset to read; ahead of the committed one while rows are staged.
+    staged: bool,
+}
+
+struct Input {
+    stream: Stream,
+    offsets: Vec<u64>,
+    position: Arc<ReaderProgress>,
+}
+
+/// Name under which a sink's own redriven records are addressed.
+pub fn sink_target(name: &str) -> Arc<str> {
+    format!("sink:{name}").into()
+}
+
+impl Deliver {
+    /// Opens the sink's place and finishes what a crash may have interrupted.
+    pub async fn open(
+        context: TaskContext,
+        spec: Arc<SinkSpec>,
+        mut sink: AnySink,
+        positions: Vec<Arc<ReaderProgress>>,
+        checkpoint: Checkpoint,
+        wish: watch::Receiver<Wish>,
+    ) -> Result<Self> {
+        let committed = match checkpoint.load()? {
+            Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
+                Error::corruption(format!("the offsets of sink {} are damaged", spec.name)).caused_by(e)
+            })?,
+            None => Committed::default(),
+        };
+        if let AnySink::Staged(staged) = &mut sink {
+            staged
+                .recover(committed.token.map(Bytes::from))
+                .await
+                .map_err(|e| e.context(format!("sink {}", spec.name)))?;
+        }
+        let mut inputs = Vec::new();
+        for (name, position) in spec.from.iter().zip(positions) {
+            let stream = context.streams.get(name).ok_or_else(|| Error::bug(format!("no stream {name}")))?.clone();
+            let known = committed.offsets.get(&**name).cloned().unwrap_or_default();
+            let offset = |p: u32| known.get(p as usize).copied().unwrap_or(0).max(stream.log.start_offset(p));
+            let offsets: Vec<u64> = (0..stream.plan.partitions).map(offset).collect();
+            for (partition, &offset) in offsets.iter().enumerate() {
+                if offset > stream.log.end_offset(partition as u32) {
+                    return Err(Error::corruption(format!(
+                        "sink {} is at offset {offset} of {name} partition {partition}, behind the end of that log: \
+                         the log folder was removed or replaced",
+                        spec.name
+                    )));
+                }
+                context.progress.advance(&position, partition as u32, offset);
+            }
+            inputs.push(Input { stream, offsets, position });
+        }
+        let target = sink_target(&spec.name);
+        Ok(Self { context, spec, sink, inputs, checkpoint, target, wish, staged: false })
+    }
+
+    /// Delivers until told to stop.
+    pub async fn run(mut self) -> Result<()> {
+        loop {
+            let wish = *self.wish.borrow_and_update();
+            if wish == Wish::Stop {
+                return self.publish().await;
+            }
+            let mut moved = false;
+            for input in 0..self.inputs.len() {
+                for partition in 0..self.inputs[input].offsets.len() {
+                    moved |= self.advance(input, partition as u32).await?;
+                    if *self.wish.borrow() == Wish::Stop {
+                        return self.publish().await;
+                    }
+                }
+            }
+            let due = matches!(&self.sink, AnySink::Staged(sink) if sink.due(self.context.clock.now_us()));
+            if due || (!moved && wish == Wish::Drain) {
+                self.publish().await?;
+            }
+            if !moved {
+                self.wait().await?;
+            }
+        }
+    }
+
+    /// Delivers what there is in one partition, up to one read; false where there is nothing.
+    async fn advance(&mut self, input: usize, partition: u32) -> Result<bool> {
+        let Input { stream, offsets, .. } = &self.inputs[input];
+        let offset = offsets[partition as usize];
+        if stream.log.end_offset(partition) <= offset {
+            return Ok(false);
+        }
+        let stream = stream.clone();
+        let batches = join_small(stream.read(partition, offset, READ_BYTES)?, &self.spec.schema)?;
+        self.deliver_all(&stream, input, batches).await?;
+        Ok(true)
+    }
+
+    async fn deliver_all(&mut self, stream: &Stream, input: usize, batches: Vec<StreamBatch>) -> Result<()> {
+        for batch in batches {
+            let (partition, end) = (batch.partition, batch.end_offset());
+            let ours = batch.target.as_ref().is_none_or(|target| *target == self.target);
+            if ours {
+                self.deliver(stream, input, batch).await?;
+            }
+            self.inputs[input].offsets[partition as usize] = end;
+            self.commit_direct()?;
+            let due = matches!(&self.sink, AnySink::Staged(sink) if sink.due(self.context.clock.now_us()));
+            if due {
+                self.publish().await?;
+            }
+            if *self.wish.borrow() == Wish::Stop {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Delivers a batch in pieces. All but the last, which is the caller's, are committed one by one: a run that is killed
+    /// again and again must get on all the same.
+    async fn deliver(&mut self, stream: &Stream, input: usize, batch: StreamBatch) -> Result<()> {
+        let batch = batch.conform(&self.spec.schema)?;
+        let mut start = 0;
+        while start < batch.batch.num_rows() {
+            let rows = (batch.batch.num_rows() - start).min(DELIVER_ROWS);
+            let first = batch.base_offset + start as u64;
+            let out = SinkBatch {
+                stream: stream.name().clone(),
+                partition: batch.partition,
+                offsets: (first..first + rows as u64).collect(),
+                batch: batch.batch.slice(start, rows),
+            };
+            let failures = self.hand_over(&out).await?;
+            self.put_aside(stream, &out, &failures, batch.attempt).await?;
+            self.context.metrics.sent("sink", &self.spec.name, rows - failures.len());
+            if let Some(newest) = batch.event_time_max_us {
+                let seconds = (self.context.clock.now_us() - newest) as f64 / 1e6;
+                self.context.metrics.latency(&self.spec.name, seconds.max(0.0));
+            }
+            start += rows;
+            if start < batch.batch.num_rows() {
+                self.inputs[input].offsets[batch.partition as usize] = first + rows as u64;
+                self.commit_direct()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives rows to the sink until it has taken them.
+    ///
+    /// # Errors
+    /// [`STOPPED`] where the pipeline stops before that.
+    async fn hand_over(&mut self, batch: &SinkBatch) -> Result<Vec<RowFailure>> {
+        self.context.metrics.received("sink", &self.spec.name, batch.batch.num_rows());
+        let mut pause = RETRY_PAUSE.0;
+        loop {
+            let delivered = match &mut self.sink {
+                AnySink::Direct(sink) => sink.deliver(batch).await,
+                AnySink::Staged(sink) => {
+                    self.staged = true;
+                    sink.stage(batch).await
+                }
+            };
+            match delivered {
+                Ok(failures) => return Ok(failures),
+                Err(e) if e.is_retry() => {
+                    tracing::warn!(sink = %self.spec.name, error = %e, retry_in_ms = pause.as_millis() as u64, "the sink is not available; trying again");
+                    if wait_unless_stopped(&mut self.wish, pause).await {
+                        return Err(Error::retry(STOPPED));
+                    }
+                    pause = (pause * 2).min(RETRY_PAUSE.1);
+                }
+                Err(e) => return Err(e.context(format!("sink {}", self.spec.name))),
+            }
+        }
+    }
+
+    async fn put_aside(
+        &mut self,
+        stream: &Stream,
+        batch: &SinkBatch,
+        failures: &[RowFailure],
+        attempt: u32,
+    ) -> Result<()> {
+        let Some(first) = failures.first() else { return Ok(()) };
+        let (name, metrics) = (&self.spec.name, &self.context.metrics);
+        metrics.errors("sink", name, failures.iter().map(|f| f.failure.kind));
+        match self.spec.on_error {
+            OnError::Fail => Err(Error::input(format!(
+                "sink {name} refused {}: {} (on_error: fail)",
+                batch.id(first.row as usize),
+                first.failure.message
+            ))),
+            OnError::Skip => {
+                metrics.discarded("sink", name, failures.len());
+                Ok(())
+            }
+            OnError::DeadLetter | OnError::Default => {
+                metrics.dead_letters(Stage::Deliver, name, failures.len());
+                let letters = self.letters(batch, failures, attempt)?;
+                let chunks = stream.dead_letters_chunk(&letters, self.context.clock.now_us())?.into_iter().collect();
+                let append = Append { producer: self.target.clone(), sequence: None, cursor: Vec::new(), chunks };
+                stream.log.append(append).await.map(drop)
+            }
+        }
+    }
+
+    fn letters(&self, batch: &SinkBatch, failures: &[RowFailure], attempt: u32) -> Result<Vec<DeadLetter>> {
+        let rows = FailedRows {
+            stage: Stage::Deliver,
+            component: &self.spec.name,
+            stream: &batch.stream,
+            partition: batch.partition,
+            offset_of: &|row| batch.offsets[row as usize],
+            rows: &batch.batch,
+            event_time_us: None,
+            now_us: self.context.clock.now_us(),
+            attempts: attempt,
+            pipeline_version: &self.context.pipeline_version,
+            model_version: None,
+        };
+        rows.letters(failures)
+    }
+
+    fn commit_direct(&mut self) -> Result<()> {
+        match self.sink {
+            AnySink::Direct(_) => self.commit(None),
+            // Committed when published.
+            AnySink::Staged(_) => Ok(()),
+        }
+    }
+
+    /// Seals, commits offsets and token together, publishes.
+    async fn publish(&mut self) -> Result<()> {
+        let now_us = self.context.clock.now_us();
+        let doing = format!("sink {}", self.spec.name);
+        let token = match &mut self.sink {
+            AnySink::Staged(sink) => sink.seal(now_us).await.map_err(|e| e.context(doing.clone()))?,
+            AnySink::Direct(_) => None,
+        };
+        self.commit(token.clone())?;
+        self.staged = false;
+        if let (AnySink::Staged(sink), Some(token)) = (&mut self.sink, token) {
+            publish_sealed(sink.as_mut(), token).await.map_err(|e| e.context(doing))?;
+        }
+        self.report();
+        Ok(())
+    }
+
+    fn commit(&mut self, token: Option<Bytes>) -> Result<()> {
+        let offsets = self.inputs.iter().map(|i| (i.stream.name().to_string(), i.offsets.clone())).collect();
+        let committed = Committed { offsets, token: token.map(|t| t.to_vec()) };
+        let bytes = serde_json::to_vec(&committed).map_err(|e| Error::bug(e.to_string()))?;
+        self.checkpoint.store(&bytes).map_err(|e| e.context(format!("commit sink {}", self.spec.name)))?;
+        if matches!(self.sink, AnySink::Direct(_)) {
+            self.report();
+        }
+        Ok(())
+    }
+
+    fn report(&self) {
+        for input in &self.inputs {
+            for (partition, &offset) in input.offsets.iter().enumerate() {
+                self.context.progress.advance(&input.position, partition as u32, offset);
+                self.context.metrics.committed(&self.target, partition as u32, offset);
+            }
+        }
+    }
+
+    /// Waits for more to deliver, for a wish, or for a staged output to become due.
+    async fn wait(&mut self) -> Result<()> {
+        let more = self.inputs.iter().flat_map(|input| {
+            let changed = |(p, &offset): (usize, &u64)| input.stream.log.changed(p as u32, offset).boxed();
+            input.offsets.iter().enumerate().map(changed)
+        });
+        let more: Vec<_> = more.collect();
+        let timer = if self.staged { DUE_EVERY } else { Duration::from_secs(3600) };
+        tokio::select! {
+            (changed, _, _) = select_all(more) => changed,
+            _ = self.wish.changed() => Ok(()),
+            () = tokio::time::sleep(timer) => Ok(()),
+        }
+    }
+}
+
+/// Small neighbours as one batch, so that a system is asked once for many rows. Redriven rows stay alone: their schema is
+/// that of the step they are for.
+fn join_small(batches: Vec<StreamBatch>, schema: &SchemaRef) -> Result<Vec<StreamBatch>> {
+    let mut groups: Vec<Vec<StreamBatch>> = Vec::new();
+    let mut rows = 0;
+    for batch in batches {
+        let batch = if batch.target.is_none() { batch.conform(schema)? } else { batch };
+        rows += batch.batch.num_rows();
+        match groups.last_mut() {
+            Some(group) if rows <= DELIVER_ROWS && batch.target.is_none() && group[0].target.is_none() => {
+                group.push(batch)
+            }
+            _ => {
+                rows = batch.batch.num_rows();
+                groups.push(vec![batch]);
+            }
+        }
+    }
+    groups.into_iter().map(StreamBatch::join).collect()
+}
+
+/// What [`Deliver::run`] fails with when it is stopped while its system is away; not an error of the pipeline.
+pub const STOPPED: &str = "stopped while the sink was not available";
+
+/// Once the token is stored the output must appear, however often it takes.
+async fn publish_sealed(sink: &mut dyn StagedSink, token: Bytes) -> Result<()> {
+    let mut pause = RETRY_PAUSE.0;
+    loop {
+        match sink.publish(token.clone()).await {
+            Err(e) if e.is_retry() => {
+                tracing::warn!(error = %e, "publishing failed; trying again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY_PAUSE.1);
+            }
+            published => return published,
+        }
+    }
+}
+
+async fn wait_unless_stopped(wish: &mut watch::Receiver<Wish>, pause: Duration) -> bool {
+    let stopped = async { wish.wait_for(|w| *w == Wish::Stop).await.is_ok() };
+    tokio::time::timeout(pause, stopped).await.unwrap_or(false)
+}

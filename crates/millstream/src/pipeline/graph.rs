@@ -1,0 +1,202 @@
+//! The tree of steps that one task evaluates on each batch, and what comes out of it: rows for tables, rows for streams,
+//! and rows that failed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::compute::concat_batches;
+use futures::future::BoxFuture;
+use millstream_core::{DeadLetter, Error, Result, RowFailure, Rows, Stage};
+use millstream_models::ModelHandle;
+use millstream_sql::SqlStep;
+
+use super::dead_letters::FailedRows;
+use super::plan::{Entry, StagePlan};
+use super::predict::PredictStep;
+use super::streams::StreamBatch;
+use crate::config::checked::{OnError, TransformKind};
+use crate::metrics::Metrics;
+
+/// The steps of one task.
+pub struct Graph {
+    plan: Arc<StagePlan>,
+    steps: Vec<Option<Step>>,
+    pipeline_version: Arc<str>,
+    metrics: Arc<Metrics>,
+}
+
+enum Step {
+    Sql(SqlStep),
+    Predict(PredictStep),
+}
+
+/// What one batch came to.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Rows for the tables of node `i`, in order.
+    pub tables: Vec<(usize, Rows)>,
+    /// Rows for output streams.
+    pub emits: Vec<(Arc<str>, Rows)>,
+    /// Rows that failed for good.
+    pub dead_letters: Vec<DeadLetter>,
+}
+
+impl Effects {
+    /// A node that two parents feed gives its tables one batch all the same: a table takes one batch per commit.
+    fn add_table_rows(&mut self, node: usize, rows: &Rows) -> Result<()> {
+        let Some((_, known)) = self.tables.iter_mut().find(|(n, _)| *n == node) else {
+            self.tables.push((node, rows.clone()));
+            return Ok(());
+        };
+        known.batch = concat_batches(&rows.batch.schema(), [&known.batch, &rows.batch])?;
+        known.origin = known.origin.iter().chain(rows.origin.iter()).copied().collect();
+        Ok(())
+    }
+}
+
+impl Graph {
+    /// Builds the steps of one task.
+    pub fn new(
+        plan: Arc<StagePlan>,
+        models: &BTreeMap<Arc<str>, ModelHandle>,
+        pipeline_version: Arc<str>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self> {
+        let steps = plan.nodes.iter().map(|node| {
+            let Some(step) = &node.step else { return Ok(None) };
+            Ok(Some(match &step.kind {
+                TransformKind::Sql(sql) => Step::Sql(sql.step().map_err(|e| Error::bug(e.to_string()))?),
+                TransformKind::Predict(spec) => {
+                    let model = models.get(&spec.model).ok_or_else(|| Error::bug("a model was not loaded"))?;
+                    Step::Predict(PredictStep::new(spec.clone(), node.schema.clone(), step.on_error, model.clone())?)
+                }
+            }))
+        });
+        let steps = steps.collect::<Result<_>>()?;
+        Ok(Self { plan, steps, pipeline_version, metrics })
+    }
+
+    /// Runs one batch of the input through every step below it; a redriven batch enters in front of its target.
+    pub async fn run(&mut self, input: &StreamBatch, now_us: i64) -> Result<Effects> {
+        let mut effects = Effects::default();
+        let rows = Rows::all(input.batch.clone());
+        match &input.target {
+            None => self.visit(0, rows, input, now_us, &mut effects).await?,
+            // A target that is not of this stage is a sink's.
+            Some(target) => match self.plan.entry(target) {
+                Some(Entry { parent, step: Some(node), .. }) => {
+                    self.step(parent, node, &rows, input, now_us, &mut effects).await?;
+                }
+                Some(Entry { parent, step: None, .. }) => effects.add_table_rows(parent, &rows)?,
+                None => {}
+            },
+        }
+        Ok(effects)
+    }
+
+    /// Hands the rows of `node` to its tables, streams and children.
+    fn visit<'a>(
+        &'a mut self,
+        node: usize,
+        rows: Rows,
+        input: &'a StreamBatch,
+        now_us: i64,
+        effects: &'a mut Effects,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            if rows.is_empty() {
+                return Ok(());
+            }
+            let plan = self.plan.clone();
+            for stream in &plan.nodes[node].emits {
+                effects.emits.push((stream.clone(), rows.clone()));
+            }
+            if !plan.nodes[node].tables.is_empty() {
+                effects.add_table_rows(node, &rows)?;
+            }
+            for &child in &plan.nodes[node].children {
+                self.step(node, child, &rows, input, now_us, effects).await?;
+            }
+            Ok(())
+        })
+    }
+
+    async fn step(
+        &mut self,
+        parent: usize,
+        node: usize,
+        rows: &Rows,
+        input: &StreamBatch,
+        now_us: i64,
+        effects: &mut Effects,
+    ) -> Result<()> {
+        let plan = self.plan.clone();
+        let name = &plan.nodes[node].name;
+        let (kind, model_version, (output, failures)) = match self.steps[node].as_mut() {
+            Some(Step::Sql(sql)) => (Stage::Transform, None, sql.run(&plan.nodes[parent].name, rows)?),
+            Some(Step::Predict(predict)) => (Stage::Predict, Some(predict.model_version()), predict.run(rows).await?),
+            None => return Err(Error::bug(format!("`{name}` is an input, not a step"))),
+        };
+        self.metrics.received("transform", name, rows.len());
+        self.metrics.sent("transform", name, output.len());
+        if !failures.is_empty() {
+            let failed = Failed { stage: kind, node, rows, failures: &failures, input, now_us, model_version };
+            self.put_aside(&failed, effects)?;
+        }
+        self.visit(node, output, input, now_us, effects).await
+    }
+
+    /// Does with failed rows what the step's `on_error` says.
+    fn put_aside(&self, failed: &Failed<'_>, effects: &mut Effects) -> Result<()> {
+        let node = &self.plan.nodes[failed.node];
+        let on_error = node.step.as_ref().map_or(OnError::DeadLetter, |step| step.on_error);
+        self.metrics.errors("transform", &node.name, failed.failures.iter().map(|f| f.failure.kind));
+        match on_error {
+            OnError::Fail => {
+                let first = &failed.failures[0];
+                let offset = failed.input.base_offset + u64::from(failed.rows.origin[first.row as usize]);
+                Err(Error::input(format!(
+                    "{} failed on the record at partition {} offset {offset} of {}: {} (on_error: fail)",
+                    node.name, failed.input.partition, self.plan.input, first.failure.message
+                )))
+            }
+            OnError::Skip => {
+                self.metrics.discarded("transform", &node.name, failed.failures.len());
+                Ok(())
+            }
+            OnError::DeadLetter | OnError::Default => {
+                self.metrics.dead_letters(failed.stage, &node.name, failed.failures.len());
+                effects.dead_letters.extend(self.letters(failed)?);
+                Ok(())
+            }
+        }
+    }
+
+    fn letters(&self, failed: &Failed<'_>) -> Result<Vec<DeadLetter>> {
+        let offset_of = |row: u32| failed.input.base_offset + u64::from(failed.rows.origin[row as usize]);
+        let rows = FailedRows {
+            stage: failed.stage,
+            component: &self.plan.nodes[failed.node].name,
+            stream: &self.plan.input,
+            partition: failed.input.partition,
+            offset_of: &offset_of,
+            rows: &failed.rows.batch,
+            event_time_us: failed.input.event_time_max_us,
+            now_us: failed.now_us,
+            attempts: failed.input.attempt,
+            pipeline_version: &self.pipeline_version,
+            model_version: failed.model_version.as_deref(),
+        };
+        rows.letters(failed.failures)
+    }
+}
+
+struct Failed<'a> {
+    stage: Stage,
+    node: usize,
+    rows: &'a Rows,
+    failures: &'a [RowFailure],
+    input: &'a StreamBatch,
+    now_us: i64,
+    model_version: Option<String>,
+}

@@ -1,0 +1,29 @@
+//! A running pipeline, from sources to sinks. Read this file top to bottom and you have read the system:
+//!
+//! ```text
+//!  Source ──ingest──▶ Log ──task──▶ steps (SQL, predict ▶ Model) ──commit──▶ Table ─▶ change stream
+//!  HTTP   ──ingest──▶ Log                                            └─ outbox ───▶ Log ──deliver──▶ Sink
+//! ```
+//!
+//! One file per arrow: [`ingest`], [`task`] (with [`graph`], [`predict`] and [`outbox`]), [`deliver`].
+
+pub mod catalog;
+pub mod data_dir;
+pub mod dead_letters;
+pub mod deliver;
+pub mod graph;
+pub mod ingest;
+pub mod outbox;
+pub mod plan;
+pub mod predict;
+pub mod progress;
+pub mod push;
+pub mod relations;
+pub mod replay;
+pub mod run;
+pub mod streams;
+pub mod task;
+
+pub use data_dir::DataDir;
+pub use plan::Plan;
+pub use run::{RunOptions, Running};

@@ -1,0 +1,68 @@
+//! What a model is: a synchronous object that turns texts into predictions.
+
+use std::sync::Arc;
+
+use millstream_core::{Failure, Result};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What a model does with a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Task {
+    /// A score for each label.
+    TextClassification,
+    /// A list of numbers that stands for the text's meaning.
+    Embedding,
+}
+
+impl Task {
+    /// The name in the pipeline file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TextClassification => "text-classification",
+            Self::Embedding => "embedding",
+        }
+    }
+}
+
+/// What is known of a model before it is loaded; enough to type a pipeline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ModelInfo {
+    /// The name in the pipeline file; where a configuration is only checked, the source's own name.
+    pub name: Arc<str>,
+    /// 16 hexadecimal digits. A local model: of its weights. An endpoint, whose weights nobody here can see: of its
+    /// address (without credentials), protocol, model name and labels.
+    pub digest: Arc<str>,
+    /// What it does.
+    pub task: Task,
+    /// The labels, in the order of the scores; empty for an embedding.
+    pub labels: Vec<Arc<str>>,
+    /// The length of its embeddings, where it is known.
+    pub dimensions: Option<usize>,
+}
+
+/// What a model says about one text.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Prediction {
+    /// One score per label, in the order of [`ModelInfo::labels`]; each in 0..=1, together 1.
+    Scores(Vec<f32>),
+    /// An embedding; every number is finite.
+    Embedding(Vec<f32>),
+}
+
+/// A model in this process.
+///
+/// It lives on a thread of its own behind a [`crate::ModelHandle`], which hands it batches of at most `batch.max`
+/// texts. A panic costs only the text that caused it, and the object is used again afterwards: it must not rely on
+/// having finished a call.
+pub trait Model: Send {
+    /// What it is.
+    fn info(&self) -> &ModelInfo;
+
+    /// One answer per input, in the same order.
+    ///
+    /// # Errors
+    /// The model as a whole can't answer; a text that it can't digest is a [`Failure`] in its place instead.
+    fn predict(&mut self, inputs: &[&str]) -> Result<Vec<Result<Prediction, Failure>>>;
+}

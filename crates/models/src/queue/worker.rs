@@ -1,0 +1,115 @@
+//! Those who take batches from the queue: a thread per local model, a task per endpoint.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use millstream_core::{Error, Failure, FailureKind, Result};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::batch::{Batch, Next};
+use super::{Answer, ModelHandle, Queue};
+use crate::remote::Remote;
+use crate::{BatchConfig, Model, ModelInfo};
+
+/// Runs `model` on a thread of its own, until the queue is closed.
+pub(super) fn spawn_local(queue: Arc<Queue>, mut model: Box<dyn Model>) -> Result<()> {
+    let name = format!("model-{}", queue.info.name);
+    let work = move || {
+        while let Some(batch) = wait_for_batch(&queue) {
+            let answers = predict(model.as_mut(), &batch.texts());
+            batch.answer(answers);
+        }
+    };
+    match std::thread::Builder::new().name(name).spawn(work) {
+        Ok(_) => Ok(()),
+        Err(e) => Err(Error::environment("can't start a thread for the model").caused_by(e)),
+    }
+}
+
+fn wait_for_batch(queue: &Arc<Queue>) -> Option<Batch> {
+    let mut state = queue.state.lock();
+    loop {
+        match queue.next(&mut state) {
+            Next::Batch(batch) => return Some(batch),
+            Next::Closed => return None,
+            Next::Wait => queue.pushed.wait(&mut state),
+            Next::WaitAtMost(time) => {
+                queue.pushed.wait_for(&mut state, time);
+            }
+        }
+    }
+}
+
+/// Asks the model; where it panics, asks again text by text, so that only the text that caused it fails.
+fn predict(model: &mut dyn Model, texts: &[&str]) -> Result<Vec<Answer>> {
+    match catch_unwind(AssertUnwindSafe(|| model.predict(texts))) {
+        Ok(answers) => answers,
+        Err(panic) if texts.len() == 1 => Ok(vec![Err(failure_of(&*panic))]),
+        Err(_) => {
+            tracing::warn!(model = %model.info().name, texts = texts.len(), "the model panicked; trying its texts one by one");
+            let mut answers = Vec::with_capacity(texts.len());
+            for text in texts {
+                match predict(model, &[text])?.pop() {
+                    Some(answer) => answers.push(answer),
+                    None => answers.push(Err(Failure::new(FailureKind::Model, "the model gave no answer"))),
+                }
+            }
+            Ok(answers)
+        }
+    }
+}
+
+fn failure_of(panic: &(dyn std::any::Any + Send)) -> Failure {
+    let message = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    Failure::new(FailureKind::Model, format!("the model panicked: {}", message.unwrap_or("no message")))
+}
+
+/// Puts a queue in front of an endpoint; at most `concurrency` batches are under way at once.
+///
+/// # Errors
+/// `Bug`: there is no Tokio runtime.
+pub(crate) fn spawn_remote(
+    info: ModelInfo,
+    batch: BatchConfig,
+    concurrency: usize,
+    remote: Remote,
+) -> Result<ModelHandle> {
+    let runtime = tokio::runtime::Handle::try_current()
+        .map_err(|e| Error::bug("an endpoint's model was loaded outside a runtime").caused_by(e))?;
+    let queue = Arc::new(Queue::new(info, batch, 1));
+    runtime.spawn(drive(queue.clone(), concurrency, Arc::new(remote)));
+    Ok(ModelHandle::of(queue))
+}
+
+async fn drive(queue: Arc<Queue>, concurrency: usize, remote: Arc<Remote>) {
+    let slots = Arc::new(Semaphore::new(concurrency));
+    let mut under_way = JoinSet::new();
+    loop {
+        while under_way.try_join_next().is_some() {}
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let Some(batch) = next_batch(&queue).await else { break };
+        let remote = remote.clone();
+        under_way.spawn(async move {
+            let answers = remote.predict(&batch.texts()).await;
+            batch.answer(answers);
+            drop(slot);
+        });
+    }
+    // Dropping the set ends what nobody waits for any more.
+}
+
+async fn next_batch(queue: &Arc<Queue>) -> Option<Batch> {
+    loop {
+        // Its own statement: the lock must not be held while this waits.
+        let next = queue.next(&mut queue.state.lock());
+        match next {
+            Next::Batch(batch) => return Some(batch),
+            Next::Closed => return None,
+            Next::Wait => queue.notify.notified().await,
+            Next::WaitAtMost(time) => {
+                let _ = tokio::time::timeout(time, queue.notify.notified()).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! What is wrong with a piece of SQL, and where in its text.
+
+use std::fmt;
+
+use arrow::error::ArrowError;
+use datafusion::common::{DataFusionError, SchemaError};
+use datafusion::sql::sqlparser::parser::ParserError;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+
+use crate::dialect::MillstreamDialect;
+
+/// SQL that can't be used, with the place in its text where that is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SqlError {
+    /// What is wrong and what to write instead, for the person who wrote the SQL.
+    pub message: String,
+    /// Line in the SQL text, from 1.
+    pub line: Option<u32>,
+    /// Column in that line, from 1, in characters.
+    pub column: Option<u32>,
+}
+
+impl SqlError {
+    /// An error without a place.
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), line: None, column: None }
+    }
+
+    /// An error at the first token of `sql` that reads `word`, whatever its case.
+    pub(crate) fn at(sql: &str, word: &str, message: impl Into<String>) -> Self {
+        let place = locate(sql, word);
+        Self { message: message.into(), line: place.map(|p| p.0), column: place.map(|p| p.1) }
+    }
+
+    /// What DataFusion says about `sql`, in words that fit a pipeline file.
+    pub(crate) fn from_datafusion(sql: &str, error: &DataFusionError) -> Self {
+        let mut known = None;
+        let message = match root(error) {
+            DataFusionError::SQL(parser, _) => return from_parser(parser),
+            DataFusionError::SchemaError(schema, _) => {
+                let (message, word) = schema_message(schema);
+                known = word.and_then(|word| locate(sql, &word));
+                message
+            }
+            other => plain_message(other),
+        };
+        let span = error.diagnostic().and_then(|d| d.span);
+        let place = span.map(|s| (s.start.line as u32, s.start.column as u32)).or(known);
+        Self { message: explain(message), line: place.map(|p| p.0), column: place.map(|p| p.1) }
+    }
+}
+
+impl fmt::Display for SqlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let (Some(line), Some(column)) = (self.line, self.column) {
+            write!(f, "line {line}, column {column}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for SqlError {}
+
+impl From<SqlError> for millstream_core::Error {
+    fn from(e: SqlError) -> Self {
+        Self::config(e.to_string())
+    }
+}
+
+/// "did you mean `x`?", with a comma before it, where `known` has something like `name`; else an empty text.
+pub(crate) fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    let lower = name.to_lowercase();
+    let score = |k: &str| strsim::jaro_winkler(&lower, &k.to_lowercase());
+    let best = known.into_iter().map(|k| (score(k), k)).max_by(|a, b| a.0.total_cmp(&b.0));
+    match best {
+        Some((score, nearest)) if score > 0.75 => format!("; did you mean `{nearest}`?"),
+        _ => String::new(),
+    }
+}
+
+/// The message of an error at run time, without DataFusion's own words around it, at most about 300 bytes long.
+pub(crate) fn run_time_message(error: &DataFusionError) -> String {
+    let mut message = explain(plain_message(root(error)));
+    if message.len() > 300 {
+        let end = (0..=300).rev().find(|&i| message.is_char_boundary(i)).unwrap_or(0);
+        message.truncate(end);
+        message.push('…');
+    }
+    message
+}
+
+/// The innermost DataFusion error.
+pub(crate) fn root(error: &DataFusionError) -> &DataFusionError {
+    match error {
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => root(inner),
+        DataFusionError::Shared(inner) => root(inner),
+        DataFusionError::Collection(all) => all.first().map_or(error, root),
+        DataFusionError::External(inner) => inner.downcast_ref::<DataFusionError>().map_or(error, root),
+        DataFusionError::ArrowError(inner, _) => match &**inner {
+            ArrowError::ExternalError(e) => e.downcast_ref::<DataFusionError>().map_or(error, root),
+            _ => error,
+        },
+        other => other,
+    }
+}
+
+/// Where the first token that reads `word` stands: line and column, from 1.
+pub(crate) fn locate(sql: &str, word: &str) -> Option<(u32, u32)> {
+    let tokens = Tokenizer::new(&MillstreamDialect, sql).tokenize_with_location().ok()?;
+    tokens.iter().find_map(|t| match &t.token {
+        Token::Word(w) if w.value.eq_ignore_ascii_case(word) => {
+            Some((t.span.start.line as u32, t.span.start.column as u32))
+        }
+        _ => None,
+    })
+}
+
+fn from_parser(error: &ParserError) -> SqlError {
+    let text = match error {
+        ParserError::TokenizerError(text) | ParserError::ParserError(text) => text.as_str(),
+        ParserError::RecursionLimitExceeded => return SqlError::new("the SQL is nested too deeply"),
+    };
+    let (message, place) = split_place(text);
+    let message = message.trim_end_matches([',', ' ']);
+    SqlError { message: message.to_owned(), line: place.map(|p| p.0), column: place.map(|p| p.1) }
+}
+
+/// Splits `… at Line: 1, Column: 8` off a parser's message.
+fn split_place(text: &str) -> (&str, Option<(u32, u32)>) {
+    let Some((message, place)) = text.rsplit_once(" at Line: ") else { return (text, None) };
+    let Some((line, column)) = place.split_once(", Column: ") else { return (text, None) };
+    match (line.trim().parse(), column.trim().parse()) {
+        (Ok(line), Ok(column)) => (message, Some((line, column))),
+        _ => (text, None),
+    }
+}
+
+fn schema_message(error: &SchemaError) -> (String, Option<String>) {
+    match error {
+        SchemaError::FieldNotFound { field, valid_fields } => {
+            let names: Vec<&str> = valid_fields.iter().map(|c| c.name.as_str()).collect();
+            let listed = match names.as_slice() {
+                [] => String::new(),
+                few if few.len() <= 12 => format!(" (there are: {})", few.join(", ")),
+                many => format!(" (there are: {}, …)", many[..12].join(", ")),
+            };
+            let name = field.flat_name().replace('"', "");
+            let nearest = did_you_mean(&field.name, names);
+            (format!("no column `{name}`{nearest}{listed}"), Some(field.name.clone()))
+        }
+        SchemaError::AmbiguousReference { field } => {
+            let name = field.name.clone();
+            (format!("`{name}` could be a column of more than one table: write the table in front of it"), Some(name))
+        }
+        SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => {
+            (format!("two columns are called `{name}`: give one another name with AS"), Some(name.clone()))
+        }
+    }
+}
+
+fn plain_message(error: &DataFusionError) -> String {
+    match error {
+        DataFusionError::ArrowError(inner, _) => inner.to_string(),
+        // `message()` would ask for a bug report elsewhere.
+        DataFusionError::Internal(text) => text.clone(),
+        other => other.message().into_owned(),
+    }
+}
+
+/// One line, and a hint where the message is one that people can't read.
+fn explain(message: String) -> String {
+    let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    if message.contains("Union(") {
+        return "`->` gives JSON, which can't be used here: take text with `->>`, or a value with json_get_str, \
+                json_get_int, json_get_float or json_get_bool"
+            .to_owned();
+    }
+    if message.contains("Unnest should be rewritten") {
+        return "UNNEST is a column, not a condition: filter around it (SELECT … FROM (SELECT …, UNNEST(tags) AS tag \
+                FROM …) WHERE tag = …), or use array_has(tags, …)"
+            .to_owned();
+    }
+    if message.contains("require unique expression names") {
+        return format!("two output columns have the same name: give one another name with AS ({message})");
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_place_of_a_word_is_found_outside_of_strings_and_comments() {
+        assert_eq!(locate("SELECT 'now' -- now\n, now()", "NOW"), Some((2, 3)));
+        assert_eq!(locate("SELECT 1", "now"), None);
+    }
+
+    #[test]
+    fn the_parsers_place_leaves_its_message() {
+        let (message, place) = split_place("Expected: end of statement, found: x at Line: 2, Column: 14");
+        assert_eq!((message, place), ("Expected: end of statement, found: x", Some((2, 14))));
+    }
+}

@@ -1,0 +1,65 @@
+//! One boolean expression over a batch.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
+use arrow::compute::prep_null_mask_filter;
+use arrow::datatypes::{DataType, SchemaRef};
+use datafusion::common::{DFSchema, DataFusionError};
+use datafusion::physical_expr::PhysicalExpr;
+use millstream_core::{Error, Result};
+
+use crate::error::{SqlError, run_time_message};
+use crate::shape::with_room;
+use crate::{functions, syntax};
+
+/// A compiled boolean expression, `score > 0.8 AND language = 'en'` say. Cheap to clone; never changes.
+#[derive(Clone)]
+pub struct Predicate {
+    text: Arc<str>,
+    expr: Arc<dyn PhysicalExpr>,
+}
+
+impl fmt::Debug for Predicate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Predicate").field(&self.text).finish()
+    }
+}
+
+impl Predicate {
+    /// Compiles `expr` over the columns of `schema`.
+    ///
+    /// # Errors
+    /// It does not parse, names what is not there, is not boolean, or gives another answer each time (`now()`).
+    pub fn compile(expr: &str, schema: &SchemaRef) -> Result<Self, SqlError> {
+        with_room(|| Self::compile_here(expr, schema))
+    }
+
+    fn compile_here(expr: &str, schema: &SchemaRef) -> Result<Self, SqlError> {
+        let explain = |e: DataFusionError| SqlError::from_datafusion(expr, &e);
+        let state = functions::stream_state()?;
+        let columns = DFSchema::try_from(Arc::clone(schema)).map_err(explain)?;
+        let parsed = syntax::parse_expr(expr)?;
+        let logical = state.create_logical_expr_from_sql_expr(parsed, &columns).map_err(explain)?;
+        functions::refuse_unrepeatable_expr(expr, &logical)?;
+        let physical = state.create_physical_expr(logical, &columns).map_err(explain)?;
+        match physical.data_type(schema).map_err(explain)? {
+            DataType::Boolean => Ok(Self { text: expr.into(), expr: physical }),
+            other => Err(SqlError::new(format!("`{expr}` is of type {other}: a condition must be true or false"))),
+        }
+    }
+
+    /// True for the rows that meet the condition; where it is null, false. As long as the batch, without nulls.
+    ///
+    /// # Errors
+    /// Of kind `Input`: the expression fails on a value of the batch (a CAST, a division by zero). Evaluate slices of
+    /// one row to find which.
+    pub fn evaluate(&self, batch: &RecordBatch) -> Result<BooleanArray> {
+        let failed =
+            |e: DataFusionError| Error::input(format!("the condition `{}`: {}", self.text, run_time_message(&e)));
+        let values = self.expr.evaluate(batch).and_then(|v| v.into_array(batch.num_rows())).map_err(failed)?;
+        let values = values.as_boolean();
+        Ok(if values.nulls().is_some() { prep_null_mask_filter(values) } else { values.clone() })
+    }
+}

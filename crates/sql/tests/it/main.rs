@@ -1,0 +1,8 @@
+//! What the crate promises, through its public API only.
+
+// A test that can't go on says where: that is what `unwrap` does.
+#![allow(clippy::unwrap_used)]
+
+mod queries;
+mod support;
+mod transforms;

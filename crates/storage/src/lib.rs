@@ -1,0 +1,10 @@
+//! What Millstream keeps: the durable log, keyed state, and tables.
+//!
+//! The only crate that names SlateDB and the object store.
+
+pub mod checkpoint;
+pub mod codec;
+mod generations;
+pub mod log;
+pub mod state;
+pub mod table;

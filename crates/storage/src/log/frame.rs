@@ -1,0 +1,379 @@
+//! The bytes of a frame; the layout is in the parent module.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use crc32c::crc32c;
+use millstream_core::source::{Cursor, CursorDelta};
+
+use super::{Append, ProducerState};
+
+pub(super) const HEADER_BYTES: usize = 64;
+pub(super) const ALIGNMENT: u64 = 8;
+pub(super) const MAGIC: [u8; 4] = *b"MSLF";
+pub(super) const VERSION: u16 = 1;
+
+const HAS_EVENT_TIME: u8 = 1;
+const HAS_TARGET: u8 = 2;
+const HAS_SEQUENCE: u8 = 1;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FrameKind {
+    Data,
+    Snapshot,
+}
+
+/// The fixed part of a frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Header {
+    pub kind: FrameKind,
+    pub group: u64,
+    pub position: u64,
+    pub append_time_ms: i64,
+    pub meta_len: u32,
+    pub meta_crc: u32,
+    pub frame_len: u64,
+    /// Chunks of a data frame, partitions of a snapshot.
+    pub items: u32,
+    pub producers: u32,
+    pub partitions: u32,
+}
+
+/// What 64 bytes turn out to be.
+#[derive(Debug)]
+pub(super) enum HeaderRead {
+    Valid(Header),
+    /// Whole, but of a format version that this program does not know.
+    Newer(u16),
+    Bad,
+}
+
+impl Header {
+    /// The header of a frame with this meta and these payload bytes.
+    pub fn new(kind: FrameKind, group: u64, position: u64, append_time_ms: i64, meta: &Meta, payload: u64) -> Self {
+        let len = HEADER_BYTES as u64 + meta.bytes.len() as u64 + payload;
+        Self {
+            kind,
+            group,
+            position,
+            append_time_ms,
+            meta_len: meta.bytes.len() as u32,
+            meta_crc: crc32c(&meta.bytes),
+            frame_len: len.next_multiple_of(ALIGNMENT),
+            items: meta.items,
+            producers: meta.producers,
+            partitions: meta.partitions,
+        }
+    }
+
+    pub fn end(&self) -> u64 {
+        self.position + self.frame_len
+    }
+
+    pub fn payload_start(&self) -> u64 {
+        self.position + HEADER_BYTES as u64 + u64::from(self.meta_len)
+    }
+
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[0..4].copy_from_slice(&MAGIC);
+        bytes[4..6].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[6..8].copy_from_slice(&u16::from(self.kind == FrameKind::Snapshot).to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.group.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.position.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.append_time_ms.to_le_bytes());
+        bytes[32..36].copy_from_slice(&self.meta_len.to_le_bytes());
+        bytes[36..40].copy_from_slice(&self.meta_crc.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.frame_len.to_le_bytes());
+        bytes[48..52].copy_from_slice(&self.items.to_le_bytes());
+        bytes[52..56].copy_from_slice(&self.producers.to_le_bytes());
+        bytes[56..60].copy_from_slice(&self.partitions.to_le_bytes());
+        let crc = crc32c(&bytes[..60]);
+        bytes[60..64].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// Reads the header of a frame that begins at `position`.
+    pub fn decode(bytes: &[u8], position: u64) -> HeaderRead {
+        Self::fields(bytes, position).unwrap_or(HeaderRead::Bad)
+    }
+
+    fn fields(bytes: &[u8], position: u64) -> Option<HeaderRead> {
+        let checked = bytes.get(..60)?;
+        let mut fields = Fields(bytes);
+        if fields.take(4)? != MAGIC {
+            return None;
+        }
+        let version = fields.u16()?;
+        let kind = fields.u16()?;
+        let header = Self {
+            kind: if kind == 0 { FrameKind::Data } else { FrameKind::Snapshot },
+            group: fields.u64()?,
+            position: fields.u64()?,
+            append_time_ms: fields.u64()? as i64,
+            meta_len: fields.u32()?,
+            meta_crc: fields.u32()?,
+            frame_len: fields.u64()?,
+            items: fields.u32()?,
+            producers: fields.u32()?,
+            partitions: fields.u32()?,
+        };
+        if fields.u32()? != crc32c(checked) || header.position != position {
+            return None;
+        }
+        if version > VERSION {
+            return Some(HeaderRead::Newer(version));
+        }
+        let fits = header.frame_len >= HEADER_BYTES as u64 + u64::from(header.meta_len)
+            && header.frame_len.is_multiple_of(ALIGNMENT)
+            && position.checked_add(header.frame_len).is_some();
+        (fits && kind <= 1).then_some(HeaderRead::Valid(header))
+    }
+}
+
+/// A chunk as a frame describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ChunkMeta {
+    pub partition: u32,
+    pub count: u32,
+    pub base_offset: u64,
+    pub schema: u64,
+    pub payload_len: u32,
+    pub payload_crc: u32,
+    pub event_time_max_us: Option<i64>,
+    pub target: Option<Arc<str>>,
+    /// Where the payload lies in the segment; follows from the lengths.
+    pub payload_position: u64,
+}
+
+impl ChunkMeta {
+    pub fn end_offset(&self) -> u64 {
+        self.base_offset + u64::from(self.count)
+    }
+}
+
+/// What an append, or a snapshot, says about a producer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ProducerUpdate {
+    pub id: Arc<str>,
+    pub sequence: Option<u64>,
+    pub cursor: CursorDelta,
+}
+
+/// The variable part of a frame, being written.
+#[derive(Debug, Default)]
+pub(super) struct Meta {
+    pub bytes: Vec<u8>,
+    items: u32,
+    producers: u32,
+    partitions: u32,
+}
+
+impl Meta {
+    pub fn new(partitions: u32) -> Self {
+        Self { partitions, ..Self::default() }
+    }
+
+    /// Adds a chunk. All chunks come before the first producer.
+    pub fn chunk(&mut self, chunk: &ChunkMeta) {
+        self.items += 1;
+        self.u32(chunk.partition);
+        self.u32(chunk.count);
+        self.u64(chunk.base_offset);
+        self.u64(chunk.schema);
+        self.u32(chunk.payload_len);
+        self.u32(chunk.payload_crc);
+        let event_time = if chunk.event_time_max_us.is_some() { HAS_EVENT_TIME } else { 0 };
+        let target = if chunk.target.is_some() { HAS_TARGET } else { 0 };
+        self.bytes.push(event_time | target);
+        if let Some(time) = chunk.event_time_max_us {
+            self.u64(time as u64);
+        }
+        if let Some(target) = &chunk.target {
+            self.text16(target);
+        }
+    }
+
+    /// Adds a partition of a snapshot.
+    pub fn partition(&mut self, partition: u32, next_offset: u64) {
+        self.items += 1;
+        self.u32(partition);
+        self.u64(next_offset);
+    }
+
+    /// Adds what an append changes about its producer.
+    pub fn producer_update(&mut self, append: &Append) {
+        self.producer_head(&append.producer, append.sequence, append.cursor.len());
+        for (key, value) in &append.cursor {
+            self.cursor_entry(key, value.as_ref());
+        }
+    }
+
+    /// Adds all that is known about a producer.
+    pub fn producer_snapshot(&mut self, id: &str, state: &ProducerState) {
+        self.producer_head(id, state.sequence, state.cursor.len());
+        for (key, value) in &state.cursor {
+            self.cursor_entry(key, Some(value));
+        }
+    }
+
+    fn producer_head(&mut self, id: &str, sequence: Option<u64>, entries: usize) {
+        self.producers += 1;
+        self.text16(id);
+        self.bytes.push(if sequence.is_some() { HAS_SEQUENCE } else { 0 });
+        if let Some(sequence) = sequence {
+            self.u64(sequence);
+        }
+        self.u32(entries as u32);
+    }
+
+    fn cursor_entry(&mut self, key: &str, value: Option<&Bytes>) {
+        self.u32(key.len() as u32);
+        self.bytes.extend_from_slice(key.as_bytes());
+        self.bytes.push(u8::from(value.is_some()));
+        if let Some(value) = value {
+            self.u32(value.len() as u32);
+            self.bytes.extend_from_slice(value);
+        }
+    }
+
+    fn text16(&mut self, text: &str) {
+        self.bytes.extend_from_slice(&(text.len() as u16).to_le_bytes());
+        self.bytes.extend_from_slice(text.as_bytes());
+    }
+
+    fn u32(&mut self, value: u32) {
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn u64(&mut self, value: u64) {
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+    }
+}
+
+/// The chunks of a data frame; `None` where the bytes are not what the header says.
+pub(super) fn chunks(header: &Header, meta: &[u8]) -> Option<Vec<ChunkMeta>> {
+    read_chunks(header, &mut Fields(meta))
+}
+
+/// A whole meta.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Content {
+    pub chunks: Vec<ChunkMeta>,
+    /// Partition and next offset; of a snapshot.
+    pub partitions: Vec<(u32, u64)>,
+    pub producers: Vec<ProducerUpdate>,
+}
+
+/// Everything in the meta of a frame; `None` where the bytes are not what the header says.
+pub(super) fn content(header: &Header, meta: &[u8]) -> Option<Content> {
+    let mut fields = Fields(meta);
+    let mut content = Content { chunks: Vec::new(), partitions: Vec::new(), producers: Vec::new() };
+    match header.kind {
+        FrameKind::Data => content.chunks = read_chunks(header, &mut fields)?,
+        FrameKind::Snapshot => {
+            for _ in 0..header.items {
+                content.partitions.push((fields.u32()?, fields.u64()?));
+            }
+        }
+    }
+    for _ in 0..header.producers {
+        content.producers.push(read_producer(&mut fields)?);
+    }
+    fields.0.is_empty().then_some(content)
+}
+
+fn read_chunks(header: &Header, fields: &mut Fields<'_>) -> Option<Vec<ChunkMeta>> {
+    let mut chunks = Vec::with_capacity((header.items as usize).min(fields.0.len() / 33));
+    let mut payload_position = header.payload_start();
+    for _ in 0..header.items {
+        let mut chunk = ChunkMeta {
+            partition: fields.u32()?,
+            count: fields.u32()?,
+            base_offset: fields.u64()?,
+            schema: fields.u64()?,
+            payload_len: fields.u32()?,
+            payload_crc: fields.u32()?,
+            event_time_max_us: None,
+            target: None,
+            payload_position,
+        };
+        let flags = fields.u8()?;
+        if flags & HAS_EVENT_TIME != 0 {
+            chunk.event_time_max_us = Some(fields.u64()? as i64);
+        }
+        if flags & HAS_TARGET != 0 {
+            let len = fields.u16()?;
+            chunk.target = Some(fields.text(usize::from(len))?.into());
+        }
+        payload_position += u64::from(chunk.payload_len);
+        chunk.base_offset.checked_add(u64::from(chunk.count))?;
+        chunks.push(chunk);
+    }
+    (payload_position <= header.end()).then_some(chunks)
+}
+
+fn read_producer(fields: &mut Fields<'_>) -> Option<ProducerUpdate> {
+    let id_len = fields.u16()?;
+    let id = fields.text(usize::from(id_len))?.into();
+    let sequence = if fields.u8()? & HAS_SEQUENCE != 0 { Some(fields.u64()?) } else { None };
+    let entries = fields.u32()?;
+    let mut cursor = CursorDelta::new();
+    for _ in 0..entries {
+        let key_len = fields.u32()?;
+        let key = fields.text(key_len as usize)?.to_owned();
+        let value = if fields.u8()? == 0 {
+            None
+        } else {
+            let value_len = fields.u32()?;
+            Some(Bytes::copy_from_slice(fields.take(value_len as usize)?))
+        };
+        cursor.push((key, value));
+    }
+    Some(ProducerUpdate { id, sequence, cursor })
+}
+
+/// Applies changes to a cursor.
+pub(super) fn apply_cursor(cursor: &mut Cursor, delta: CursorDelta) {
+    for (key, value) in delta {
+        match value {
+            Some(value) => cursor.insert(key, value),
+            None => cursor.remove(&key),
+        };
+    }
+}
+
+/// Little-endian fields, taken from the front.
+pub(super) struct Fields<'a>(pub &'a [u8]);
+
+impl<'a> Fields<'a> {
+    pub fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (front, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(front)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    pub fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    pub fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn text(&mut self, len: usize) -> Option<&'a str> {
+        std::str::from_utf8(self.take(len)?).ok()
+    }
+}

@@ -1,0 +1,248 @@
+//! Keyed state of one partition of one stage: an ordered map from bytes to bytes, changed by atomic, durable commits.
+//!
+//! The engine is SlateDB over an object store; this module is the only one that names it. One [`State`] is one path.
+//! Opening a path takes it over: a writer that had it open is fenced, and its next commit fails. What was not committed
+//! is never seen by a read, here or elsewhere.
+//!
+//! Limits: keys of 1 to 65,535 bytes, values up to 4 GiB − 1. Memory: about four times `memtable_bytes`, plus
+//! `cache_bytes`.
+
+mod cache;
+mod failure;
+mod local;
+mod reader;
+mod settings;
+
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use millstream_core::{Error, Result, ResultExt};
+use object_store::ObjectStore;
+use slatedb::config::{DurabilityLevel, ReadOptions, ScanOptions};
+use slatedb::{Db, DbIterator, WriteBatch};
+
+pub use local::local_store;
+pub use reader::{StateReader, StateView};
+pub use settings::StateOptions;
+
+use failure::translate;
+
+/// Key of the format marker. Tables and tasks use keys that begin with a letter; this one sorts in front of them.
+const FORMAT_KEY: &[u8] = b"\0format";
+const FORMAT: u8 = 1;
+/// Longest key, in bytes.
+pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
+/// How many reads [`State::get_many`] has in flight.
+const READS_IN_FLIGHT: usize = 32;
+/// A commit that has not become durable by then never will: its retries are long over.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
+/// What a scan reads at a time, per table of the engine.
+const SCAN_READ_AHEAD_BYTES: usize = 256 << 10;
+
+/// The state of one partition of one stage. Clones are handles to the same state.
+#[derive(Clone)]
+pub struct State {
+    db: Db,
+    path: Arc<str>,
+}
+
+impl State {
+    /// Opens the state at `path` of `store`, creates it where there is none, and fences whoever has it open.
+    ///
+    /// # Errors
+    /// `Environment` where the store can't be used or the state was written by a newer version; `Corruption` where
+    /// stored data does not read back.
+    pub async fn open(store: Arc<dyn ObjectStore>, path: &str, options: &StateOptions) -> Result<Self> {
+        let builder = Db::builder(path, store)
+            .with_settings(options.engine())
+            .with_db_cache(Arc::new(cache::BlockCache::new(options.cache_bytes)), 0);
+        // Boxed: the engine's futures are large, and callers hold many of ours.
+        let opened = Box::pin(builder.build()).await;
+        let db = opened.map_err(translate).doing(|| format!("open state {path}"))?;
+        let state = Self { db, path: path.into() };
+        match state.get(FORMAT_KEY).await? {
+            Some(format) => check_format(&format).doing(|| format!("open state {path}"))?,
+            None => {
+                let mut writes = Writes::new();
+                writes.put(FORMAT_KEY, vec![FORMAT]);
+                state.commit(writes).await?;
+            }
+        }
+        Ok(state)
+    }
+
+    /// The committed value of `key`.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        let got = Box::pin(self.db.get_with_options(key, &read_options())).await;
+        got.map_err(translate).doing(|| format!("read state {}", self.path))
+    }
+
+    /// The committed values of `keys`, in their order; the reads run side by side, a bounded number at a time.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub async fn get_many(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>> {
+        stream::iter(keys.to_vec())
+            .map(|key| async move { self.get(&key).await })
+            .buffered(READS_IN_FLIGHT)
+            .try_collect()
+            .await
+    }
+
+    /// The committed entries with keys in `range`, in key order, as they are now: later commits do not show.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub async fn scan(&self, range: impl RangeBounds<Bytes>) -> Result<StateScan> {
+        let (range, options) = (bounds(&range), scan_options());
+        let iter = Box::pin(self.db.scan_with_options(range, &options)).await;
+        let iter = iter.map_err(translate).doing(|| format!("scan state {}", self.path))?;
+        Ok(StateScan { iter, path: self.path.clone() })
+    }
+
+    /// Applies all writes in one step. They are durable when this returns; a crash before that leaves all or none.
+    ///
+    /// # Errors
+    /// `Environment` where the disk is full or read-only, or another process has taken the state over: this handle is
+    /// then of no further use. Whether the writes will be seen after the next open is unknown.
+    pub async fn commit(&self, writes: Writes) -> Result<()> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        let commit = async {
+            self.db.write(writes.batch).await?;
+            // The engine would wait for its flush interval to pass; we ask for the write-ahead log now.
+            self.db.flush().await
+        };
+        match tokio::time::timeout(COMMIT_TIMEOUT, Box::pin(commit)).await {
+            Ok(done) => done.map_err(translate),
+            Err(_) => Err(Error::environment(format!(
+                "writes did not become durable within {} s: check the disk or the object store",
+                COMMIT_TIMEOUT.as_secs()
+            ))),
+        }
+        .doing(|| format!("commit to state {}", self.path))
+    }
+
+    /// Writes out what is only in the write-ahead log, so that the next open is fast, and stops the background work.
+    /// Nothing is lost without it.
+    ///
+    /// # Errors
+    /// As for [`Self::commit`].
+    pub async fn close(&self) -> Result<()> {
+        let closed = Box::pin(self.db.close()).await;
+        closed.map_err(translate).doing(|| format!("close state {}", self.path))
+    }
+
+    /// Where the state lives in its store.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// Writes that are committed together. The last write to a key wins.
+#[derive(Debug, Default)]
+pub struct Writes {
+    batch: WriteBatch,
+    len: usize,
+    bytes: usize,
+}
+
+impl Writes {
+    /// No writes.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets `key` to `value`. The key is 1 to [`KEY_BYTES_MAX`] bytes long.
+    pub fn put(&mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) {
+        let (key, value) = (key.into(), value.into());
+        self.len += 1;
+        self.bytes += key.len() + value.len();
+        self.batch.put_bytes(key, value);
+    }
+
+    /// Removes `key`.
+    pub fn delete(&mut self, key: impl Into<Bytes>) {
+        let key = key.into();
+        self.len += 1;
+        self.bytes += key.len();
+        self.batch.delete(key);
+    }
+
+    /// Number of calls of [`Self::put`] and [`Self::delete`].
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True where there is nothing to commit.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes of all keys and values.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// Entries in key order.
+pub struct StateScan {
+    iter: DbIterator,
+    path: Arc<str>,
+}
+
+impl StateScan {
+    /// The next entry; `None` behind the last.
+    ///
+    /// # Errors
+    /// As for [`State::open`].
+    pub async fn next(&mut self) -> Result<Option<(Bytes, Bytes)>> {
+        let next = self.iter.next().await.map_err(translate).doing(|| format!("scan state {}", self.path))?;
+        Ok(next.map(|entry| (entry.key, entry.value)))
+    }
+}
+
+impl std::fmt::Debug for StateScan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StateScan").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+fn check_format(marker: &[u8]) -> Result<()> {
+    match marker {
+        [FORMAT] => Ok(()),
+        [newer] if *newer > FORMAT => Err(Error::environment(format!(
+            "written by a newer Millstream (state format {newer}, this one reads up to {FORMAT}): use that version"
+        ))),
+        _ => Err(Error::corruption("the format marker does not read back")),
+    }
+}
+
+/// Reads see only what is durable: what a crash could still take back is not visible.
+fn read_options() -> ReadOptions {
+    ReadOptions::new().with_durability_filter(DurabilityLevel::Remote)
+}
+
+fn scan_options() -> ScanOptions {
+    ScanOptions::new().with_durability_filter(DurabilityLevel::Remote).with_read_ahead_bytes(SCAN_READ_AHEAD_BYTES)
+}
+
+fn bounds(range: &impl RangeBounds<Bytes>) -> (Bound<Bytes>, Bound<Bytes>) {
+    (range.start_bound().cloned(), range.end_bound().cloned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! How the engine is set: small, so that one process can hold many states.
+
+use std::time::Duration;
+
+use slatedb::config::{
+    CompactionWorkerOptions, CompactorOptions, CompressionCodec, GarbageCollectorDirectoryOptions,
+    GarbageCollectorOptions, ObjectStoreCacheOptions, Settings,
+};
+
+/// Waits of 0.1, 0.2, 0.4, 0.8 and 1 s, each with up to as much again at random, then the error comes out.
+const STORE_RETRIES_MAX: u32 = 5;
+/// Tables of the engine that have not been merged yet. Writers wait at this number.
+const L0_TABLES_MAX: usize = 16;
+
+/// Sizes of one state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateOptions {
+    /// Committed entries are kept in memory up to this size, then written out as a sorted table. A table of this size
+    /// may be waiting for the disk while the next one fills.
+    pub memtable_bytes: usize,
+    /// Blocks, indexes and filters of sorted tables kept in memory.
+    pub cache_bytes: usize,
+    /// How often merging looks for work. Each look lists a folder of the store.
+    pub compaction_interval: Duration,
+    /// How long files that are no longer needed stay, for readers in other processes.
+    pub garbage_min_age: Duration,
+}
+
+impl Default for StateOptions {
+    fn default() -> Self {
+        Self {
+            memtable_bytes: 8 << 20,
+            cache_bytes: 4 << 20,
+            compaction_interval: Duration::from_millis(500),
+            garbage_min_age: Duration::from_secs(60),
+        }
+    }
+}
+
+impl StateOptions {
+    pub(super) fn engine(&self) -> Settings {
+        Settings {
+            // Each commit asks for its flush; no timer.
+            flush_interval: None,
+            manifest_poll_interval: Duration::from_secs(1),
+            manifest_update_timeout: Duration::from_secs(30),
+            l0_sst_size_bytes: self.memtable_bytes,
+            max_unflushed_bytes: self.memtable_bytes * 3,
+            l0_max_ssts: L0_TABLES_MAX,
+            l0_max_ssts_per_key: L0_TABLES_MAX,
+            l0_flush_parallelism: 1,
+            compression_codec: Some(CompressionCodec::Lz4),
+            // Our own cache holds blocks; a second copy on the same disk helps nobody.
+            object_store_cache_options: ObjectStoreCacheOptions { root_folder: None, ..Default::default() },
+            compactor_options: Some(self.compactor()),
+            garbage_collector_options: Some(self.garbage_collector()),
+            object_store_max_retries: Some(STORE_RETRIES_MAX),
+            ..Settings::default()
+        }
+    }
+
+    fn compactor(&self) -> CompactorOptions {
+        CompactorOptions {
+            poll_interval: self.compaction_interval,
+            commit_compacted_interval: self.compaction_interval,
+            manifest_update_timeout: Duration::from_secs(30),
+            max_concurrent_compactions: 1,
+            object_store_max_retries: Some(STORE_RETRIES_MAX),
+            worker: Some(CompactionWorkerOptions {
+                max_concurrent_compactions: 1,
+                compactions_poll_interval: self.compaction_interval,
+                max_sst_size: 64 << 20,
+                max_fetch_tasks: 1,
+                bytes_to_fetch: 512 << 10,
+                max_subcompactions: 1,
+                compression_codec: Some(CompressionCodec::Lz4),
+                object_store_max_retries: Some(STORE_RETRIES_MAX),
+                ..CompactionWorkerOptions::default()
+            }),
+            ..CompactorOptions::default()
+        }
+    }
+
+    fn garbage_collector(&self) -> GarbageCollectorOptions {
+        let every = |seconds| {
+            Some(GarbageCollectorDirectoryOptions {
+                interval: Some(Duration::from_secs(seconds)),
+                min_age: self.garbage_min_age,
+                ..GarbageCollectorDirectoryOptions::default()
+            })
+        };
+        GarbageCollectorOptions {
+            manifest_options: every(30),
+            wal_options: every(10),
+            compacted_options: every(30),
+            compactions_options: every(30),
+            object_store_max_retries: Some(STORE_RETRIES_MAX),
+            ..GarbageCollectorOptions::default()
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The data folder when it is in use, read-only, full, newer or damaged: a clear error, and nothing is lost.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rand::{Rng, SeedableRng};
+use serde_json::{Value, json};
+
+use crate::support::Place;
+
+const PIPELINE: &str = "
+pipeline: kept
+sources:
+  wire: { type: file, path: ./in.jsonl, schema: { id: string, text: string }, key: [id] }
+tables:
+  items: { from: wire, key: [id] }
+";
+const RUN: [&str; 7] = ["run", "pipeline.yaml", "--data-dir", "data", "--listen", "127.0.0.1:0", "--exit-when-idle"];
+
+/// Appends records to the input.
+fn grow(place: &Place, from: usize, records: usize, text_bytes: usize) {
+    use std::io::Write;
+    let mut file = std::fs::File::options().create(true).append(true).open(place.path("in.jsonl")).unwrap();
+    // Text that does not compress to nothing.
+    let mut rng = rand::rngs::StdRng::seed_from_u64(from as u64);
+    for n in from..from + records {
+        let text: String = (&mut rng).sample_iter(rand::distr::Alphanumeric).take(text_bytes).map(char::from).collect();
+        writeln!(file, "{}", json!({ "id": format!("r{n}"), "text": text })).unwrap();
+    }
+}
+
+fn count(place: &Place) -> u64 {
+    place.query("SELECT count(*) AS n, count(DISTINCT id) AS ids FROM items")[0]["n"].as_u64().unwrap()
+}
+
+/// A file system in memory over a folder, unmounted at the end.
+struct Mount(PathBuf);
+
+impl Mount {
+    /// None, with a word about it, where this process may not mount.
+    fn tmpfs(folder: &Path, size: &str) -> Option<Self> {
+        std::fs::create_dir_all(folder).unwrap();
+        let mounted = mount(&["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs", &folder.display().to_string()]);
+        if !mounted {
+            eprintln!("skipped: this process may not mount a file system");
+        }
+        mounted.then(|| Self(folder.to_owned()))
+    }
+
+    fn remount(&self, options: &str) {
+        assert!(mount(&["-o", &format!("remount,{options}"), &self.0.display().to_string()]));
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+fn mount(args: &[&str]) -> bool {
+    Command::new("mount").args(args).output().is_ok_and(|output| output.status.success())
+}
+
+#[test]
+fn a_second_process_on_the_same_folder_is_turned_away_and_readers_are_not() {
+    let place = Place::new(PIPELINE);
+    grow(&place, 0, 10, 20);
+    place.run();
+    let mut server = place.start(&[]);
+    server.url();
+    for args in [
+        &RUN[..],
+        &["replay", "pipeline.yaml", "--data-dir", "data"],
+        &["dlq", "redrive", "--all", "--pipeline", "pipeline.yaml", "--data-dir", "data"],
+    ] {
+        let said = place.fails(1, args);
+        assert!(
+            said.contains("another Millstream process is using it") && said.contains("--data-dir"),
+            "{args:?}: {said}"
+        );
+    }
+    assert_eq!(count(&place), 10, "a query reads beside it");
+    assert_eq!(place.tap("wire").len(), 10);
+    assert!(server.kill(), "the first one was not disturbed");
+    // A lock dies with its process.
+    place.run();
+}
+
+#[test]
+fn a_folder_of_a_newer_version_is_left_as_it_is() {
+    let place = Place::new(PIPELINE);
+    grow(&place, 0, 10, 20);
+    place.run();
+    let newer = r#"{"format": 99, "something": ["new"]}"#;
+    place.write("data/millstream.json", newer);
+    for args in [
+        &RUN[..],
+        &["query", "SELECT 1 AS one", "--data-dir", "data"],
+        &["tap", "wire", "--data-dir", "data"],
+        &["dlq", "list", "--data-dir", "data"],
+    ] {
+        let said = place.fails(1, args);
+        assert!(said.contains("newer version"), "{args:?}: {said}");
+    }
+    assert_eq!(std::fs::read_to_string(place.path("data/millstream.json")).unwrap(), newer);
+    let other = Place::new(&PIPELINE.replace("pipeline: kept", "pipeline: other"));
+    let said = place.output(&[]);
+    assert_eq!(said.status.code(), Some(2));
+    other.write("in.jsonl", "");
+    other.run();
+    other.write("pipeline.yaml", PIPELINE);
+    let said = other.fails(2, &RUN);
+    assert!(said.contains("belongs to the pipeline `other`"), "{said}");
+}
+
+#[test]
+fn a_read_only_folder_is_a_clear_error() {
+    let place = Place::new(PIPELINE);
+    grow(&place, 0, 10, 20);
+    let Some(disk) = Mount::tmpfs(&place.path("data"), "64m") else { return };
+    disk.remount("ro");
+    let said = place.fails(1, &RUN);
+    assert!(said.contains("data") && said.to_lowercase().contains("read-only"), "{said}");
+    disk.remount("rw");
+    place.run();
+    disk.remount("ro");
+    assert_eq!(count(&place), 10, "what is there can be read");
+    let said = place.fails(1, &RUN);
+    assert!(said.to_lowercase().contains("read-only"), "{said}");
+}
+
+#[test]
+fn a_full_disk_stops_the_run_with_a_clear_error_and_nothing_is_lost() {
+    let place = Place::new(PIPELINE);
+    let Some(disk) = Mount::tmpfs(&place.path("data"), "6m") else { return };
+    let records = 12_000;
+    grow(&place, 0, records, 2_000);
+    let mut server = place.start(&["--exit-when-idle"]);
+    let status = server.wait();
+    let log = server.log();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("No space left on device"), "{log}");
+    // Again, with the disk still full: as clear, and no worse.
+    let said = place.fails(1, &RUN);
+    assert!(said.contains("No space left on device"), "{said}");
+    disk.remount("size=512m");
+    place.run();
+    assert_eq!(count(&place), records as u64);
+    assert_eq!(place.tap("wire").len(), records);
+    assert_eq!(place.tap("items.changes").len(), records, "and nothing is doubled");
+}
+
+#[test]
+fn a_flipped_byte_in_the_log_is_named_with_its_file_and_place() {
+    let place = Place::new(PIPELINE);
+    for turn in 0..5 {
+        grow(&place, turn * 20, 20, 200);
+        place.run();
+    }
+    for stream in ["wire", "items.changes"] {
+        let segment = place.path(&format!("data/log/{stream}/00000000000000000000.seg"));
+        let whole = std::fs::read(&segment).unwrap();
+        // Well inside: the end may be a torn write, which is cut off.
+        let mut damaged = whole.clone();
+        damaged[whole.len() / 2] ^= 0x10;
+        std::fs::write(&segment, &damaged).unwrap();
+        let said = place.fails(1, &RUN);
+        assert!(said.contains("00000000000000000000.seg") && said.contains("byte"), "{stream}: {said}");
+        assert_eq!(std::fs::read(&segment).unwrap(), damaged, "nothing was cut off");
+        let tapped = place.output(&["tap", stream, "--data-dir", "data"]);
+        assert_eq!(tapped.status.code(), Some(1), "{stream}: {}", String::from_utf8_lossy(&tapped.stderr));
+        std::fs::write(&segment, &whole).unwrap();
+    }
+    place.run();
+    assert_eq!(count(&place), 100);
+}
+
+#[test]
+fn a_flipped_byte_in_the_state_never_gives_a_wrong_row() {
+    let place = Place::new(PIPELINE);
+    grow(&place, 0, 2_000, 100);
+    place.run();
+    let whole: Vec<Value> = place.query("SELECT * FROM items ORDER BY id");
+    let mut files = Vec::new();
+    tables_below(&place.path("data/state"), &mut files);
+    assert!(!files.is_empty());
+    for file in files {
+        let bytes = std::fs::read(&file).unwrap();
+        let mut damaged = bytes.clone();
+        damaged[bytes.len() / 2] ^= 0x10;
+        std::fs::write(&file, &damaged).unwrap();
+        let query =
+            place.output(&["query", "SELECT * FROM items ORDER BY id", "--data-dir", "data", "--format", "json"]);
+        if query.status.success() {
+            let rows = crate::support::json_lines(&String::from_utf8(query.stdout).unwrap());
+            assert!(rows == whole, "{}: {} rows where {} were", file.display(), rows.len(), whole.len());
+        } else {
+            eprintln!("{}: {}", file.display(), String::from_utf8_lossy(&query.stderr));
+        }
+        std::fs::write(&file, bytes).unwrap();
+    }
+    assert!(place.query("SELECT * FROM items ORDER BY id") == whole);
+}
+
+/// All tables of the state below a folder.
+fn tables_below(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            tables_below(&path, files);
+        } else if path.extension().is_some_and(|e| e == "sst") && path.metadata().unwrap().len() > 0 {
+            files.push(path);
+        }
+    }
+}

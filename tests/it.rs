@@ -1,0 +1,16 @@
+//! Whole-pipeline tests: every one of them runs the real `millstream` binary on a folder of its own.
+//!
+//! `golden` runs the cases of `tests/cases` (`UPDATE_GOLDEN=1` writes their expected output again), `crash` kills the
+//! process at random moments, the others go through commands, the server, bad input and the data folder.
+
+// A test that can't go on says where: that is what `unwrap` does.
+#![allow(clippy::unwrap_used)]
+
+mod api;
+mod bad_input;
+mod commands;
+mod crash;
+mod data_dir;
+mod examples;
+mod golden;
+mod support;
