@@ -14,6 +14,7 @@ pub mod model;
 pub mod output;
 pub mod queue;
 pub mod remote;
+pub mod transformer;
 
 pub use config::{BatchConfig, ModelConfig, Protocol};
 pub use eval::{EvalReport, EvalRow, evaluate};
