@@ -16,8 +16,12 @@ pub mod queue;
 pub mod remote;
 pub mod transformer;
 
-pub use config::{BatchConfig, ModelConfig, Protocol};
+pub use config::{BatchConfig, ModelConfig};
 pub use eval::{EvalReport, EvalRow, evaluate};
 pub use model::{Model, ModelInfo, Prediction, Task};
-pub use output::{output_column, output_type};
+pub use output::{output_column, output_column_from, output_type};
 pub use queue::{Histogram, ModelHandle, ModelStats};
+pub use remote::breaker::BreakerState;
+pub use remote::fallback::{Fallback, FallbackConfig};
+pub use remote::gate::EndpointStats;
+pub use remote::protocol::Protocol;

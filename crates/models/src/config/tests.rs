@@ -1,8 +1,10 @@
 //! What may be written under `models:`.
 
 use serde_json::json;
+use url::Url;
 
 use super::*;
+use crate::Protocol;
 
 fn read(value: serde_json::Value) -> ModelConfig {
     serde_json::from_value(value).unwrap()
@@ -77,7 +79,8 @@ fn secrets_are_not_printed() {
 #[test]
 fn the_address_of_an_endpoint_follows_its_protocol() {
     let url = |source: &str, protocol, name| {
-        remote::shape::request_url(&Url::parse(source).unwrap(), protocol, name).unwrap().to_string()
+        let task = Task::TextClassification;
+        remote::protocol::request_url(&Url::parse(source).unwrap(), protocol, name, task).unwrap().to_string()
     };
     assert_eq!(url("http://h/a", Protocol::Json, None), "http://h/a");
     assert_eq!(url("http://h", Protocol::Sagemaker, None), "http://h/invocations");

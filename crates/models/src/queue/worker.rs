@@ -78,6 +78,7 @@ pub(crate) fn spawn_remote(
     let runtime = tokio::runtime::Handle::try_current()
         .map_err(|e| Error::bug("an endpoint's model was loaded outside a runtime").caused_by(e))?;
     let queue = Arc::new(Queue::new(info, batch, 1));
+    queue.stats.watch(remote.gate().clone());
     runtime.spawn(drive(queue.clone(), concurrency, Arc::new(remote)));
     Ok(ModelHandle::of(queue))
 }
@@ -88,15 +89,27 @@ async fn drive(queue: Arc<Queue>, concurrency: usize, remote: Arc<Remote>) {
     loop {
         while under_way.try_join_next().is_some() {}
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        // Before a batch is taken: until the endpoint may be asked, texts gather, and those of callers that give up leave.
+        let turn = tokio::select! {
+            turn = remote.gate().turn() => turn,
+            () = closed(&queue) => break,
+        };
         let Some(batch) = next_batch(&queue).await else { break };
         let remote = remote.clone();
         under_way.spawn(async move {
-            let answers = remote.predict(&batch.texts()).await;
+            let answers = remote.predict(&batch.texts(), turn).await;
             batch.answer(answers);
             drop(slot);
         });
     }
     // Dropping the set ends what nobody waits for any more.
+}
+
+/// Resolves when the last handle is gone. A wake-up that it takes is no loss: whoever wants a batch looks before waiting.
+async fn closed(queue: &Queue) {
+    while !queue.state.lock().closed {
+        queue.notify.notified().await;
+    }
 }
 
 async fn next_batch(queue: &Arc<Queue>) -> Option<Batch> {
