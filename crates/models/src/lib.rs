@@ -22,6 +22,7 @@ pub use model::{Model, ModelInfo, Prediction, Task};
 pub use output::{output_column, output_column_from, output_type};
 pub use queue::{Histogram, ModelHandle, ModelStats};
 pub use remote::breaker::BreakerState;
-pub use remote::fallback::{Fallback, FallbackConfig};
+pub use remote::fallback::{Fallback, FallbackConfig, check as check_fallback};
 pub use remote::gate::EndpointStats;
 pub use remote::protocol::Protocol;
+pub use remote::rate::Rate;

@@ -249,7 +249,8 @@ impl EndpointConfig {
         if let Some(url) = &self.endpoint_url {
             let wrong = |why: &str| Error::config(format!("`endpoint_url` is `{}`: {why}", redact_url(url)));
             let parsed = Url::parse(url).map_err(|e| wrong(&e.to_string()))?;
-            if !matches!(parsed.scheme(), "http" | "https") || parsed.query().is_some() {
+            let is_plain = parsed.query().is_none() && parsed.username().is_empty() && parsed.password().is_none();
+            if !matches!(parsed.scheme(), "http" | "https") || !is_plain {
                 return Err(wrong("write http:// or https:// and a host"));
             }
             target.endpoint_url = Some(parsed);

@@ -49,37 +49,29 @@ impl Gate {
         }
     }
 
-    /// Waits until a request may be sent, for a caller that has none yet. While the breaker is open there is no waiting
-    /// and no turn: whoever comes now is to be refused at once.
-    pub(crate) async fn turn(&self) -> Option<Turn> {
+    /// Waits until a request may be sent; `had` is a turn that was not used. While the breaker is open there is no waiting:
+    /// whoever comes now is to be refused at once.
+    pub(crate) async fn turn(&self, had: Option<Turn>) -> Option<Turn> {
         if self.breaker.refuses() {
-            return None;
+            return had;
         }
-        self.quiet().await;
-        if let Some(pacer) = &self.pacer {
+        if had.is_none()
+            && let Some(pacer) = &self.pacer
+        {
+            self.quiet().await;
             tokio::time::sleep_until(pacer.reserve()).await;
         }
+        self.quiet().await;
         Some(Turn(()))
     }
 
     /// Leave to send one request now. `turn` is the one that was waited for, if any.
-    pub(crate) async fn enter(&self, mut turn: Option<Turn>) -> Result<Leave<'_>, Refused> {
-        loop {
-            if self.breaker.refuses() {
-                return self.breaker.ask();
-            }
-            if turn.is_none() {
-                turn = self.turn().await;
-            }
-            // Since the turn came, another request may have been told to wait.
-            if self.not_before.lock().is_some_and(|at| at > Instant::now()) {
-                self.quiet().await;
-                continue;
-            }
-            let leave = self.breaker.ask()?;
-            self.requests.fetch_add(1, Ordering::Relaxed);
-            return Ok(leave);
-        }
+    pub(crate) async fn enter(&self, turn: Option<Turn>) -> Result<Leave<'_>, Refused> {
+        // Again even where the turn is there: since then, another request may have been told to wait.
+        self.turn(turn).await;
+        let leave = self.breaker.ask()?;
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        Ok(leave)
     }
 
     /// The endpoint does not want to be called for so long.
@@ -135,7 +127,7 @@ mod tests {
     async fn no_request_goes_out_before_the_endpoint_wants_it() {
         let gate = gate(None);
         let start = Instant::now();
-        let turn = gate.turn().await;
+        let turn = gate.turn(None).await;
         gate.pause(Duration::from_secs(7));
         gate.pause(Duration::from_secs(3));
         assert!(gate.enter(turn).await.is_ok());
@@ -147,7 +139,7 @@ mod tests {
         let gate = gate(Some("1/s"));
         let start = Instant::now();
         for second in 0..3 {
-            let turn = gate.turn().await;
+            let turn = gate.turn(None).await;
             gate.enter(turn).await.ok().unwrap().report(Fate::Answered, "");
             assert_eq!(start.elapsed().as_secs(), second);
         }
@@ -161,7 +153,7 @@ mod tests {
         gate.enter(None).await.ok().unwrap().report(Fate::Failed, "down");
         gate.pause(Duration::from_secs(3600));
         let start = Instant::now();
-        let turn = gate.turn().await;
+        let turn = gate.turn(None).await;
         assert_eq!(gate.enter(turn).await.err().unwrap().last_failure, "down");
         assert_eq!(start.elapsed(), Duration::ZERO);
         assert_eq!((gate.stats().breaker, gate.stats().requests), (BreakerState::Open, 1));

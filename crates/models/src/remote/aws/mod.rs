@@ -15,7 +15,7 @@
 #[cfg(feature = "aws")]
 pub(crate) mod credentials;
 #[cfg(feature = "aws")]
-mod metadata;
+pub(crate) mod metadata;
 #[cfg(feature = "aws")]
 pub(crate) mod sign;
 
@@ -93,7 +93,7 @@ impl Target {
     /// The address that requests are posted to.
     ///
     /// # Errors
-    /// `Config`: `endpoint_url` has no path, or the region is no name.
+    /// `Config`: `endpoint_url` can have no path, or the region is no name.
     pub(crate) fn url(&self, region: &str) -> Result<Url> {
         let mut url = match &self.endpoint_url {
             Some(url) => url.clone(),
@@ -103,15 +103,17 @@ impl Target {
                     .map_err(|e| Error::config(format!("`region` is `{region}`: {e}")))?
             }
         };
-        let mut path =
-            url.path_segments_mut().map_err(|()| Error::config("`endpoint_url` can't be the start of an address"))?;
-        path.pop_if_empty();
-        match self.service {
-            Service::Sagemaker => path.extend(["endpoints", &self.name, "invocations"]),
-            // A colon is written as %3A, as the SDKs write it; both sides of the signature agree on that.
-            Service::Lambda => path.extend(["2015-03-31", "functions"]).push(&self.name).push("invocations"),
+        if url.cannot_be_a_base() {
+            return Err(Error::config("`endpoint_url` can't be the start of an address"));
+        }
+        // Colons and dollars as the SDKs write them.
+        let name = self.name.replace(':', "%3A").replace('$', "%24");
+        let base = url.path().trim_end_matches('/');
+        let path = match self.service {
+            Service::Sagemaker => format!("{base}/endpoints/{name}/invocations"),
+            Service::Lambda => format!("{base}/2015-03-31/functions/{name}/invocations"),
         };
-        drop(path);
+        url.set_path(&path);
         Ok(url)
     }
 }

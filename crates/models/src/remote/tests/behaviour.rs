@@ -1,11 +1,16 @@
 //! What is the same for all protocols: errors, limits, and endpoints that are not well.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use futures::FutureExt;
 use millstream_core::ErrorKind;
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::BreakerState;
+use crate::remote::breaker::BreakerConfig;
+use crate::remote::rate::Rate;
 
 #[tokio::test]
 async fn an_overloaded_or_broken_endpoint_asks_for_a_retry() {
@@ -79,4 +84,123 @@ async fn no_more_than_the_set_number_of_batches_is_under_way() {
     assert_eq!(lengths, texts.iter().map(String::len).collect::<Vec<_>>());
     assert_eq!(server.asked.lock().len(), 50);
     assert_eq!(server.busiest.load(Ordering::SeqCst), 2);
+}
+
+/// Lets everything that is ready run, the network too: an exchange with another server.
+async fn settle() {
+    let other = serve(|_| (200, "", "[[0.5, 0.5]]".into())).await;
+    for _ in 0..3 {
+        classifier(&other.url, Protocol::Json).predict(vec!["x"]).await.unwrap();
+    }
+}
+
+/// Moves the clock of the timers, without waiting.
+async fn after(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+fn healthy(asked: &Asked) -> (u16, &'static str, String) {
+    (200, "", Value::from(items(&asked.body["inputs"])).to_string())
+}
+
+#[tokio::test]
+async fn an_endpoint_that_says_when_to_come_back_is_not_asked_before() {
+    let calls = AtomicUsize::new(0);
+    let server = serve(move |asked| match calls.fetch_add(1, Ordering::SeqCst) {
+        0 => (429, "retry-after: 3600\r\n", "busy".into()),
+        _ => healthy(asked),
+    })
+    .await;
+    let handle = classifier(&server.url, Protocol::Json);
+    assert!(handle.predict(vec!["first"]).await.unwrap_err().is_retry());
+    let mut gives_up = Box::pin(handle.predict(vec!["gives up"]));
+    assert!((&mut gives_up).now_or_never().is_none());
+    let waiting = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.predict(vec!["waits"]).await }
+    });
+    settle().await;
+    assert_eq!(server.asked.lock().len(), 1, "nothing is sent before the hour is over");
+    drop(gives_up);
+    after(Duration::from_secs(3601)).await;
+    assert_eq!(scores(waiting.await.unwrap().unwrap()).len(), 1);
+    assert_eq!(server.asked.lock()[1].body, json!({ "inputs": ["waits"] }), "who gave up is not asked for");
+    let stats = handle.stats().endpoint.unwrap();
+    assert_eq!((stats.requests, stats.throttled, stats.breaker), (2, 1, BreakerState::Closed));
+}
+
+#[tokio::test]
+async fn requests_are_sent_at_the_rate_that_is_set() {
+    let server = serve(healthy).await;
+    let mut config = model(&server.url, Protocol::Json, Task::TextClassification);
+    config.endpoint.rate = Some(Rate::parse("2/h").unwrap());
+    config.batch.max = 1;
+    let handle = config.load("tone").unwrap();
+    let call = tokio::spawn(async move { handle.predict(vec!["x", "xx", "xxx"]).await });
+    for sent in 1..=3 {
+        settle().await;
+        assert_eq!(server.asked.lock().len(), sent);
+        after(Duration::from_secs(1801)).await;
+    }
+    assert_eq!(scores(call.await.unwrap().unwrap()).len(), 3);
+}
+
+#[tokio::test]
+async fn the_breaker_opens_fails_fast_and_closes_when_the_endpoint_is_well_again() {
+    let is_well = Arc::new(AtomicBool::new(false));
+    let well = is_well.clone();
+    let server = serve(move |asked| match well.load(Ordering::SeqCst) {
+        true => healthy(asked),
+        false => (503, "", "down".into()),
+    })
+    .await;
+    let mut config = model(&server.url, Protocol::Json, Task::TextClassification);
+    config.endpoint.circuit_breaker =
+        Some(BreakerConfig { failures: 3, open_for: HumanDuration(Duration::from_secs(3600)) });
+    let handle = config.load("tone").unwrap();
+    for _ in 0..3 {
+        assert!(handle.predict(vec!["x"]).await.unwrap_err().is_retry());
+    }
+    for _ in 0..5 {
+        let error = handle.predict(vec!["x"]).await.unwrap_err();
+        assert!(error.is_retry() && error.to_string().contains("3 failed in a row"), "{error}");
+        assert!(error.to_string().contains("503") && error.to_string().contains("down"), "{error}");
+    }
+    assert_eq!((server.asked.lock().len(), handle.stats().endpoint.unwrap().breaker), (3, BreakerState::Open));
+
+    after(Duration::from_secs(3601)).await;
+    assert!(handle.predict(vec!["x"]).await.is_err(), "the probe finds it down still");
+    assert!(handle.predict(vec!["x"]).await.is_err());
+    assert_eq!((server.asked.lock().len(), handle.stats().endpoint.unwrap().breaker_opened), (4, 2));
+
+    is_well.store(true, Ordering::SeqCst);
+    after(Duration::from_secs(3601)).await;
+    assert_eq!(scores(handle.predict(vec!["x", "y"]).await.unwrap()).len(), 2);
+    assert_eq!(handle.stats().endpoint.unwrap().breaker, BreakerState::Closed);
+}
+
+#[tokio::test]
+async fn texts_that_are_refused_do_not_open_the_breaker() {
+    let server = serve(|_| (422, "", "too long".into())).await;
+    let mut config = model(&server.url, Protocol::Json, Task::TextClassification);
+    config.endpoint.circuit_breaker = Some(BreakerConfig { failures: 1, ..BreakerConfig::default() });
+    let handle = config.load("tone").unwrap();
+    let answers = handle.predict(vec!["a", "b", "c", "d"]).await.unwrap();
+    assert!(answers.iter().all(|answer| answer.as_ref().unwrap_err().message.contains("too long")));
+    assert_eq!(handle.stats().endpoint.unwrap().breaker, BreakerState::Closed);
+}
+
+#[tokio::test]
+async fn a_model_that_is_dropped_while_it_waits_leaves_no_worker_behind() {
+    let server = serve(|_| (429, "retry-after: 86400\r\n", String::new())).await;
+    let handle = classifier(&server.url, Protocol::Json);
+    assert!(handle.predict(vec!["x"]).await.is_err());
+    settle().await;
+    let before = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    drop(handle);
+    while tokio::runtime::Handle::current().metrics().num_alive_tasks() >= before {
+        tokio::task::yield_now().await;
+    }
 }

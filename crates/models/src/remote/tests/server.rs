@@ -12,6 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 #[derive(Debug, Clone)]
 pub struct Asked {
     pub head: String,
+    pub raw: String,
+    /// Null where it is no JSON.
     pub body: Value,
 }
 
@@ -55,6 +57,14 @@ pub async fn serve(reply: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> S
     server
 }
 
+impl Asked {
+    /// A header's value.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut headers = self.head.lines().skip(1).filter_map(|line| line.split_once(": "));
+        headers.find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+}
+
 async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<Asked> {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
@@ -65,5 +75,6 @@ async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<Asked> {
     let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
     let mut body = vec![0; length.unwrap_or(0)];
     stream.read_exact(&mut body).await.ok()?;
-    Some(Asked { head, body: serde_json::from_slice(&body).unwrap() })
+    let body_json = serde_json::from_slice(&body).unwrap_or_default();
+    Some(Asked { head, raw: String::from_utf8(body).unwrap(), body: body_json })
 }

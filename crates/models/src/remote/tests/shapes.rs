@@ -117,3 +117,25 @@ async fn an_answer_that_makes_no_sense_is_a_failure_that_says_why() {
         assert!(message.contains(expected), "{body}: {message}");
     }
 }
+
+#[tokio::test]
+async fn the_tensors_of_triton_have_their_own_names_and_shape() {
+    let server = serve(|asked| {
+        let good = goodness(&asked.body["inputs"][0]["data"][0]);
+        let other = json!({ "name": "LOGITS", "datatype": "FP32", "shape": [1, 2], "data": [-3.0, 3.0] });
+        let wanted = json!({ "name": "SCORES", "datatype": "FP32", "shape": [1, 2], "data": [1.0 - good, good] });
+        (200, "", json!({ "outputs": [other, wanted] }).to_string())
+    })
+    .await;
+    let mut config = model(&server.url, Protocol::Kserve, Task::TextClassification);
+    config.endpoint.tensors =
+        serde_json::from_value(json!({ "input": "TEXT", "output": "SCORES", "rank": 2 })).unwrap();
+    let handle = config.load("tone").unwrap();
+    assert_eq!(scores(handle.predict(vec!["x".repeat(16)]).await.unwrap()), [[0.75, 0.25]]);
+    let input = json!({ "name": "TEXT", "shape": [1, 1], "datatype": "BYTES", "data": ["x".repeat(16)] });
+    assert_eq!(server.asked.lock()[0].body, json!({ "inputs": [input], "outputs": [{ "name": "SCORES" }] }));
+
+    config.endpoint.tensors = serde_json::from_value(json!({ "output": "OTHER" })).unwrap();
+    let answers = config.load("tone").unwrap().predict(vec!["x"]).await.unwrap();
+    assert!(answers[0].as_ref().unwrap_err().message.contains("no output tensor `OTHER`"));
+}
