@@ -227,3 +227,27 @@ fn histograms(
 fn component(kind: &'static str, id: &Arc<str>) -> Component {
     Component { component_kind: kind, component_id: id.clone() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_shows_its_breaker_and_a_local_model_shows_none() {
+        let model = |endpoint| {
+            let empty = || millstream_models::Histogram { bounds: &[], counts: vec![0], sum: 0.0 };
+            ModelStats { batch_size: empty(), inference_seconds: empty(), failed: 0, queue_depth: 0, endpoint }
+        };
+        let open = EndpointStats { breaker: BreakerState::Open, breaker_opened: 3, requests: 7, throttled: 1 };
+        let text = Metrics::default().text(&[("tone".into(), model(Some(open))), ("linear".into(), model(None))]);
+        for line in [
+            "model_circuit_breaker_state{component_id=\"tone\"} 2",
+            "model_circuit_breaker_opened_total{component_id=\"tone\"} 3",
+            "model_requests_total{component_id=\"tone\"} 7",
+            "model_requests_throttled_total{component_id=\"tone\"} 1",
+        ] {
+            assert!(text.lines().any(|written| written == line), "{line}: {text}");
+        }
+        assert!(!text.contains("model_requests_total{component_id=\"linear\"}") && text.ends_with("# EOF\n"), "{text}");
+    }
+}

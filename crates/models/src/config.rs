@@ -122,7 +122,7 @@ impl ModelConfig {
             Ok((Backend::Remote(Box::new(endpoint)), info))
         } else {
             Err(Error::config(format!(
-                "unknown model source `{}`: write {}, or an endpoint: https://host/path, sagemaker://endpoint, lambda://function",
+                "unknown model source `{}`: write {}, or an endpoint such as https://host/path",
                 shown_source(&self.source),
                 BUILTINS.join(", ")
             )))

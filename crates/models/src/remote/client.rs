@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use millstream_core::units::redact_url;
 use millstream_core::{Clock, Error, Failure, FailureKind, Result, SystemClock};
-use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Request, Response, StatusCode, redirect};
 use url::Url;
 
@@ -97,7 +97,9 @@ impl Remote {
 
     #[cfg(all(test, feature = "aws"))]
     pub(crate) fn sign_with(&mut self, credentials: aws::credentials::CredentialSource) {
-        self.signer.as_mut().unwrap().credentials = credentials;
+        if let Some(signer) = &mut self.signer {
+            signer.credentials = credentials;
+        }
     }
 
     /// One answer per text, in order. `turn` is the one that was waited for at the gate, if any.
@@ -141,11 +143,12 @@ impl Remote {
     }
 
     async fn request(&self, texts: &[&str]) -> Result<Request> {
+        let mut headers = self.endpoint.headers.clone();
+        headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
         let mut request = self
             .client
             .post(self.url.clone())
-            .headers(self.endpoint.headers.clone())
-            .header(CONTENT_TYPE, "application/json")
+            .headers(headers)
             .body(self.endpoint.codec.encode(&self.info, &self.endpoint.extra_body, texts))
             .build()
             .map_err(|e| Error::bug(format!("can't make a request for {}", self.shown)).caused_by(e.without_url()))?;

@@ -24,9 +24,15 @@ const RENEW_BEFORE: Duration = Duration::from_secs(5 * 60);
 /// How long all of the places together may take.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The message of `aws-config` would not say so.
+const NOT_SERVED: &str = " (a profile with role_arn, SSO or credential_process is not served: export its credentials with \
+`aws configure export-credentials --format env`)";
+
 /// The environment, as a function from names to values; tests bring their own.
 #[derive(Clone)]
-pub(crate) struct Environment(Arc<dyn Fn(&str) -> Option<String> + Send + Sync>);
+pub(crate) struct Environment(Arc<Lookup>);
+
+type Lookup = dyn Fn(&str) -> Option<String> + Send + Sync;
 
 impl Environment {
     /// That of the process.
@@ -121,9 +127,10 @@ fn explained(error: CredentialsError) -> Error {
             "there are no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile (AWS_PROFILE), or run where a role is attached",
         ),
         CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_) => {
-            Error::retry("can't get AWS credentials").caused_by(chained(&error))
+            Error::retry(format!("can't get AWS credentials{NOT_SERVED}")).caused_by(chained(&error))
         }
-        _ => Error::environment("can't use the AWS credentials that are set up").caused_by(chained(&error)),
+        _ => Error::environment(format!("can't use the AWS credentials that are set up{NOT_SERVED}"))
+            .caused_by(chained(&error)),
     }
 }
 

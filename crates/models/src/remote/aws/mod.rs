@@ -45,6 +45,7 @@ pub(crate) struct Target {
     pub(crate) endpoint_url: Option<Url>,
 }
 
+#[cfg(feature = "aws")]
 impl Service {
     /// The name in a signature's scope.
     pub(crate) fn signing_name(self) -> &'static str {
@@ -94,6 +95,7 @@ impl Target {
     ///
     /// # Errors
     /// `Config`: `endpoint_url` can have no path, or the region is no name.
+    #[cfg(feature = "aws")]
     pub(crate) fn url(&self, region: &str) -> Result<Url> {
         let mut url = match &self.endpoint_url {
             Some(url) => url.clone(),
@@ -151,10 +153,12 @@ pub(crate) fn original_status(body: &str) -> Option<u16> {
 mod tests {
     use super::*;
 
+    #[cfg(feature = "aws")]
     fn url(source: &str, region: &str) -> String {
         Target::parse(source).unwrap().unwrap().url(region).unwrap().to_string()
     }
 
+    #[cfg(feature = "aws")]
     #[test]
     fn addresses_follow_the_api_and_the_region() {
         assert_eq!(

@@ -7,6 +7,7 @@ use futures::FutureExt;
 use millstream_core::ErrorKind;
 use tokio::net::TcpListener;
 
+use super::server::{BROKEN, HALF, NOTHING};
 use super::*;
 use crate::BreakerState;
 use crate::remote::breaker::BreakerConfig;
@@ -29,7 +30,7 @@ async fn an_overloaded_or_broken_endpoint_asks_for_a_retry() {
 
 #[tokio::test]
 async fn silence_and_a_closed_port_ask_for_a_retry() {
-    let server = serve(|_| (0, "", String::new())).await;
+    let server = serve(|_| (NOTHING, "", String::new())).await;
     let mut config = model(&server.url, Protocol::Json, Task::TextClassification);
     config.endpoint.timeout = Some(HumanDuration(Duration::from_millis(50)));
     let error = config.load("tone").unwrap().predict(vec!["x"]).await.unwrap_err();
@@ -202,5 +203,19 @@ async fn a_model_that_is_dropped_while_it_waits_leaves_no_worker_behind() {
     drop(handle);
     while tokio::runtime::Handle::current().metrics().num_alive_tasks() >= before {
         tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn half_an_answer_asks_for_a_retry_and_counts_as_a_failure() {
+    for (status, timeout_ms, expected) in [(HALF, 50, "no answer within"), (BROKEN, 20_000, "broke")] {
+        let server = serve(move |_| (status, "", String::new())).await;
+        let mut config = model(&server.url, Protocol::Json, Task::TextClassification);
+        config.endpoint.timeout = Some(HumanDuration(Duration::from_millis(timeout_ms)));
+        config.endpoint.circuit_breaker = Some(BreakerConfig { failures: 1, ..BreakerConfig::default() });
+        let handle = config.load("tone").unwrap();
+        let error = handle.predict(vec!["x"]).await.unwrap_err();
+        assert!(error.is_retry() && error.to_string().contains(expected), "{error}");
+        assert_eq!(handle.stats().endpoint.unwrap().breaker, BreakerState::Open);
     }
 }

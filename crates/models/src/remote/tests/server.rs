@@ -17,8 +17,16 @@ pub struct Asked {
     pub body: Value,
 }
 
-/// What it answers: status, further headers, body. A status of 0 is no answer at all.
+/// What it answers: status, further headers, body. A status of [`NOTHING`], [`HALF`] or [`BROKEN`] is no
+/// whole answer.
 pub type Reply = (u16, &'static str, String);
+
+/// No answer at all, for ever.
+pub const NOTHING: u16 = 0;
+/// Half of an answer, and then silence.
+pub const HALF: u16 = 1;
+/// Half of an answer, and then the connection is closed.
+pub const BROKEN: u16 = 2;
 
 pub struct Server {
     pub url: String,
@@ -43,7 +51,13 @@ pub async fn serve(reply: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> S
                     asked.lock().push(request.clone());
                     tokio::task::yield_now().await;
                     let (status, headers, body) = reply(&request);
-                    if status == 0 {
+                    if matches!(status, HALF | BROKEN) {
+                        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 999\r\n\r\n[[0.5").await.unwrap();
+                    }
+                    if status == BROKEN {
+                        return;
+                    }
+                    if matches!(status, NOTHING | HALF) {
                         std::future::pending::<()>().await;
                     }
                     let length = body.len();

@@ -16,6 +16,7 @@ async fn json_scores_are_matched_by_label_and_headers_are_sent() {
     let asked = server.asked.lock()[0].clone();
     assert!(asked.head.starts_with("POST /score HTTP/1.1\r\n"), "{}", asked.head);
     assert!(asked.head.contains("authorization: Bearer t\r\n"), "{}", asked.head);
+    assert_eq!(asked.header("content-type"), Some("application/json"));
 }
 
 #[tokio::test]
