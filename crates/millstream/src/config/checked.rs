@@ -126,7 +126,7 @@ pub struct PredictSpec {
     /// The model.
     pub model: Arc<str>,
     /// What answers where it can't.
-    pub fallback: Option<FallbackConfig>,
+    pub fallback: Option<Box<FallbackConfig>>,
     /// The column of `from` that the model reads; a string.
     pub input: usize,
     /// The name of the new column.
@@ -144,7 +144,7 @@ pub struct PredictSpec {
 impl PredictSpec {
     /// True where it needs the model called `name`.
     pub fn uses_model(&self, name: &str) -> bool {
-        &*self.model == name || matches!(&self.fallback, Some(FallbackConfig::Model(model)) if model == name)
+        &*self.model == name || matches!(self.fallback.as_deref(), Some(FallbackConfig::Model(model)) if model == name)
     }
 }
 

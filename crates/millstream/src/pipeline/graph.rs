@@ -68,7 +68,7 @@ impl Graph {
                 TransformKind::Sql(sql) => Step::Sql(sql.step().map_err(|e| Error::bug(e.to_string()))?),
                 TransformKind::Predict(spec) => {
                     let model = models.get(&spec.model).ok_or_else(|| Error::bug("a model was not loaded"))?;
-                    let fallback = spec.fallback.as_ref();
+                    let fallback = spec.fallback.as_deref();
                     let fallback = fallback
                         .map(|config| Fallback::new(model.info(), config, |name| models.get(name).cloned()))
                         .transpose()?;

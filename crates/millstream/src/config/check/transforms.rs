@@ -193,7 +193,7 @@ impl<'a> Checker<'a> {
         let spec = PredictSpec {
             from: from.as_str().into(),
             model: raw.model.as_str().into(),
-            fallback: model.config.endpoint.fallback.clone(),
+            fallback: model.config.endpoint.fallback.clone().map(Box::new),
             input: input?,
             output: raw.output.clone(),
             timeout: raw.timeout.map_or(std::time::Duration::from_secs(2), |t| t.0),
