@@ -1,8 +1,8 @@
 //! The `predict` step: a column of text in, a struct column out. The only step that suspends: bounded in flight, with
 //! time-out, retry with back-off and jitter, and order kept.
 //!
-//! Retry lives here and nowhere below: only this step knows how long a record may still wait, counts the attempts for the dead
-//! letter, and asks a model's `fallback` when they are used up.
+//! Retry lives here and nowhere below: only this step knows how long a record may still wait, counts the attempts for
+//! the dead letter, and asks a model's `fallback` when they are used up.
 
 use std::sync::Arc;
 use std::time::Duration;

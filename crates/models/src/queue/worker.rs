@@ -101,8 +101,8 @@ async fn drive(queue: Arc<Queue>, concurrency: usize, remote: Arc<Remote>) {
     // Dropping the set ends what nobody waits for any more.
 }
 
-/// The next batch and the turn to send it; none where the last handle is gone. It is taken when it can be sent: until the
-/// endpoint may be asked, texts gather, and those of callers that give up leave.
+/// The next batch and the turn to send it; none where the last handle is gone. It is taken when it can be sent: until
+/// the endpoint may be asked, texts gather, and those of callers that give up leave.
 async fn next_batch(queue: &Arc<Queue>, gate: &Gate) -> Option<(Batch, Option<Turn>)> {
     let mut turn = None;
     loop {

@@ -7,8 +7,8 @@
 //! | 400, 413, 422, 424, a Lambda function's error | an input is refused: the batch is halved until the refused inputs stand alone |
 //! | any other | every input of the batch fails: a redirect, a missing right, a wrong address |
 //!
-//! A request is never sent twice from here. Trying again is left to the `predict` step, the one place that knows how long
-//! the record may still wait, and that counts the attempts for the dead letter.
+//! A request is never sent twice from here. Trying again is left to the `predict` step, the one place that knows how
+//! long the record may still wait, and that counts the attempts for the dead letter.
 
 use std::sync::Arc;
 use std::time::Duration;

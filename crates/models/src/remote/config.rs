@@ -1,4 +1,5 @@
-//! The settings of endpoints, as written in the pipeline file, and what they come to. Touches no network and no credentials.
+//! The settings of endpoints, as written in the pipeline file, and what they come to. Touches no network and no
+//! credentials.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -49,7 +50,8 @@ pub struct EndpointConfig {
     /// Endpoints only: when an endpoint that fails is left alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub circuit_breaker: Option<BreakerConfig>,
-    /// Endpoints only: what answers where the endpoint can't: the name of another model, or a value such as `{ label: neutral }`.
+    /// Endpoints only: what answers where the endpoint can't: the name of another model, or a value such as
+    /// `{ label: neutral }`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fallback: Option<FallbackConfig>,
     /// `sagemaker://` and `lambda://`: the AWS region. Default: that of the environment.
@@ -70,8 +72,8 @@ pub struct EndpointConfig {
     /// `protocol: template`: the request, with `"{{inputs}}"` for the list of texts, or `{{input}}` for one text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request: Option<HiddenJson>,
-    /// `protocol: template`: a JSON pointer to the items in the answer: `/predictions`, `/results/*/output`. Default: the answer
-    /// itself.
+    /// `protocol: template`: a JSON pointer to the items in the answer: `/predictions`, `/results/*/output`. Default:
+    /// the answer itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answer: Option<String>,
 }

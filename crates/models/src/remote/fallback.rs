@@ -1,7 +1,7 @@
 //! Who answers where an endpoint can't: another model of the pipeline, or a fixed value.
 //!
-//! The `predict` step asks it for the texts of a call that has failed as a whole: the breaker is open, or the attempts are used
-//! up. A text that the endpoint refuses is not one of them: the endpoint has answered.
+//! The `predict` step asks it for the texts of a call that has failed as a whole: the breaker is open, or the attempts
+//! are used up. A text that the endpoint refuses is not one of them: the endpoint has answered.
 
 use std::sync::Arc;
 
@@ -65,7 +65,8 @@ impl Fallback {
         }))
     }
 
-    /// Who answers: rows that it scores carry this name and digest. A fixed value has the model's name with `.fallback`.
+    /// Who answers: rows that it scores carry this name and digest. A fixed value has the model's name with
+    /// `.fallback`.
     pub fn info(&self) -> ModelInfo {
         match &self.0 {
             Kind::Model { handle, .. } => handle.info().clone(),
@@ -90,7 +91,8 @@ impl Fallback {
 /// Whether a fallback fits the model `of`, before anything is loaded; `models` finds a checked model by its name.
 ///
 /// # Errors
-/// `Config`: there is no such model, it does something else or has other labels; the value is no prediction of this model.
+/// `Config`: there is no such model, it does something else or has other labels; the value is no prediction of this
+/// model.
 pub fn check<'a>(
     of: &ModelInfo,
     config: &FallbackConfig,

@@ -1,7 +1,7 @@
 //! What stands between a batch and its endpoint: the circuit breaker, `Retry-After`, and the rate.
 //!
-//! Whoever waits here, waits on the record's own time: a caller that gives up leaves the queue, and since a worker takes
-//! its turn *before* it takes a batch, no request is made for callers that have gone.
+//! Whoever waits here, waits on the record's own time: a caller that gives up leaves the queue, and since a worker
+//! takes its turn *before* it takes a batch, no request is made for callers that have gone.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -49,8 +49,8 @@ impl Gate {
         }
     }
 
-    /// Waits until a request may be sent; `had` is a turn that was not used. While the breaker is open there is no waiting:
-    /// whoever comes now is to be refused at once.
+    /// Waits until a request may be sent; `had` is a turn that was not used. While the breaker is open there is no
+    /// waiting: whoever comes now is to be refused at once.
     pub(crate) async fn turn(&self, had: Option<Turn>) -> Option<Turn> {
         if self.breaker.refuses() {
             return had;

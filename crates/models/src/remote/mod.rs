@@ -6,9 +6,9 @@
 //!                                                 └──────decode────────┘
 //! ```
 //!
-//! `config` is what is written in the pipeline file, checked without the network; `protocol` knows what requests and answers
-//! look like and does no I/O; `aws` adds addresses, errors and signatures; `client` sends. Calling again after an error of kind
-//! `Retry` is left to the caller (the `predict` step), which knows how long the record may still wait.
+//! `config` is what is written in the pipeline file, checked without the network; `protocol` knows what requests and
+//! answers look like and does no I/O; `aws` adds addresses, errors and signatures; `client` sends. Calling again after
+//! an error of kind `Retry` is left to the caller (the `predict` step), which knows how long the record may still wait.
 
 pub(crate) mod aws;
 pub mod breaker;

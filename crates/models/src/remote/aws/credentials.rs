@@ -1,9 +1,9 @@
-//! Where AWS credentials come from, in the order of the AWS SDKs: environment, profile files, web identity (EKS), container
-//! (ECS, EKS Pod Identity), instance metadata (EC2).
+//! Where AWS credentials come from, in the order of the AWS SDKs: environment, profile files, web identity (EKS),
+//! container (ECS, EKS Pod Identity), instance metadata (EC2).
 //!
-//! Environment and profiles are read by `aws-config`. The others are a few requests each, which `metadata` makes with our own
-//! HTTP client, so that no second one, with its own TLS, is built in. Profiles that need AWS to take on a role or to sign in (`role_arn`,
-//! SSO) are therefore not served: export credentials for them.
+//! Environment and profiles are read by `aws-config`. The others are a few requests each, which `metadata` makes with
+//! our own HTTP client, so that no second one, with its own TLS, is built in. Profiles that need AWS to take on a role
+//! or to sign in (`role_arn`, SSO) are therefore not served: export credentials for them.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
-//! Credentials from where the program runs: the container agent, the metadata of an EC2 instance, and STS for a pod with a
-//! web identity.
+//! Credentials from where the program runs: the container agent, the metadata of an EC2 instance, and STS for a pod
+//! with a web identity.
 //!
-//! Sources: "Container credential provider", "IMDS credential provider" and "Assume role with web identity" in the AWS SDKs and Tools
-//! Reference Guide; the STS API reference, version 2011-06-15.
+//! Sources: "Container credential provider", "IMDS credential provider" and "Assume role with web identity" in the AWS
+//! SDKs and Tools Reference Guide; the STS API reference, version 2011-06-15.
 
 use std::time::{Duration, SystemTime};
 

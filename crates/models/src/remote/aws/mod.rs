@@ -1,7 +1,7 @@
 //! Models behind AWS APIs: SageMaker `InvokeEndpoint` and Lambda `Invoke`.
 //!
-//! Sources: the Smithy model of the SageMaker runtime (2017-05-13), the Lambda API reference (2015-03-31), and "AWS Signature
-//! Version 4" in the AWS reference.
+//! Sources: the Smithy model of the SageMaker runtime (2017-05-13), the Lambda API reference (2015-03-31), and "AWS
+//! Signature Version 4" in the AWS reference.
 //!
 //! | what AWS answers | meaning |
 //! |---|---|

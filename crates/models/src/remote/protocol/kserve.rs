@@ -1,7 +1,7 @@
 //! `kserve`: the Open Inference Protocol v2, which KServe, Triton and others speak. Source: its REST specification.
 //!
-//! A tensor of an answer is either of numbers with shape `[n, k]`, each row an item, or `BYTES` with shape `[n]`, each element
-//! the JSON text of an item.
+//! A tensor of an answer is either of numbers with shape `[n, k]`, each row an item, or `BYTES` with shape `[n]`, each
+//! element the JSON text of an item.
 
 use millstream_core::{Failure, Result};
 use schemars::JsonSchema;

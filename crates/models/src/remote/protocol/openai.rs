@@ -1,9 +1,9 @@
-//! `openai`: `/v1/embeddings`, and `/v1/chat/completions` as a classifier. Source: the OpenAI API reference, which vLLM, TGI,
-//! llama.cpp, Ollama and others follow.
+//! `openai`: `/v1/embeddings`, and `/v1/chat/completions` as a classifier. Source: the OpenAI API reference, which
+//! vLLM, TGI, llama.cpp, Ollama and others follow.
 //!
-//! A chat completion is asked with a strict JSON schema (`response_format`), so that the answer can only be one of the labels
-//! with a score for each. The scores are the model's own opinion, in numbers; they are scaled to sum to 1. The text is a
-//! message of its own: what stands in it can't change the shape of the answer.
+//! A chat completion is asked with a strict JSON schema (`response_format`), so that the answer can only be one of the
+//! labels with a score for each. The scores are the model's own opinion, in numbers; they are scaled to sum to 1. The
+//! text is a message of its own: what stands in it can't change the shape of the answer.
 
 use millstream_core::{Failure, Result};
 use serde_json::{Map, Value, json};

@@ -1,9 +1,9 @@
 //! `template`: a request of your own, and where in the answer to look.
 //!
-//! The request is a JSON value, not a text: a text of the stream is put in as a string, and can't break out of it. `"{{inputs}}"`
-//! becomes the list of all texts; `{{input}}`, anywhere in a string, becomes one text, and then a request carries only one.
-//! `answer` is a JSON pointer (RFC 6901) to the list of items, or to the item. With `/*/` in it, the part before leads to a
-//! list, and the part behind into each of its elements: `/results/*/output`.
+//! The request is a JSON value, not a text: a text of the stream is put in as a string, and can't break out of it.
+//! `"{{inputs}}"` becomes the list of all texts; `{{input}}`, anywhere in a string, becomes one text, and then a
+//! request carries only one. `answer` is a JSON pointer (RFC 6901) to the list of items, or to the item. With `/*/` in
+//! it, the part before leads to a list, and the part behind into each of its elements: `/results/*/output`.
 
 use millstream_core::{Error, Failure, Result};
 use serde_json::Value;

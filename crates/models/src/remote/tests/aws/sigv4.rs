@@ -1,5 +1,5 @@
-//! Signature Version 4, computed a second time and independently, to check what was sent. Source: "Create a signed AWS API
-//! request" in the AWS IAM user guide.
+//! Signature Version 4, computed a second time and independently, to check what was sent. Source: "Create a signed AWS
+//! API request" in the AWS IAM user guide.
 
 use sha2::{Digest, Sha256};
 
