@@ -28,11 +28,11 @@ fn step(model: ModelHandle, attempts: u32, fallback: Option<Value>) -> PredictSt
         let linear = ModelConfig::new(Task::TextClassification, "builtin:headline-sentiment-linear").load("linear");
         let linear = linear.unwrap();
         let config: FallbackConfig = serde_json::from_value(value).unwrap();
-        Fallback::new(model.info(), &config, |_| Some(linear.clone())).unwrap()
+        Fallback::new(&model.info(), &config, |_| Some(linear.clone())).unwrap()
     });
     let schema = Arc::new(Schema::new(vec![
         Field::new("headline", DataType::Utf8, true),
-        Field::new("tone", output_type(model.info()), true),
+        Field::new("tone", output_type(&model.info()), true),
     ]));
     let pause = Duration::from_micros(1);
     let spec = PredictSpec {
