@@ -234,11 +234,13 @@ impl PredictStep {
             let scored = answer.as_ref().ok().filter(|scored| scored.by.name == name)?;
             Some((row, scored))
         });
-        let mut offer = Vec::new();
+        let (mut offer, mut bytes) = (Vec::new(), 0);
         for (row, scored) in scored {
+            bytes += input.value(row).len();
             offer.push((input.value(row).into(), scored.clone()));
-            if offer.len() == CALL_RECORDS {
+            if offer.len() == CALL_RECORDS || bytes >= CALL_BYTES {
                 shadow.offer(std::mem::take(&mut offer));
+                bytes = 0;
             }
         }
         shadow.offer(offer);

@@ -10,7 +10,8 @@ use super::waiting::{Limits, Standing};
 use super::{Answer, BATCH_BYTES_MAX, Queue, State};
 use crate::Scored;
 
-/// A batch that has taken this long has perhaps hung: the same texts, sent again, go alone.
+/// A batch that has taken this long, or that a caller has given up on, has perhaps hung: the same texts, sent again, go
+/// alone.
 const SUSPECT_AFTER: Duration = Duration::from_secs(1);
 
 /// Texts on their way through the model. Dropped without an answer, it fails its calls.
@@ -25,6 +26,12 @@ pub(crate) struct Batch {
 pub(super) struct UnderWay {
     pub(super) items: Vec<Item>,
     pub(super) started: Instant,
+}
+
+impl UnderWay {
+    fn is_suspect(&self, after: Duration) -> bool {
+        self.started.elapsed() > after || self.items.iter().any(|item| item.call.is_over())
+    }
 }
 
 /// What a worker finds when it asks for work.
@@ -54,8 +61,8 @@ impl Queue {
         }
         let limits = Limits { texts: self.batch.max, tokens: self.batch.max_tokens, bytes: BATCH_BYTES_MAX };
         let suspect_after = SUSPECT_AFTER.min(self.stall_timeout() / 2);
-        let slow: Vec<&UnderWay> =
-            state.under_way.values().filter(|b| self.is_watched && b.started.elapsed() > suspect_after).collect();
+        let is_slow = |batch: &&UnderWay| self.is_watched && batch.is_suspect(suspect_after);
+        let slow: Vec<&UnderWay> = state.under_way.values().filter(is_slow).collect();
         let mut items = state.waiting.take(limits, |item| standing(item, &slow));
         if items.is_empty() {
             return Next::Wait;
