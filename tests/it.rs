@@ -14,4 +14,5 @@ mod data_dir;
 mod endpoints;
 mod examples;
 mod golden;
+mod models;
 mod support;

@@ -16,10 +16,10 @@ pub mod queue;
 pub mod remote;
 pub mod transformer;
 
-pub use config::{BatchConfig, ModelConfig};
+pub use config::{BatchConfig, CacheConfig, ModelConfig};
 pub use eval::{EvalReport, EvalRow, evaluate};
-pub use model::{Model, ModelInfo, Prediction, Task};
-pub use output::{output_column, output_column_from, output_type};
+pub use model::{Model, ModelFactory, ModelInfo, Prediction, Scored, Task, TokenEstimate};
+pub use output::{highest, output_column, output_column_from, output_type};
 pub use queue::{Histogram, ModelHandle, ModelStats};
 pub use remote::breaker::BreakerState;
 pub use remote::fallback::{Fallback, FallbackConfig, check as check_fallback};
