@@ -13,7 +13,7 @@ import torch
 
 import quantisation
 import shipped
-from datasets import LABELS, held_out_texts
+from labelled_texts import LABELS, held_out_texts
 from model import probabilities
 from scores import summary
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import BertConfig, BertForSequenceClassification
 
-from datasets import LABELS
+from labelled_texts import LABELS
 from vocabulary import TOKENS_MAX
 
 

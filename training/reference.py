@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import shipped
-from datasets import LABELS
+from labelled_texts import LABELS
 from model import probabilities
 
 LONG = (

@@ -2,7 +2,7 @@
 
 import torch
 
-from datasets import LABELS
+from labelled_texts import LABELS
 
 
 def confusion(truth: list[int], answers: torch.Tensor) -> list[list[int]]:

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 import quantisation
 import vocabulary
-from datasets import Example, split, training_texts, with_made_up_url
+from labelled_texts import Example, split, training_texts, with_made_up_url
 from model import base_folder, batch_of, from_base, probabilities
 from scores import summary
 
