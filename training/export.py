@@ -21,9 +21,9 @@ import model
 import quantisation
 
 NOTICE = """\
-headline-sentiment.safetensors: weights derived from all-MiniLM-L6-v2 (sentence-transformers) and, through it, from
-MiniLM-L6-H384-uncased, both under the Apache License, Version 2.0 (http://www.apache.org/licenses/LICENSE-2.0). Changed:
-the vocabulary and the table of positions were cut down, a classification head was added, the weights were fine-tuned and
+headline-sentiment.safetensors: weights derived from all-MiniLM-L6-v2 (sentence-transformers), under the Apache License,
+Version 2.0 (http://www.apache.org/licenses/LICENSE-2.0), which derives from MiniLM-L6-H384-uncased (Microsoft, MIT). Changed:
+rows of the tables of words and positions were left out, a classification head was added, the weights were fine-tuned and
 rounded to 8-bit numbers. Fine-tuned on the training parts of SEntFiN 1.0 (Sinha, Kedas, Kumar, Malo 2022, MIT) and Twitter
 Financial News Sentiment (zeroshot, MIT). The vocabulary is a part of the one of BERT (Google, Apache License 2.0)."""
 
