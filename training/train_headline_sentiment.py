@@ -60,16 +60,16 @@ def batches(lengths: list[int], size: int, dice: random.Random) -> list[list[int
 
 
 def parameter_groups(model: torch.nn.Module, options: argparse.Namespace) -> list[dict]:
-    """Parameters with their learning rate (by depth) and weight decay (matrices only)."""
+    """All parameters but the table of words, with their learning rate (by depth) and weight decay (matrices only)."""
     layers = model.config.num_hidden_layers
     groups = []
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
+        if name.endswith("word_embeddings.weight"):
             continue
         depth = 0 if ".embeddings." in name else layers + 1
         if ".encoder.layer." in name:
             depth = int(name.split(".encoder.layer.")[1].split(".")[0]) + 1
-        decay = options.weight_decay if parameter.dim() > 1 and ".embeddings." not in name else 0.0
+        decay = options.weight_decay if parameter.dim() > 1 else 0.0
         rate = options.rate * options.layer_decay ** max(layers - depth, 0)
         groups.append({"params": [parameter], "lr": rate, "weight_decay": decay})
     return groups
@@ -98,9 +98,18 @@ def train(options: argparse.Namespace) -> None:
     tokenizer, kept = vocabulary.pruned(vocabulary.base_tokenizer(base_folder()), [example.text for example in examples])
     examples, aside = split(examples, options.holdout, seed=20) if options.holdout else (examples, [])
     model = from_base(base_folder(), kept)
-    model.bert.embeddings.word_embeddings.weight.requires_grad_(options.train_words)
-    optimiser = torch.optim.AdamW(parameter_groups(model, options), betas=(0.9, 0.98), fused=True)
-    rates = [group["lr"] for group in optimiser.param_groups]
+    words = model.bert.embeddings.word_embeddings
+    words.weight.requires_grad_(options.train_words)
+    words.sparse = options.train_words
+    groups = parameter_groups(model, options)
+    dense = [parameter for group in groups for parameter in group["params"]]
+    optimisers = [torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)]
+    if options.train_words:
+        # Only the rows of the words in the batch move.
+        rate = options.rate * options.layer_decay ** (model.config.num_hidden_layers + 1)
+        optimisers.append(torch.optim.SparseAdam([words.weight], lr=rate, betas=(0.9, 0.98)))
+    groups = [group for optimiser in optimisers for group in optimiser.param_groups]
+    rates = [group["lr"] for group in groups]
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     average = {name: parameter.detach().clone() for name, parameter in trained.items()}
 
@@ -120,17 +129,18 @@ def train(options: argparse.Namespace) -> None:
                 rounding = quantisation.round_activations(model)
             through = step / steps
             factor = min(through / options.warm_up, (1 - through) / (1 - options.warm_up)) if options.warm_up else 1 - through
-            for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = rate * factor
             ids, mask = batch_of([tokens[index] for index in part])
             labels = torch.tensor([examples[index].label for index in part])
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 logits = model(input_ids=ids, attention_mask=mask).logits
             loss = functional.cross_entropy(logits.float(), labels, label_smoothing=options.smoothing)
-            optimiser.zero_grad(set_to_none=True)
+            model.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
+            torch.nn.utils.clip_grad_norm_(dense, 1.0)
+            for optimiser in optimisers:
+                optimiser.step()
             step += 1
             losses.append(loss.item())
             if step % 10 == 0 or step == steps:
@@ -148,6 +158,13 @@ def train(options: argparse.Namespace) -> None:
     model.load_state_dict(average, strict=False)
     if aside:
         print(json.dumps({"averaged": report(model, tokenizer, aside)}), flush=True)
+        texts = [example.text for example in aside]
+        exact = probabilities(model, tokenizer, texts)
+        rounding = quantisation.round_activations(model)
+        differ = int((exact.argmax(-1) != probabilities(model, tokenizer, texts).argmax(-1)).sum())
+        for handle in rounding:
+            handle.remove()
+        print(json.dumps({"labels that differ with 8-bit activations": differ, "of": len(aside)}), flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
     torch.save(model.state_dict(), options.out / "model.pt")
     tokenizer.save(str(options.out / "tokenizer.json"))
