@@ -4,6 +4,7 @@
 //! once for the processor it runs on and turns [`Tokens`] into hidden states. `reference` does the same in plain code, as
 //! the measure of what is right.
 
+pub mod kernels;
 pub mod random;
 pub mod reference;
 pub mod spec;
