@@ -75,8 +75,8 @@ fn every_path_computes_the_products_that_plain_arithmetic_gives_for_odd_shapes()
         let mut random = StdRng::seed_from_u64(1);
         let tolerance = match kernels.precision() {
             Precision::F32 => 1e-5,
-            Precision::Bf16 => 6e-3,
-            Precision::Int8 => 1e-2,
+            Precision::Bf16 => 1e-2,
+            Precision::Int8 => 1.5e-2,
         };
         for inputs in [1, 3, 4, 31, 64, 65, 130, 768] {
             for height in 1..=kernels.rows_max() {
@@ -194,11 +194,11 @@ fn activations_keep_their_promised_distance_to_the_functions() {
         for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
             let mut row = xs.clone();
             kernels.activate(&mut row, activation);
-            let tolerance = if kernels.precision() == Precision::F32 { 1e-6 } else { 1.2e-4 };
+            let (least, slope) = if kernels.precision() == Precision::F32 { (1e-6, 1e-6) } else { (1.2e-4, 1e-5) };
             for (x, y) in xs.iter().zip(&row) {
                 let exact = reference::activate(*x, activation);
-                let error = (y - exact).abs() / exact.abs().max(1.0);
-                assert!(error <= tolerance, "{:?} {activation:?}({x}) = {y}, not {exact}", kernels.path());
+                let tolerance = least + slope * x.abs();
+                assert!((y - exact).abs() <= tolerance, "{:?} {activation:?}({x}) = {y}, not {exact}", kernels.path());
             }
         }
     }
