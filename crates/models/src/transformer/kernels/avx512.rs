@@ -11,9 +11,12 @@ use super::{LANES, PANEL, TileCall};
 pub(super) const ROWS_MAX: usize = 14;
 
 /// A tile function, and the function of `$rows` rows behind it. `$step` is `sum + a · b` over the numbers of a lane;
-/// `$finish` turns a vector of sums into numbers without bias.
+/// `$finish` turns a vector of sums into what is stored, and `$scale` finishes what was stored.
+///
+/// Sums of integers are finished only once they are stored: with more to do for each of them, the compiler no longer unrolls
+/// the loop over rows, and then keeps the sums in memory all the time.
 macro_rules! tiles {
-    ($(#[$doc:meta])* $name:ident, $rows_name:ident, $features:literal, $sum:ty, $zero:expr, $step:expr, $finish:expr) => {
+    ($(#[$doc:meta])* $name:ident, $rows_name:ident, $features:literal, $sum:ty, $zero:expr, $step:expr, $finish:expr, $scale:expr) => {
         $(#[$doc])*
         ///
         /// # Safety
@@ -68,14 +71,15 @@ macro_rules! tiles {
             }
             for (row, sums) in sums.iter().enumerate() {
                 for (half, &sum) in sums.iter().enumerate() {
-                    // SAFETY: constants are there for each column, scales for each row, and room in the output for both.
+                    // SAFETY: constants are there for each column, and room in the output for each row.
                     unsafe {
-                        let constants = call.constants.add(half * LANES);
-                        let result: __m512 = $finish(sum, call, row, constants);
+                        let result: __m512 = $finish(sum, call.constants.add(half * LANES));
                         _mm512_storeu_ps(call.output.add(row * call.output_stride + half * LANES), result);
                     }
                 }
             }
+            // SAFETY: handed on; the tile is stored.
+            unsafe { $scale(call) };
         }
     };
 }
@@ -88,7 +92,8 @@ tiles!(
     __m512,
     _mm512_setzero_ps(),
     |sum, a, b| _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum),
-    |sum, _: &TileCall, _: usize, constants| _mm512_add_ps(sum, _mm512_loadu_ps(constants))
+    |sum, constants| _mm512_add_ps(sum, _mm512_loadu_ps(constants)),
+    nothing
 );
 
 tiles!(
@@ -99,7 +104,8 @@ tiles!(
     __m512,
     _mm512_setzero_ps(),
     |sum, a, b| _mm512_dpbf16_ps(sum, as_bf16(a), as_bf16(b)),
-    |sum, _: &TileCall, _: usize, constants| _mm512_add_ps(sum, _mm512_loadu_ps(constants))
+    |sum, constants| _mm512_add_ps(sum, _mm512_loadu_ps(constants)),
+    nothing
 );
 
 tiles!(
@@ -110,14 +116,40 @@ tiles!(
     __m512i,
     _mm512_setzero_si512(),
     |sum, a, b| _mm512_dpbusd_epi32(sum, a, b),
-    |sum, call: &TileCall, row: usize, constants: *const f32| {
-        let row = *call.scales.add(row);
-        let (scale, integers) = (constants.add(PANEL), constants.add(2 * PANEL));
-        let sum = _mm512_fnmadd_ps(_mm512_set1_ps(row.zero), _mm512_loadu_ps(integers), _mm512_cvtepi32_ps(sum));
-        let sum = _mm512_mul_ps(sum, _mm512_set1_ps(row.scale));
-        _mm512_fmadd_ps(sum, _mm512_loadu_ps(scale), _mm512_loadu_ps(constants))
-    }
+    |sum, _: *const f32| _mm512_castsi512_ps(sum),
+    scale_integers
 );
+
+/// Sums that need no more.
+///
+/// # Safety
+/// Always.
+unsafe fn nothing(_: &TileCall) {}
+
+/// Turns the integer sums in the output into numbers: `(sum − zero · Σ weights) · scales + bias`.
+///
+/// # Safety
+/// As [`super::Kernels::tile`], and the output holds integers.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn scale_integers(call: &TileCall) {
+    for half in 0..PANEL / LANES {
+        // SAFETY: constants are there for each column, scales and output for each row.
+        unsafe {
+            let bias = _mm512_loadu_ps(call.constants.add(half * LANES));
+            let scale = _mm512_loadu_ps(call.constants.add(PANEL + half * LANES));
+            let integers = _mm512_loadu_ps(call.constants.add(2 * PANEL + half * LANES));
+            for row in 0..call.rows {
+                let place = call.output.add(row * call.output_stride + half * LANES);
+                let row = *call.scales.add(row);
+                let sum = _mm512_cvtepi32_ps(_mm512_loadu_si512(place.cast()));
+                let sum = _mm512_fnmadd_ps(_mm512_set1_ps(row.zero), integers, sum);
+                let sum = _mm512_mul_ps(sum, _mm512_set1_ps(row.scale));
+                _mm512_storeu_ps(place, _mm512_fmadd_ps(sum, scale, bias));
+            }
+        }
+    }
+}
 
 /// # Safety
 /// 64 bytes can be read at `lanes`.
