@@ -16,7 +16,7 @@ pub(super) const ROWS_MAX: usize = 14;
 /// Sums of integers are finished only once they are stored: with more to do for each of them, the compiler no longer unrolls
 /// the loop over rows, and then keeps the sums in memory all the time.
 macro_rules! tiles {
-    ($(#[$doc:meta])* $name:ident, $rows_name:ident, $features:literal, $sum:ty, $zero:expr, $step:expr, $finish:expr, $scale:expr) => {
+    ($(#[$doc:meta])* $name:ident, $rows_name:ident, $features:literal, $sum:ty, $zero:expr, $step:expr, $constants:expr, $finish:expr) => {
         $(#[$doc])*
         ///
         /// # Safety
@@ -69,17 +69,16 @@ macro_rules! tiles {
                 operand = operand.wrapping_add(ROWS * LANES);
                 left -= steps;
             }
-            for (row, sums) in sums.iter().enumerate() {
-                for (half, &sum) in sums.iter().enumerate() {
-                    // SAFETY: constants are there for each column, and room in the output for each row.
-                    unsafe {
-                        let result: __m512 = $finish(sum, call.constants.add(half * LANES));
-                        _mm512_storeu_ps(call.output.add(row * call.output_stride + half * LANES), result);
-                    }
+            // SAFETY: constants are there for each column, scales and room in the output for each row.
+            unsafe {
+                let constants = $constants(call);
+                for (row, sums) in sums.iter().enumerate() {
+                    let [low, high]: [__m512; 2] = $finish(*sums, call, row, &constants);
+                    let place = call.output.add(row * call.output_stride);
+                    _mm512_storeu_ps(place, low);
+                    _mm512_storeu_ps(place.add(LANES), high);
                 }
             }
-            // SAFETY: handed on; the tile is stored.
-            unsafe { $scale(call) };
         }
     };
 }
@@ -92,8 +91,8 @@ tiles!(
     __m512,
     _mm512_setzero_ps(),
     |sum, a, b| _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum),
-    |sum, constants| _mm512_add_ps(sum, _mm512_loadu_ps(constants)),
-    nothing
+    bias,
+    add_bias
 );
 
 tiles!(
@@ -104,8 +103,8 @@ tiles!(
     __m512,
     _mm512_setzero_ps(),
     |sum, a, b| _mm512_dpbf16_ps(sum, as_bf16(a), as_bf16(b)),
-    |sum, constants| _mm512_add_ps(sum, _mm512_loadu_ps(constants)),
-    nothing
+    bias,
+    add_bias
 );
 
 tiles!(
@@ -116,39 +115,57 @@ tiles!(
     __m512i,
     _mm512_setzero_si512(),
     |sum, a, b| _mm512_dpbusd_epi32(sum, a, b),
-    |sum, _: *const f32| _mm512_castsi512_ps(sum),
+    integer_constants,
     scale_integers
 );
 
-/// Sums that need no more.
-///
 /// # Safety
-/// Always.
-unsafe fn nothing(_: &TileCall) {}
-
-/// Turns the integer sums in the output into numbers: `(sum − zero · Σ weights) · scales + bias`.
-///
-/// # Safety
-/// As [`super::Kernels::tile`], and the output holds integers.
+/// `call` has constants.
 #[target_feature(enable = "avx512f")]
 #[inline]
-unsafe fn scale_integers(call: &TileCall) {
-    for half in 0..PANEL / LANES {
-        // SAFETY: constants are there for each column, scales and output for each row.
-        unsafe {
-            let bias = _mm512_loadu_ps(call.constants.add(half * LANES));
-            let scale = _mm512_loadu_ps(call.constants.add(PANEL + half * LANES));
-            let integers = _mm512_loadu_ps(call.constants.add(2 * PANEL + half * LANES));
-            for row in 0..call.rows {
-                let place = call.output.add(row * call.output_stride + half * LANES);
-                let row = *call.scales.add(row);
-                let sum = _mm512_cvtepi32_ps(_mm512_loadu_si512(place.cast()));
-                let sum = _mm512_fnmadd_ps(_mm512_set1_ps(row.zero), integers, sum);
-                let sum = _mm512_mul_ps(sum, _mm512_set1_ps(row.scale));
-                _mm512_storeu_ps(place, _mm512_fmadd_ps(sum, scale, bias));
-            }
-        }
-    }
+unsafe fn bias(call: &TileCall) -> [__m512; 2] {
+    // SAFETY: the caller vouches for it.
+    unsafe { [_mm512_loadu_ps(call.constants), _mm512_loadu_ps(call.constants.add(LANES))] }
+}
+
+/// # Safety
+/// On a processor with the features.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn add_bias(sums: [__m512; 2], _: &TileCall, _: usize, bias: &[__m512; 2]) -> [__m512; 2] {
+    [_mm512_add_ps(sums[0], bias[0]), _mm512_add_ps(sums[1], bias[1])]
+}
+
+/// Bias, scale and sum of integers.
+///
+/// # Safety
+/// `call` has constants.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn integer_constants(call: &TileCall) -> [[__m512; 2]; 3] {
+    // SAFETY: the caller vouches for it.
+    let pair = |start| unsafe {
+        [_mm512_loadu_ps(call.constants.add(start)), _mm512_loadu_ps(call.constants.add(start + LANES))]
+    };
+    [pair(0), pair(PANEL), pair(2 * PANEL)]
+}
+
+/// `(sum − zero · Σ weights) · scales + bias`.
+///
+/// # Safety
+/// `call` has a scale for `row`.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn scale_integers(sums: [__m512i; 2], call: &TileCall, row: usize, constants: &[[__m512; 2]; 3]) -> [__m512; 2] {
+    // SAFETY: the caller vouches for it.
+    let row = unsafe { *call.scales.add(row) };
+    let (zero, factor) = (_mm512_set1_ps(row.zero), _mm512_set1_ps(row.scale));
+    let [bias, scale, integers] = constants;
+    let finish = |half: usize| {
+        let sum = _mm512_fnmadd_ps(zero, integers[half], _mm512_cvtepi32_ps(sums[half]));
+        _mm512_fmadd_ps(_mm512_mul_ps(sum, factor), scale[half], bias[half])
+    };
+    [finish(0), finish(1)]
 }
 
 /// # Safety

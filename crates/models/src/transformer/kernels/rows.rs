@@ -142,18 +142,20 @@ fn fold(row: &[f32], start: f32, function: impl Fn(f32, f32) -> f32, join: impl 
     for (strand, x) in strands[1].iter_mut().zip(rest) {
         *strand = function(*strand, *x);
     }
-    let mut width = BLOCK;
     let mut all: Block = strands[0];
     for (a, b) in all.iter_mut().zip(strands[1]) {
         *a = join(*a, b);
     }
-    while width > 1 {
-        width /= 2;
-        for i in 0..width {
-            all[i] = join(all[i], all[i + width]);
-        }
-    }
-    all[0]
+    let half = halve::<16, 8>(all, &join);
+    let half = halve::<8, 4>(half, &join);
+    let half = halve::<4, 2>(half, &join);
+    join(half[0], half[1])
+}
+
+/// Joins the upper half to the lower.
+#[inline(always)]
+fn halve<const WIDTH: usize, const HALF: usize>(all: [f32; WIDTH], join: impl Fn(f32, f32) -> f32) -> [f32; HALF] {
+    std::array::from_fn(|i| join(all[i], all[i + HALF]))
 }
 
 #[inline(always)]
@@ -309,9 +311,10 @@ fn gelu_tanh<const FMA: bool>(x: f32) -> f32 {
 
 #[inline(always)]
 fn softmax<const FMA: bool>(row: &mut [f32], count: usize) {
-    let (used, rest) = row.split_at_mut(count);
-    let largest = fold(used, f32::NEG_INFINITY, larger, larger);
-    rest.fill(largest);
+    // A number of the row once more does not change its maximum, and leaves whole blocks.
+    let first = row[0];
+    row[count..].fill(first);
+    let largest = fold(row, f32::NEG_INFINITY, larger, larger);
     for_each(row, |x| exp::<FMA>(x - largest));
     row[count..].fill(0.0);
     let sum = fold(row, 0.0, |sum, x| sum + x, |a, b| a + b);
