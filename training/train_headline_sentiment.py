@@ -1,7 +1,7 @@
 """Fine-tunes MiniLM-L6 into the headline classifier, and writes `model.pt` and `tokenizer.json` to a folder.
 
 The same input, settings and number of threads give the same weights on one machine. With `--holdout 0.1` a tenth of the
-training texts is set aside and scored after each epoch: that is how settings are chosen. The weights that ship are made
+training texts is set aside and scored after each epoch, for comparing settings. The weights that ship are made
 without it, from all training texts; `export.py` writes them in the shipped form.
 
 The recipe: AdamW with warm-up and linear decay, a learning rate that falls towards the lower layers, label smoothing, an
@@ -39,7 +39,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--smoothing", type=float, default=0.05, help="label smoothing")
     parser.add_argument("--rounded", type=float, default=0.4, help="last share of the steps, with activations as 8-bit numbers")
     parser.add_argument("--average", type=float, default=0.9, help="decay per ten steps of the averaged weights; 0: no average")
-    parser.add_argument("--fixed-words", action="store_true", help="leave the table of words as it is: faster, a little worse")
+    parser.add_argument("--fixed-words", action="store_true", help="leave the table of words as it is: faster")
     parser.add_argument("--urls", type=float, default=0.3, help="share of the tweets that get a made-up link")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
