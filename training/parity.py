@@ -339,8 +339,9 @@ def write(out: Path, texts: list[str], real: bool) -> None:
             EMBEDDINGS[name](folder, real)
             expected[name] = embed(folder, texts)
         print(f"{name}: {len(texts)} texts, answers differ by {spread(expected[name]['outputs']):.3f}", flush=True)
-    answers = json.dumps({"texts": texts, "models": expected}, ensure_ascii=True)
-    (out / "expected.json").write_text(answers.replace('"models"', '\n"models"').replace('}, "', '},\n"') + "\n")
+        # After each model: those of real size take their time.
+        answers = json.dumps({"texts": texts, "models": expected}, ensure_ascii=True)
+        (out / "expected.json").write_text(answers.replace('"models"', '\n"models"').replace('}, "', '},\n"') + "\n")
 
 
 def main() -> None:

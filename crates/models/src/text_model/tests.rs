@@ -277,3 +277,60 @@ fn settings_of_other_kinds_of_models_are_refused() {
         assert!(refused(builtin).contains(&format!("`{key}` is for folders")));
     }
 }
+
+/// What `training/reference.py` writes beside a packed model.
+#[derive(Deserialize)]
+struct PackedReference {
+    labels: Vec<String>,
+    texts: Vec<PackedAnswer>,
+}
+
+#[derive(Deserialize)]
+struct PackedAnswer {
+    text: String,
+    ids: Vec<u32>,
+    probabilities: Vec<f32>,
+}
+
+/// Run by hand on a freshly trained model.
+#[test]
+#[ignore = "set MILLSTREAM_PACKED_MODEL and MILLSTREAM_PACKED_REFERENCE to what `training/export.py` wrote"]
+fn a_packed_model_answers_as_transformers_do_with_its_weights() {
+    let path = |variable: &str| std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set"));
+    let bytes = std::fs::read(path("MILLSTREAM_PACKED_MODEL")).unwrap().leak();
+    let reference: PackedReference =
+        serde_json::from_slice(&std::fs::read(path("MILLSTREAM_PACKED_REFERENCE")).unwrap()).unwrap();
+    let mut model = load_packed("packed", bytes, Task::TextClassification, &exact()).unwrap();
+    assert_eq!(model.info().labels.iter().map(|label| label.to_string()).collect::<Vec<_>>(), reference.labels);
+    let mut largest = 0.0f32;
+    for answer in &reference.texts {
+        assert_eq!(model.token_ids(&answer.text).unwrap(), answer.ids, "tokens of {:?}", answer.text);
+        let prediction = model.predict(&[&answer.text]).unwrap().pop().unwrap().unwrap();
+        let differences = numbers(&prediction).iter().zip(&answer.probabilities).map(|(a, b)| (a - b).abs());
+        largest = differences.fold(largest, f32::max);
+    }
+    println!("{} texts, largest difference {largest:e}", reference.texts.len());
+    assert!(largest <= TOLERANCE, "{largest}");
+}
+
+/// Run by hand on a freshly trained model.
+#[test]
+#[ignore = "set MILLSTREAM_PACKED_MODEL to a packed classifier and MILLSTREAM_TEXTS to a CSV with the columns `text` and `label`"]
+fn the_faster_precisions_agree_with_single_precision_on_the_label() {
+    let path = |variable: &str| std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set"));
+    let bytes = std::fs::read(path("MILLSTREAM_PACKED_MODEL")).unwrap().leak();
+    let rows = crate::EvalRow::read_csv(Path::new(&path("MILLSTREAM_TEXTS"))).unwrap();
+    let texts: Vec<&str> = rows.iter().map(|row| &*row.text).collect();
+    let labels = |precision| {
+        let settings = Settings { precision: Some(precision), ..Settings::default() };
+        let mut model = load_packed("packed", bytes, Task::TextClassification, &settings).unwrap();
+        let answers = texts.chunks(32).flat_map(|texts| model.predict(texts).unwrap());
+        answers.map(|answer| crate::output::highest(numbers(&answer.unwrap()))).collect::<Vec<_>>()
+    };
+    let exact = labels(Precision::F32);
+    for precision in [Precision::Bf16, Precision::Int8] {
+        let same = labels(precision).iter().zip(&exact).filter(|(label, exact)| label == exact).count();
+        println!("{precision:?}: {same} of {} labels are those of F32", texts.len());
+        assert!(same as f64 >= 0.995 * texts.len() as f64);
+    }
+}

@@ -166,3 +166,30 @@ fn a_shard_outside_of_the_folder_is_not_opened() {
     });
     says(&refused(folder.path(), TextClassification), &["weight_map"]);
 }
+
+#[test]
+fn scores_that_are_no_numbers_fail_the_text_and_at_start_the_model() {
+    let folder = copy_of("bert-classifier");
+    let Head::Classifier(classifier) = open(folder.path(), TextClassification).unwrap().load(64).unwrap().head else {
+        panic!("no classifier")
+    };
+    let failure = classifier.predict(&[f32::NAN; 32]).unwrap_err();
+    says(&failure.message, &["output for this text is NaN"]);
+    let Head::Embedding(embedding) = open(folder.path(), Embedding).unwrap().load(64).unwrap().head else {
+        panic!("no embedding")
+    };
+    says(&embedding.predict(&[f32::INFINITY; 32], 32).unwrap_err().message, &["embedding of this text holds inf"]);
+
+    // Each weight is a number, but their sum is none.
+    let path = folder.path().join("model.safetensors");
+    let mut tensors = read_tensors(&path);
+    let (_, _, _, bytes) = tensors.iter_mut().find(|(name, ..)| name == "classifier.bias").unwrap();
+    bytes.copy_from_slice(&[3e38f32; 3].map(f32::to_le_bytes).concat());
+    let (_, _, shape, bytes) = tensors.iter_mut().find(|(name, ..)| name == "classifier.weight").unwrap();
+    let alternating = (0..shape[0] * shape[1]).flat_map(|i| if i % 2 == 0 { 3e38f32 } else { -3e38 }.to_le_bytes());
+    *bytes = alternating.collect();
+    fs::write(&path, write_tensors(&tensors, None)).unwrap();
+    let found = find(folder.path(), TextClassification, &Settings::default()).unwrap();
+    let message = TextModel::new(found.info.clone(), &found).err().unwrap().to_string();
+    says(&message, &["can't be used", "output for this text"]);
+}
