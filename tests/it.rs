@@ -11,6 +11,8 @@ mod bad_input;
 mod commands;
 mod crash;
 mod data_dir;
+mod endpoints;
 mod examples;
 mod golden;
+mod models;
 mod support;

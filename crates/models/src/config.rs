@@ -1,27 +1,23 @@
 //! What can be written under `models:` in a pipeline file, and what it resolves to.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_core::units::redact_url;
-use millstream_core::{Error, HumanDuration, Result, Secret};
+use millstream_core::{Error, HumanDuration, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest, Sha256};
-use url::Url;
 
 use crate::huggingface::hub::{self, Hub};
+use crate::remote::config::EndpointConfig;
 use crate::source::{self, Source};
 use crate::transformer::Precision;
 use crate::{ModelHandle, ModelInfo, Task, linear, remote, text_model};
 
 /// The most texts that a batch may hold.
 const BATCH_MAX: usize = 4096;
-/// The most batches that may be under way at an endpoint.
-const CONCURRENCY_MAX: usize = 1024;
 
 /// A model: one that comes with Millstream, one in a folder or of the Hugging Face hub, or one behind an endpoint.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -31,12 +27,23 @@ pub struct ModelConfig {
     pub task: Task,
     /// `builtin:headline-sentiment`, `builtin:headline-sentiment-linear`; a folder as Hugging Face's libraries save it
     /// (`./finbert`); a model of the hub (`hf://org/name`, `hf://org/name@revision`); or an endpoint (`http://…`,
-    /// `https://…`).
+    /// `https://…`, `sagemaker://…`, `lambda://…`).
     #[serde(serialize_with = "serialize_source")]
     pub source: String,
     /// How calls are put together.
     #[serde(default)]
     pub batch: BatchConfig,
+    /// Keeps predictions, so that the same text is answered again without asking the model. Default: no cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheConfig>,
+    /// The name of another model, with the same task and labels, that scores the same records on the side. It changes
+    /// nothing and delays nothing; how often it disagrees is reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<String>,
+    /// Models in the process only: how long a batch may take before the model counts as hanging, and a fresh thread takes
+    /// over. Default: 60s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stall_timeout: Option<HumanDuration>,
     /// The labels. At an endpoint: in the order in which it gives scores without names; needed for `text-classification`,
     /// so that the types of the pipeline are known without the network. Of a folder or a model of the hub: other names for
     /// the model's labels, in its order.
@@ -54,21 +61,9 @@ pub struct ModelConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 256))]
     pub threads: Option<usize>,
-    /// Endpoints only: the shape of requests and answers. Default: `json`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub protocol: Option<Protocol>,
-    /// `protocol: kserve` only: the model's name at the server.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub model_name: Option<String>,
-    /// Endpoints only: headers sent with every request.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub headers: BTreeMap<String, Secret>,
-    /// Endpoints only: the most batches under way at once. Default: 8.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub concurrency: Option<usize>,
-    /// Endpoints only: how long one request may take. Default: 10s.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeout: Option<HumanDuration>,
+    /// The settings of endpoints.
+    #[serde(flatten)]
+    pub endpoint: EndpointConfig,
 }
 
 /// How calls are put together into batches.
@@ -79,6 +74,11 @@ pub struct BatchConfig {
     #[serde(default = "default_batch_max")]
     #[schemars(range(min = 1, max = 4096))]
     pub max: usize,
+    /// The most tokens in a batch, as the model guesses them (four bytes a token where it knows no better). A longer text
+    /// gets a batch of its own.
+    #[serde(default = "default_batch_max_tokens")]
+    #[schemars(range(min = 1))]
+    pub max_tokens: usize,
     /// How long a batch that is not full waits for more texts while others are under way. Where the model is idle, it
     /// does not wait.
     #[serde(default = "default_batch_max_delay")]
@@ -87,12 +87,28 @@ pub struct BatchConfig {
 
 impl Default for BatchConfig {
     fn default() -> Self {
-        Self { max: default_batch_max(), max_delay: default_batch_max_delay() }
+        Self { max: default_batch_max(), max_tokens: default_batch_max_tokens(), max_delay: default_batch_max_delay() }
     }
+}
+
+/// How long predictions are kept, and how many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub struct CacheConfig {
+    /// How long a prediction is used again.
+    pub ttl: HumanDuration,
+    /// The most predictions that are kept; the oldest go first. Default: no limit but `ttl`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_entries: Option<u64>,
 }
 
 fn default_batch_max() -> usize {
     32
+}
+
+fn default_batch_max_tokens() -> usize {
+    8192
 }
 
 fn default_batch_max_delay() -> HumanDuration {
@@ -129,30 +145,6 @@ impl PrecisionSetting {
     }
 }
 
-/// The shape of requests to an endpoint and of its answers; see `docs/models.md`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Protocol {
-    /// As Hugging Face endpoints: `{"inputs": […]}`, answered by one list per input.
-    #[default]
-    Json,
-    /// As containers on SageMaker: `{"instances": […]}` to `/invocations`, answered by `{"predictions": […]}`.
-    Sagemaker,
-    /// The Open Inference Protocol (KServe v2): a `BYTES` tensor to `/v2/models/{name}/infer`.
-    Kserve,
-}
-
-impl Protocol {
-    /// The name in the pipeline file.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Json => "json",
-            Self::Sagemaker => "sagemaker",
-            Self::Kserve => "kserve",
-        }
-    }
-}
-
 /// What `source` names, found and checked.
 enum Backend {
     HeadlineSentimentLinear,
@@ -167,15 +159,14 @@ impl ModelConfig {
             task,
             source: source.into(),
             batch: BatchConfig::default(),
+            cache: None,
+            shadow: None,
+            stall_timeout: None,
             labels: Vec::new(),
             precision: PrecisionSetting::Auto,
             max_length: None,
             threads: None,
-            protocol: None,
-            model_name: None,
-            headers: BTreeMap::new(),
-            concurrency: None,
-            timeout: None,
+            endpoint: EndpointConfig::default(),
         }
     }
 
@@ -218,18 +209,49 @@ impl ModelConfig {
     pub fn load(&self, name: &str) -> Result<ModelHandle> {
         let (backend, info) = self.resolve().map_err(|e| e.context(format!("load model `{name}`")))?;
         let info = ModelInfo { name: name.into(), ..info };
-        match backend {
+        let handle = match backend {
             Backend::HeadlineSentimentLinear => linear::load(info, self.batch),
             Backend::Text(found) => text_model::load(info, self.batch, &found),
             Backend::Remote(endpoint) => remote::load(info, self.batch, *endpoint),
         }
-        .map_err(|e| e.context(format!("load model `{name}`")))
+        .map_err(|e| e.context(format!("load model `{name}`")))?;
+        if let Some(timeout) = self.stall_timeout {
+            handle.set_stall_timeout(timeout.0);
+        }
+        Ok(handle)
     }
 
-    fn resolve(&self) -> Result<(Backend, ModelInfo)> {
+    /// True where the model is behind an endpoint: it has nothing to load or to warm up.
+    pub fn is_endpoint(&self) -> bool {
+        remote::config::is_endpoint(&self.source)
+    }
+
+    /// Where the model comes from, without credentials.
+    pub fn shown_source(&self) -> String {
+        source::shown(&self.source)
+    }
+
+    fn check_queue(&self) -> Result<()> {
         if !(1..=BATCH_MAX).contains(&self.batch.max) {
             return Err(Error::config(format!("`batch.max` is {}: write 1 to {BATCH_MAX}", self.batch.max)));
         }
+        if self.batch.max_tokens == 0 {
+            return Err(Error::config("`batch.max_tokens` is 0: write how many tokens a batch may have, such as 8192"));
+        }
+        if self.cache.is_some_and(|cache| cache.ttl.0.is_zero() || cache.max_entries == Some(0)) {
+            return Err(Error::config("`cache` keeps nothing: write `ttl` and `max_entries` above zero, or remove it"));
+        }
+        if self.stall_timeout.is_some() && self.is_endpoint() {
+            return Err(Error::config("`stall_timeout` is for models in the process; an endpoint has `timeout`"));
+        }
+        if self.stall_timeout.is_some_and(|timeout| timeout.0.is_zero()) {
+            return Err(Error::config("`stall_timeout` is zero: write how long a batch may take, such as 60s"));
+        }
+        Ok(())
+    }
+
+    fn resolve(&self) -> Result<(Backend, ModelInfo)> {
+        self.check_queue()?;
         match Source::parse(&self.source)? {
             Source::HeadlineSentimentLinear => {
                 self.refuse_endpoint_settings()?;
@@ -245,8 +267,7 @@ impl ModelConfig {
             }
             Source::Endpoint(_) => {
                 self.refuse_text_model_settings()?;
-                let endpoint = self.endpoint()?;
-                let info = self.remote_info(&endpoint)?;
+                let (endpoint, info) = self.endpoint.resolve(&self.source, self.task, &self.labels)?;
                 Ok((Backend::Remote(Box::new(endpoint)), info))
             }
         }
@@ -254,9 +275,7 @@ impl ModelConfig {
 
     fn text_model(&self, folder: &Path) -> Result<(Backend, ModelInfo)> {
         self.refuse_endpoint_settings()?;
-        if !self.labels.is_empty() {
-            self.check_labels_differ()?;
-        }
+        check_labels_differ(&self.labels)?;
         let settings = text_model::Settings {
             precision: self.precision.chosen(),
             max_length: self.max_length,
@@ -269,16 +288,9 @@ impl ModelConfig {
     }
 
     fn refuse_endpoint_settings(&self) -> Result<()> {
-        let set = [
-            ("protocol", self.protocol.is_some()),
-            ("model_name", self.model_name.is_some()),
-            ("headers", !self.headers.is_empty()),
-            ("concurrency", self.concurrency.is_some()),
-            ("timeout", self.timeout.is_some()),
-        ];
-        match set.iter().find(|(_, is_set)| *is_set) {
+        match self.endpoint.first_set() {
             None => Ok(()),
-            Some((key, _)) => Err(Error::config(format!("`{key}` is for endpoints; `{}` takes none", self.source))),
+            Some(key) => Err(Error::config(format!("`{key}` is for endpoints; `{}` takes none", self.source))),
         }
     }
 
@@ -310,72 +322,19 @@ impl ModelConfig {
         }
         Ok(())
     }
+}
 
-    fn endpoint(&self) -> Result<remote::Endpoint> {
-        let url = Url::parse(&self.source)
-            .map_err(|e| Error::config(format!("`{}` is no URL: {e}", redact_url(&self.source))))?;
-        let protocol = self.protocol.unwrap_or_default();
-        if self.model_name.is_some() && protocol != Protocol::Kserve {
-            return Err(Error::config("`model_name` is for `protocol: kserve`"));
+/// Labels that are written are no empty texts, and each stands there once.
+pub(crate) fn check_labels_differ(labels: &[String]) -> Result<()> {
+    for (i, label) in labels.iter().enumerate() {
+        if label.trim().is_empty() {
+            return Err(Error::config("a label is empty"));
         }
-        let concurrency = self.concurrency.unwrap_or(8);
-        if !(1..=CONCURRENCY_MAX).contains(&concurrency) {
-            return Err(Error::config(format!("`concurrency` is {concurrency}: write 1 to {CONCURRENCY_MAX}")));
+        if labels[..i].contains(label) {
+            return Err(Error::config(format!("the label `{label}` stands twice in `labels`")));
         }
-        let timeout = self.timeout.map_or(Duration::from_secs(10), |t| t.0);
-        if timeout.is_zero() {
-            return Err(Error::config("`timeout` is zero: write how long a request may take, such as 10s"));
-        }
-        let url = remote::shape::request_url(&url, protocol, self.model_name.as_deref())?;
-        let headers = remote::client::headers(&self.headers)?;
-        Ok(remote::Endpoint { url, protocol, headers, concurrency, timeout })
     }
-
-    fn remote_info(&self, endpoint: &remote::Endpoint) -> Result<ModelInfo> {
-        self.check_labels()?;
-        let shown_url = redact_url(endpoint.url.as_str());
-        let labels: Vec<Arc<str>> = self.labels.iter().map(|l| l.as_str().into()).collect();
-        let parts = [shown_url.as_str(), endpoint.protocol.as_str(), self.task.as_str(), &labels.join("\n")];
-        let host = endpoint.url.host_str().unwrap_or_default();
-        Ok(ModelInfo {
-            name: self.model_name.as_deref().unwrap_or(host).into(),
-            digest: short_digest(parts.join("\0").as_bytes()),
-            task: self.task,
-            labels,
-            multi_label: false,
-            dimensions: None,
-        })
-    }
-
-    fn check_labels(&self) -> Result<()> {
-        let example = "write all of them, such as `labels: [negative, neutral, positive]`";
-        match (self.task, self.labels.len()) {
-            (Task::Embedding, 0) => return Ok(()),
-            (Task::Embedding, _) => return Err(Error::config("an embedding has no labels: leave out `labels`")),
-            (Task::TextClassification, 0) => {
-                return Err(Error::config(format!(
-                    "`labels` is missing: an endpoint can't be asked for them; {example}"
-                )));
-            }
-            (Task::TextClassification, 1) => {
-                return Err(Error::config(format!("one label is nothing to choose from: {example}")));
-            }
-            _ => {}
-        }
-        self.check_labels_differ()
-    }
-
-    fn check_labels_differ(&self) -> Result<()> {
-        for (i, label) in self.labels.iter().enumerate() {
-            if label.trim().is_empty() {
-                return Err(Error::config("a label is empty"));
-            }
-            if self.labels[..i].contains(label) {
-                return Err(Error::config(format!("the label `{label}` stands twice in `labels`")));
-            }
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 /// The first 16 hexadecimal digits of SHA-256.
@@ -393,15 +352,14 @@ impl fmt::Debug for ModelConfig {
             .field("task", &self.task)
             .field("source", &source::shown(&self.source))
             .field("batch", &self.batch)
+            .field("cache", &self.cache)
+            .field("shadow", &self.shadow)
+            .field("stall_timeout", &self.stall_timeout)
             .field("labels", &self.labels)
             .field("precision", &self.precision)
             .field("max_length", &self.max_length)
             .field("threads", &self.threads)
-            .field("protocol", &self.protocol)
-            .field("model_name", &self.model_name)
-            .field("headers", &self.headers)
-            .field("concurrency", &self.concurrency)
-            .field("timeout", &self.timeout)
+            .field("endpoint", &self.endpoint)
             .finish()
     }
 }

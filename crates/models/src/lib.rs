@@ -21,10 +21,15 @@ pub mod source;
 pub mod text_model;
 pub mod transformer;
 
-pub use config::{BatchConfig, ModelConfig, PrecisionSetting, Protocol};
+pub use config::{BatchConfig, CacheConfig, ModelConfig, PrecisionSetting};
 pub use eval::{EvalReport, EvalRow, evaluate};
-pub use model::{Model, ModelInfo, Prediction, Task};
-pub use output::{output_column, output_type};
+pub use model::{Model, ModelFactory, ModelInfo, Prediction, Scored, Task, TokenEstimate};
+pub use output::{highest, output_column, output_column_from, output_type};
 pub use queue::{Histogram, ModelHandle, ModelStats};
+pub use remote::breaker::BreakerState;
+pub use remote::fallback::{Fallback, FallbackConfig, check as check_fallback};
+pub use remote::gate::EndpointStats;
+pub use remote::protocol::Protocol;
+pub use remote::rate::Rate;
 pub use source::Source;
 pub use text_model::TextModel;

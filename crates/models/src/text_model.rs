@@ -9,8 +9,9 @@ use millstream_core::{Error, Failure, Result};
 use crate::huggingface::head::Head;
 use crate::huggingface::tokenizer::TextTokenizer;
 use crate::huggingface::{ModelFiles, Parts};
+use crate::model::estimated_tokens;
 use crate::transformer::{Encoder, PackedEncoder, Precision, Tokens, default_precision};
-use crate::{BatchConfig, Model, ModelHandle, ModelInfo, Prediction, Task};
+use crate::{BatchConfig, Model, ModelFactory, ModelHandle, ModelInfo, Prediction, Task, TokenEstimate};
 
 /// The most tokens that go through the encoder at once: its buffers grow with them. A longer text goes alone.
 const TOKENS_AT_ONCE_MAX: usize = 8192;
@@ -159,14 +160,6 @@ impl TextModel {
         Ok(Self { shared, encoder, tokens: Tokens::default() })
     }
 
-    /// A model with the same weights and threads of its own.
-    ///
-    /// # Errors
-    /// `Environment`: the system gives no thread.
-    pub fn copy(&self) -> Result<Self> {
-        Self::of(self.shared.clone())
-    }
-
     /// The most tokens of a text that are read.
     pub fn tokens_max(&self) -> usize {
         self.shared.tokenizer.tokens_max()
@@ -243,6 +236,17 @@ impl Model for TextModel {
             answers.insert(index, Err(failure));
         }
         Ok(answers)
+    }
+
+    /// It reads no further than its longest text.
+    fn token_estimate(&self) -> TokenEstimate {
+        let tokens_max = self.tokens_max();
+        Arc::new(move |text| estimated_tokens(text).min(tokens_max))
+    }
+
+    fn factory(&self) -> Option<ModelFactory> {
+        let shared = self.shared.clone();
+        Some(Arc::new(move || Ok(Box::new(Self::of(shared.clone())?))))
     }
 }
 

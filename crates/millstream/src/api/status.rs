@@ -16,8 +16,13 @@ pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Everything is open and running.
+/// Everything is open and running, and every model answers.
 pub async fn readyz(State(state): State<ApiState>) -> Response {
+    let broken = state.running.model_set.out_of_order();
+    if let Some((model, why)) = broken.first() {
+        let text = format!("not ready: model `{model}` is out of order: {why}\n");
+        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    }
     if state.running.is_ready() {
         "ready\n".into_response()
     } else {
@@ -29,7 +34,11 @@ pub async fn readyz(State(state): State<ApiState>) -> Response {
 pub async fn metrics(State(state): State<ApiState>) -> Response {
     let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let models: Vec<_> = state.running.models.iter().map(|(name, model)| (name.clone(), model.stats())).collect();
-    ([(CONTENT_TYPE, media_type)], state.running.metrics.text(&models)).into_response()
+    (
+        [(CONTENT_TYPE, media_type)],
+        state.running.metrics.text_with(&models, |text| super::models::figures(&state.running.model_set, text)),
+    )
+        .into_response()
 }
 
 /// The OpenAPI document.

@@ -3,6 +3,7 @@
 mod demo;
 mod dlq;
 mod init;
+mod models_reload;
 mod query;
 mod replay;
 mod run;
@@ -52,12 +53,21 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// List, show and redrive records that failed.
     Dlq(dlq::DlqArgs),
+    /// Work with models.
+    #[command(subcommand)]
+    Models(ModelsCommand),
     /// Print the JSON Schema of pipeline files.
     Schema,
     /// Write an example pipeline to start from.
     Init(init::InitArgs),
     /// Watch headlines being read, scored and stored; needs nothing.
     Demo(demo::DemoArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum ModelsCommand {
+    /// Have a running server load a model's files anew, while records go on.
+    Reload(models_reload::ReloadArgs),
 }
 
 /// How a command can fail.
@@ -92,6 +102,7 @@ pub fn run(cli: Cli) -> std::result::Result<(), Failed> {
             Command::Tap(args) => Ok(tap::run(args).await?),
             Command::Replay(args) => replay::run(args).await,
             Command::Dlq(args) => dlq::run(args).await,
+            Command::Models(ModelsCommand::Reload(args)) => Ok(models_reload::run(args).await?),
             Command::Schema => Ok(schema::run()?),
             Command::Init(args) => Ok(init::run(&args)?),
             Command::Demo(args) => demo::run(args).await,

@@ -1,8 +1,11 @@
 //! What a model's queue counts, for `/metrics`.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+
+use crate::remote::gate::{EndpointStats, Gate};
 
 /// Upper bounds of the buckets for texts in a batch.
 const BATCH_SIZE_BOUNDS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1024.0, 4096.0];
@@ -21,6 +24,14 @@ pub struct ModelStats {
     pub failed: u64,
     /// Texts that wait now.
     pub queue_depth: usize,
+    /// Of an endpoint: its circuit breaker, and the requests to it.
+    pub endpoint: Option<EndpointStats>,
+    /// How often the model hung and a thread was given up (`model_stalls_total`).
+    pub stalls: u64,
+    /// Threads that were given up and have not come back.
+    pub threads_given_up: usize,
+    /// Why the model answers nothing any more; none where it does.
+    pub out_of_order: Option<String>,
 }
 
 /// Counts by size, as Prometheus wants them.
@@ -51,7 +62,13 @@ impl Histogram {
 }
 
 /// Collects; the lock is held for a few additions per batch.
-pub(super) struct Recorder(Mutex<Recorded>);
+#[derive(Default)]
+pub(super) struct Recorder {
+    /// Shared with the models that this one replaces: counts go on.
+    recorded: Mutex<Arc<Mutex<Recorded>>>,
+    /// What stands before an endpoint, and counts for itself.
+    gate: OnceLock<Arc<Gate>>,
+}
 
 struct Recorded {
     batch_size: Histogram,
@@ -59,31 +76,54 @@ struct Recorded {
     failed: u64,
 }
 
-impl Default for Recorder {
+impl Default for Recorded {
     fn default() -> Self {
-        Self(Mutex::new(Recorded {
+        Self {
             batch_size: Histogram::new(BATCH_SIZE_BOUNDS),
             inference_seconds: Histogram::new(SECONDS_BOUNDS),
             failed: 0,
-        }))
+        }
     }
 }
 
 impl Recorder {
+    /// The figures of an endpoint are these from now on.
+    pub(super) fn watch(&self, gate: Arc<Gate>) {
+        // Set once, by the only one who starts the endpoint's worker.
+        let _ = self.gate.set(gate);
+    }
+
     pub(super) fn batch(&self, texts: usize, failed: usize, took: Duration) {
-        let mut recorded = self.0.lock();
+        let shared = self.recorded.lock().clone();
+        let mut recorded = shared.lock();
         recorded.batch_size.observe(texts as f64);
         recorded.inference_seconds.observe(took.as_secs_f64());
         recorded.failed += failed as u64;
     }
 
+    /// Forgets what was counted: that of a warm-up.
+    pub(super) fn reset(&self) {
+        *self.recorded.lock() = Arc::default();
+    }
+
+    /// Goes on where the recorder of the model that is replaced is.
+    pub(super) fn go_on_from(&self, replaced: &Self) {
+        let shared = replaced.recorded.lock().clone();
+        *self.recorded.lock() = shared;
+    }
+
     pub(super) fn snapshot(&self, queue_depth: usize) -> ModelStats {
-        let recorded = self.0.lock();
+        let shared = self.recorded.lock().clone();
+        let recorded = shared.lock();
         ModelStats {
             batch_size: recorded.batch_size.clone(),
             inference_seconds: recorded.inference_seconds.clone(),
             failed: recorded.failed,
             queue_depth,
+            endpoint: self.gate.get().map(|gate| gate.stats()),
+            stalls: 0,
+            threads_given_up: 0,
+            out_of_order: None,
         }
     }
 }
