@@ -1,31 +1,33 @@
 //! What can be written under `models:` in a pipeline file, and what it resolves to.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_core::units::redact_url;
 use millstream_core::{Error, HumanDuration, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
+use crate::huggingface::hub::{self, Hub};
 use crate::remote::config::EndpointConfig;
-use crate::{ModelHandle, ModelInfo, Task, linear, remote};
+use crate::source::{self, Source};
+use crate::transformer::Precision;
+use crate::{ModelHandle, ModelInfo, Task, linear, remote, text_model};
 
 /// The most texts that a batch may hold.
 const BATCH_MAX: usize = 4096;
-/// The models that come with Millstream.
-const BUILTINS: [&str; 2] = ["builtin:headline-sentiment", "builtin:headline-sentiment-linear"];
 
-/// A model: one that comes with Millstream, or one behind an endpoint.
+/// A model: one that comes with Millstream, one in a folder or of the Hugging Face hub, or one behind an endpoint.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct ModelConfig {
     /// What the model does.
     pub task: Task,
-    /// `builtin:headline-sentiment`, `builtin:headline-sentiment-linear`, or an endpoint: `http://…`,
-    /// `https://…`, `sagemaker://…`, `lambda://…`.
+    /// `builtin:headline-sentiment`, `builtin:headline-sentiment-linear`; a folder as Hugging Face's libraries save it
+    /// (`./finbert`); a model of the hub (`hf://org/name`, `hf://org/name@revision`); or an endpoint (`http://…`,
+    /// `https://…`, `sagemaker://…`, `lambda://…`).
     #[serde(serialize_with = "serialize_source")]
     pub source: String,
     /// How calls are put together.
@@ -42,10 +44,23 @@ pub struct ModelConfig {
     /// over. Default: 60s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stall_timeout: Option<HumanDuration>,
-    /// The labels, in the order in which the endpoint gives scores without names. Needed for `text-classification` at an
-    /// endpoint, so that the types of the pipeline are known without the network.
+    /// The labels. At an endpoint: in the order in which it gives scores without names; needed for `text-classification`,
+    /// so that the types of the pipeline are known without the network. Of a folder or a model of the hub: other names for
+    /// the model's labels, in its order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
+    /// Folders and models of the hub only: the numbers to compute in. Default: `auto`, the fastest on this processor.
+    #[serde(default, skip_serializing_if = "PrecisionSetting::is_auto")]
+    pub precision: PrecisionSetting,
+    /// Folders and models of the hub only: the most tokens of a text; what is behind is cut off. Default: as the model's
+    /// files say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_length: Option<usize>,
+    /// Folders and models of the hub only: threads that compute. Default: one for each core.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 256))]
+    pub threads: Option<usize>,
     /// The settings of endpoints.
     #[serde(flatten)]
     pub endpoint: EndpointConfig,
@@ -100,9 +115,40 @@ fn default_batch_max_delay() -> HumanDuration {
     HumanDuration(Duration::from_millis(5))
 }
 
-/// What `source` names.
+/// The numbers that a model in this process computes in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PrecisionSetting {
+    /// The fastest on this processor.
+    #[default]
+    Auto,
+    /// Single precision: the answers of `transformers`.
+    F32,
+    /// bfloat16 weights and activations.
+    Bf16,
+    /// 8-bit weights and activations.
+    Int8,
+}
+
+impl PrecisionSetting {
+    fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
+
+    fn chosen(self) -> Option<Precision> {
+        match self {
+            Self::Auto => None,
+            Self::F32 => Some(Precision::F32),
+            Self::Bf16 => Some(Precision::Bf16),
+            Self::Int8 => Some(Precision::Int8),
+        }
+    }
+}
+
+/// What `source` names, found and checked.
 enum Backend {
     HeadlineSentimentLinear,
+    Text(Box<text_model::Found>),
     Remote(Box<remote::Endpoint>),
 }
 
@@ -117,14 +163,41 @@ impl ModelConfig {
             shadow: None,
             stall_timeout: None,
             labels: Vec::new(),
+            precision: PrecisionSetting::Auto,
+            max_length: None,
+            threads: None,
             endpoint: EndpointConfig::default(),
         }
     }
 
-    /// Whether the settings can work, and what the model will be. Touches no network.
+    /// Makes a relative path in `source` start from `folder`.
+    pub fn start_from(&mut self, folder: &Path) {
+        if source::is_path(&self.source) && Path::new(&self.source).is_relative() && !folder.as_os_str().is_empty() {
+            let path = folder.join(self.source.strip_prefix("./").unwrap_or(&self.source));
+            self.source = path.to_string_lossy().into_owned();
+        }
+    }
+
+    /// Downloads the model into the hub's cache, where it is one of the hub and not there yet. With `HF_HUB_OFFLINE` it does
+    /// nothing, and [`ModelConfig::check`] says what is missing.
     ///
     /// # Errors
-    /// `Config`: what is wrong, and what to write instead.
+    /// As [`hub::pull`].
+    pub fn fetch(&self, progress: &mut (dyn FnMut(hub::Progress<'_>) + Send)) -> Result<()> {
+        // A source of no known form is left to the check.
+        let Ok(Source::Hub(repository)) = Source::parse(&self.source) else { return Ok(()) };
+        let hub = Hub::from_env()?;
+        if !hub.offline && hub.cached(&repository).is_none() {
+            hub::pull_blocking(&hub, &repository, progress)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the settings can work, and what the model will be. Touches no network: a model of the hub has to be in the
+    /// cache. Of a folder, names and shapes of all tensors are compared with its configuration.
+    ///
+    /// # Errors
+    /// `Config`: what is wrong, and what to write instead. `Corruption`: a file of the model is damaged.
     pub fn check(&self) -> Result<ModelInfo> {
         Ok(self.resolve()?.1)
     }
@@ -138,6 +211,7 @@ impl ModelConfig {
         let info = ModelInfo { name: name.into(), ..info };
         let handle = match backend {
             Backend::HeadlineSentimentLinear => linear::load(info, self.batch),
+            Backend::Text(found) => text_model::load(info, self.batch, &found),
             Backend::Remote(endpoint) => remote::load(info, self.batch, *endpoint),
         }
         .map_err(|e| e.context(format!("load model `{name}`")))?;
@@ -154,7 +228,7 @@ impl ModelConfig {
 
     /// Where the model comes from, without credentials.
     pub fn shown_source(&self) -> String {
-        shown_source(&self.source)
+        source::shown(&self.source)
     }
 
     fn check_queue(&self) -> Result<()> {
@@ -178,27 +252,60 @@ impl ModelConfig {
 
     fn resolve(&self) -> Result<(Backend, ModelInfo)> {
         self.check_queue()?;
-        if BUILTINS.contains(&self.source.as_str()) {
-            self.refuse_endpoint_settings()?;
-            let info = linear::info()?;
-            self.compare_with(&info)?;
-            Ok((Backend::HeadlineSentimentLinear, info))
-        } else if remote::config::is_endpoint(&self.source) {
-            let (endpoint, info) = self.endpoint.resolve(&self.source, self.task, &self.labels)?;
-            Ok((Backend::Remote(Box::new(endpoint)), info))
-        } else {
-            Err(Error::config(format!(
-                "unknown model source `{}`: write {}, or an endpoint such as https://host/path",
-                shown_source(&self.source),
-                BUILTINS.join(", ")
-            )))
+        match Source::parse(&self.source)? {
+            Source::HeadlineSentimentLinear => {
+                self.refuse_endpoint_settings()?;
+                self.refuse_text_model_settings()?;
+                let info = linear::info()?;
+                self.compare_with(&info)?;
+                Ok((Backend::HeadlineSentimentLinear, info))
+            }
+            Source::Folder(folder) => self.text_model(&folder),
+            Source::Hub(repository) => {
+                let (backend, info) = self.text_model(&hub::locate(&Hub::from_env()?, &repository)?)?;
+                Ok((backend, ModelInfo { name: repository.id.into(), ..info }))
+            }
+            Source::Endpoint(_) => {
+                self.refuse_text_model_settings()?;
+                let (endpoint, info) = self.endpoint.resolve(&self.source, self.task, &self.labels)?;
+                Ok((Backend::Remote(Box::new(endpoint)), info))
+            }
         }
+    }
+
+    fn text_model(&self, folder: &Path) -> Result<(Backend, ModelInfo)> {
+        self.refuse_endpoint_settings()?;
+        check_labels_differ(&self.labels)?;
+        let settings = text_model::Settings {
+            precision: self.precision.chosen(),
+            max_length: self.max_length,
+            threads: self.threads,
+            labels: self.labels.clone(),
+        };
+        let found = text_model::find(folder, self.task, &settings)?;
+        let info = found.info.clone();
+        Ok((Backend::Text(Box::new(found)), info))
     }
 
     fn refuse_endpoint_settings(&self) -> Result<()> {
         match self.endpoint.first_set() {
             None => Ok(()),
             Some(key) => Err(Error::config(format!("`{key}` is for endpoints; `{}` takes none", self.source))),
+        }
+    }
+
+    fn refuse_text_model_settings(&self) -> Result<()> {
+        let set = [
+            ("precision", !self.precision.is_auto()),
+            ("max_length", self.max_length.is_some()),
+            ("threads", self.threads.is_some()),
+        ];
+        match set.iter().find(|(_, is_set)| *is_set) {
+            None => Ok(()),
+            Some((key, _)) => {
+                let source = source::shown(&self.source);
+                Err(Error::config(format!("`{key}` is for folders and models of the hub; `{source}` takes none")))
+            }
         }
     }
 
@@ -217,30 +324,41 @@ impl ModelConfig {
     }
 }
 
+/// Labels that are written are no empty texts, and each stands there once.
+pub(crate) fn check_labels_differ(labels: &[String]) -> Result<()> {
+    for (i, label) in labels.iter().enumerate() {
+        if label.trim().is_empty() {
+            return Err(Error::config("a label is empty"));
+        }
+        if labels[..i].contains(label) {
+            return Err(Error::config(format!("the label `{label}` stands twice in `labels`")));
+        }
+    }
+    Ok(())
+}
+
 /// The first 16 hexadecimal digits of SHA-256.
 pub(crate) fn short_digest(bytes: &[u8]) -> Arc<str> {
     Sha256::digest(bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>().into()
 }
 
-/// A URL may hold a password or a token.
-fn shown_source(source: &str) -> String {
-    if source.contains("://") { redact_url(source) } else { source.to_owned() }
-}
-
 fn serialize_source<S: Serializer>(source: &str, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&shown_source(source))
+    serializer.serialize_str(&source::shown(source))
 }
 
 impl fmt::Debug for ModelConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ModelConfig")
             .field("task", &self.task)
-            .field("source", &shown_source(&self.source))
+            .field("source", &source::shown(&self.source))
             .field("batch", &self.batch)
             .field("cache", &self.cache)
             .field("shadow", &self.shadow)
             .field("stall_timeout", &self.stall_timeout)
             .field("labels", &self.labels)
+            .field("precision", &self.precision)
+            .field("max_length", &self.max_length)
+            .field("threads", &self.threads)
             .field("endpoint", &self.endpoint)
             .finish()
     }

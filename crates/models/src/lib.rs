@@ -1,22 +1,27 @@
 //! Models: the [`Model`] trait, the queue that batches calls in front of every model, and the backends.
 //!
 //! ```text
-//! predict step ── ModelHandle::predict ──▶ queue ──batch──▶ a Model on its own threads   (linear)
+//! predict step ── ModelHandle::predict ──▶ queue ──batch──▶ a Model on its own threads   (linear, text_model)
 //!   (many callers)                        (bounded)   └───▶ an endpoint, asynchronously  (remote)
 //! ```
+//!
+//! A `text_model` is read by `huggingface` and computed by `transformer`.
 //!
 //! This is the only crate that names an inference library or a model server's protocol.
 
 pub mod config;
 pub mod eval;
+pub mod huggingface;
 pub mod linear;
 pub mod model;
 pub mod output;
 pub mod queue;
 pub mod remote;
+pub mod source;
+pub mod text_model;
 pub mod transformer;
 
-pub use config::{BatchConfig, CacheConfig, ModelConfig};
+pub use config::{BatchConfig, CacheConfig, ModelConfig, PrecisionSetting};
 pub use eval::{EvalReport, EvalRow, evaluate};
 pub use model::{Model, ModelFactory, ModelInfo, Prediction, Scored, Task, TokenEstimate};
 pub use output::{highest, output_column, output_column_from, output_type};
@@ -26,3 +31,5 @@ pub use remote::fallback::{Fallback, FallbackConfig, check as check_fallback};
 pub use remote::gate::EndpointStats;
 pub use remote::protocol::Protocol;
 pub use remote::rate::Rate;
+pub use source::Source;
+pub use text_model::TextModel;

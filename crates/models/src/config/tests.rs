@@ -5,6 +5,7 @@ use url::Url;
 
 use super::*;
 use crate::Protocol;
+use crate::source::BUILTINS;
 
 fn read(value: serde_json::Value) -> ModelConfig {
     serde_json::from_value(value).unwrap()

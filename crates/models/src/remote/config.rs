@@ -19,7 +19,7 @@ use super::fallback::FallbackConfig;
 use super::protocol::{Answer, Chat, Codec, Protocol, Template, TensorConfig, request_url};
 use super::rate::Rate;
 use super::{Endpoint, Place, aws};
-use crate::config::short_digest;
+use crate::config::{check_labels_differ, short_digest};
 use crate::{ModelInfo, Task};
 
 /// The most requests that may be under way at an endpoint.
@@ -307,6 +307,7 @@ impl EndpointConfig {
             digest: short_digest(parts.join("\0").as_bytes()),
             task,
             labels,
+            multi_label: false,
             dimensions: None,
         }
     }
@@ -340,13 +341,5 @@ fn check_labels(task: Task, labels: &[String]) -> Result<()> {
         }
         _ => {}
     }
-    for (i, label) in labels.iter().enumerate() {
-        if label.trim().is_empty() {
-            return Err(Error::config("a label is empty"));
-        }
-        if labels[..i].contains(label) {
-            return Err(Error::config(format!("the label `{label}` stands twice in `labels`")));
-        }
-    }
-    Ok(())
+    check_labels_differ(labels)
 }

@@ -15,7 +15,14 @@ struct Fake {
 
 fn info(labels: &[&str]) -> ModelInfo {
     let labels = labels.iter().map(|label| Arc::from(*label)).collect();
-    ModelInfo { name: "next".into(), digest: "2".into(), task: Task::TextClassification, labels, dimensions: None }
+    ModelInfo {
+        name: "next".into(),
+        digest: "2".into(),
+        task: Task::TextClassification,
+        labels,
+        multi_label: false,
+        dimensions: None,
+    }
 }
 
 impl Model for Fake {
