@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use crate::{ModelHandle, ModelInfo, Task, linear, remote};
+use crate::{Model, ModelHandle, ModelInfo, Task, linear, remote};
 
 /// The most texts that a batch may hold.
 const BATCH_MAX: usize = 4096;
@@ -146,6 +146,20 @@ impl ModelConfig {
         match backend {
             Backend::HeadlineSentimentLinear => linear::load(info, self.batch),
             Backend::Remote(endpoint) => remote::load(info, self.batch, *endpoint),
+        }
+        .map_err(|e| e.context(format!("load model `{name}`")))
+    }
+
+    /// One copy of the model without a queue, to measure what the queue adds; none for an endpoint.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::load`].
+    pub fn open(&self, name: &str) -> Result<Option<Box<dyn Model>>> {
+        let (backend, info) = self.resolve().map_err(|e| e.context(format!("load model `{name}`")))?;
+        let info = ModelInfo { name: name.into(), ..info };
+        match backend {
+            Backend::HeadlineSentimentLinear => linear::open(info).map(Some),
+            Backend::Remote(_) => Ok(None),
         }
         .map_err(|e| e.context(format!("load model `{name}`")))
     }

@@ -7,6 +7,8 @@
 //!
 //! This is the only crate that names an inference library or a model server's protocol.
 
+pub mod bench;
+pub mod builtin;
 pub mod config;
 pub mod eval;
 pub mod linear;
@@ -16,8 +18,9 @@ pub mod queue;
 pub mod remote;
 pub mod transformer;
 
+pub use builtin::{Builtin, builtins};
 pub use config::{BatchConfig, ModelConfig, Protocol};
-pub use eval::{EvalReport, EvalRow, evaluate};
+pub use eval::{EvalReport, EvalRow, evaluate, evaluate_with_progress, read_texts};
 pub use model::{Model, ModelInfo, Prediction, Task};
 pub use output::{output_column, output_type};
 pub use queue::{Histogram, ModelHandle, ModelStats};
