@@ -224,10 +224,54 @@ fn peak_memory_bytes() -> Option<u64> {
 /// Texts that are built like financial headlines: mostly 5 to 15 words, a few up to 35; the same ones at every call.
 pub fn sample_texts(count: usize) -> Vec<Arc<str>> {
     const WORDS: [&str; 48] = [
-        "shares", "of", "the", "bank", "rise", "after", "strong", "quarterly", "profit", "while", "copper", "falls",
-        "on", "weak", "demand", "from", "China", "regulator", "opens", "inquiry", "into", "carmaker", "and", "raises",
-        "dividend", "to", "2.5%", "analysts", "cut", "target", "as", "oil", "slips", "below", "$80", "a", "barrel",
-        "airline", "orders", "40", "jets", "rupee", "steady", "ahead", "inflation", "data", "unexpectedly", "outlook",
+        "shares",
+        "of",
+        "the",
+        "bank",
+        "rise",
+        "after",
+        "strong",
+        "quarterly",
+        "profit",
+        "while",
+        "copper",
+        "falls",
+        "on",
+        "weak",
+        "demand",
+        "from",
+        "China",
+        "regulator",
+        "opens",
+        "inquiry",
+        "into",
+        "carmaker",
+        "and",
+        "raises",
+        "dividend",
+        "to",
+        "2.5%",
+        "analysts",
+        "cut",
+        "target",
+        "as",
+        "oil",
+        "slips",
+        "below",
+        "$80",
+        "a",
+        "barrel",
+        "airline",
+        "orders",
+        "40",
+        "jets",
+        "rupee",
+        "steady",
+        "ahead",
+        "inflation",
+        "data",
+        "unexpectedly",
+        "outlook",
     ];
     // A linear congruential generator (Knuth's MMIX constants); the high bits are the good ones.
     let mut state = 1_u64;
@@ -254,7 +298,9 @@ mod tests {
         let mut said = Vec::new();
         let report = bench(&config, "m", &sample_texts(64), &options, |what| said.push(what.to_owned())).await.unwrap();
         assert_eq!(report.batches.iter().map(|b| b.batch).collect::<Vec<_>>(), [1, 8]);
-        assert!(report.batches.iter().all(|b| b.sequences_per_second > Some(0.0) && b.queue_sequences_per_second > 0.0));
+        assert!(
+            report.batches.iter().all(|b| b.sequences_per_second > Some(0.0) && b.queue_sequences_per_second > 0.0)
+        );
         assert!(report.latency_ms.is_some_and(|l| l.p50 > 0.0 && l.p50 <= l.p99), "{report:?}");
         assert_eq!(said.len(), 6);
     }

@@ -3,10 +3,13 @@
 mod demo;
 mod dlq;
 mod init;
+mod models;
+mod progress;
 mod query;
 mod replay;
 mod run;
 mod schema;
+mod serve;
 mod tap;
 mod target;
 mod validate;
@@ -51,6 +54,10 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// List, show and redrive records that failed.
     Dlq(dlq::DlqArgs),
+    /// List, check, measure and fetch models.
+    Models(models::ModelsArgs),
+    /// Serve a model to other systems, as SageMaker, KServe and TEI do.
+    Serve(serve::ServeArgs),
     /// Print the JSON Schema of pipeline files.
     Schema,
     /// Write an example pipeline to start from.
@@ -91,6 +98,8 @@ pub fn run(cli: Cli) -> std::result::Result<(), Failed> {
             Command::Tap(args) => Ok(tap::run(args).await?),
             Command::Replay(args) => replay::run(args).await,
             Command::Dlq(args) => dlq::run(args).await,
+            Command::Models(args) => models::run(args).await,
+            Command::Serve(args) => serve::run(args).await,
             Command::Schema => Ok(schema::run()?),
             Command::Init(args) => Ok(init::run(&args)?),
             Command::Demo(args) => demo::run(args).await,

@@ -1,0 +1,138 @@
+//! `millstream models list|info|eval|bench`: what models there are, what they are, how good and how fast.
+
+mod bench;
+mod eval;
+mod info;
+mod list;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use millstream_core::{Error, Result};
+use millstream_models::{ModelConfig, ModelInfo, Task};
+use serde_json::{Map, Value};
+
+use super::{Failed, load};
+use crate::render::{Format, csv_cell, text_table};
+
+#[derive(Debug, Args)]
+pub struct ModelsArgs {
+    #[command(subcommand)]
+    command: ModelsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ModelsCommand {
+    /// List the models that come with Millstream, and those of a pipeline file or a running server.
+    List(list::ListArgs),
+    /// Say what a model is.
+    Info(info::InfoArgs),
+    /// Compare a classifier with the labels of a CSV file.
+    Eval(eval::EvalArgs),
+    /// Measure how fast a model is, by itself and through its queue.
+    Bench(bench::BenchArgs),
+}
+
+pub async fn run(args: ModelsArgs) -> std::result::Result<(), Failed> {
+    match args.command {
+        ModelsCommand::List(args) => list::run(args).await,
+        ModelsCommand::Info(args) => info::run(&args),
+        ModelsCommand::Eval(args) => eval::run(args).await,
+        ModelsCommand::Bench(args) => bench::run(args).await,
+    }
+}
+
+/// Which model.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// A source, as in a pipeline file (`builtin:headline-sentiment`); with --pipeline also a model's name there.
+    #[arg(value_name = "SOURCE|NAME")]
+    model: String,
+    /// The pipeline file that names the model.
+    #[arg(long, value_name = "FILE")]
+    pipeline: Option<PathBuf>,
+    /// What the model does. Needed only where its source does not say.
+    #[arg(long, value_enum)]
+    task: Option<TaskArg>,
+    /// The labels, for a source that does not say: `negative,neutral,positive`.
+    #[arg(long, value_delimiter = ',')]
+    labels: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TaskArg {
+    TextClassification,
+    Embedding,
+}
+
+/// A model that can be loaded.
+#[derive(Debug)]
+pub struct Chosen {
+    /// Its name: the one in the pipeline file, else the source's own.
+    pub name: String,
+    /// How it is loaded.
+    pub config: ModelConfig,
+    /// What it is.
+    pub info: ModelInfo,
+}
+
+impl ModelArgs {
+    /// Finds the model; a pipeline file is checked on the way. Nothing is loaded yet.
+    pub fn resolve(&self) -> std::result::Result<Chosen, Failed> {
+        let pipeline = self.pipeline.as_deref().map(load).transpose()?;
+        if let Some(spec) = pipeline.as_ref().and_then(|pipeline| pipeline.model(&self.model)) {
+            let (name, config) = (spec.name.to_string(), spec.config.clone());
+            return Ok(Chosen { name, config, info: spec.info.clone() });
+        }
+        match pipeline {
+            // A source has a colon, a slash or a dot in it; a name has none.
+            Some(pipeline) if !self.model.contains([':', '/', '.']) => {
+                let known: Vec<&str> = pipeline.models.iter().map(|m| &*m.name).collect();
+                let message = format!("the pipeline has no model `{}`; it has {}", self.model, known.join(", "));
+                Err(Error::config(message).into())
+            }
+            _ => Ok(self.of_source()?),
+        }
+    }
+
+    fn of_source(&self) -> Result<Chosen> {
+        let checked = |task: Task| {
+            let config = ModelConfig { labels: self.labels.clone(), ..ModelConfig::new(task, self.model.as_str()) };
+            config.check().map(|info| Chosen { name: info.name.to_string(), config, info })
+        };
+        match self.task {
+            Some(TaskArg::TextClassification) => checked(Task::TextClassification),
+            Some(TaskArg::Embedding) => checked(Task::Embedding),
+            // Most sources know what they do. Where both fail, the first message is about what people mostly want.
+            None => checked(Task::TextClassification).or_else(|e| checked(Task::Embedding).map_err(|_| e)),
+        }
+    }
+}
+
+/// Prints rows as a table, as JSON lines or as CSV. In a cell, a list is its elements, and null is empty.
+fn print_rows(columns: &[&str], rows: &[Vec<Value>], format: Format) {
+    let cell = |value: &Value| match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Array(list) => {
+            list.iter().map(|v| v.as_str().map_or(v.to_string(), str::to_owned)).collect::<Vec<_>>().join(", ")
+        }
+        other => other.to_string(),
+    };
+    match format {
+        Format::Json => {
+            for row in rows {
+                let object: Map<String, Value> =
+                    columns.iter().zip(row).map(|(column, value)| ((*column).to_owned(), value.clone())).collect();
+                println!("{}", Value::Object(object));
+            }
+        }
+        Format::Csv => {
+            println!("{}", columns.join(","));
+            for row in rows {
+                println!("{}", row.iter().map(|value| csv_cell(&cell(value))).collect::<Vec<_>>().join(","));
+            }
+        }
+        Format::Table => println!("{}", text_table(columns, rows.iter().map(|row| row.iter().map(cell).collect()))),
+    }
+}
