@@ -13,4 +13,6 @@ mod crash;
 mod data_dir;
 mod examples;
 mod golden;
+mod model_commands;
+mod serve;
 mod support;

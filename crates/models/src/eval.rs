@@ -240,9 +240,9 @@ mod tests {
 
     #[test]
     fn rows_come_from_columns_by_name() {
-        let row = EvalRow { text: "a, b".into(), label: "neutral".into() };
-        assert_eq!(rows("no,label,text\n1,neutral,\"a, b\"\n", ["text", "label"]).unwrap(), [row.clone()]);
-        assert_eq!(rows("mood,headline\nneutral,\"a, b\"\n", ["headline", "mood"]).unwrap(), [row]);
+        let row = || EvalRow { text: "a, b".into(), label: "neutral".into() };
+        assert_eq!(rows("no,label,text\n1,neutral,\"a, b\"\n", ["text", "label"]).unwrap(), [row()]);
+        assert_eq!(rows("mood,headline\nneutral,\"a, b\"\n", ["headline", "mood"]).unwrap(), [row()]);
         let missing = rows("text,mood\nx,y\n", ["text", "label"]).unwrap_err().to_string();
         assert!(missing.contains("`label`") && missing.contains("text, mood"), "{missing}");
         assert!(rows("text,label\nx\n", ["text", "label"]).is_err());
