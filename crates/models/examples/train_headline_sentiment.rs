@@ -110,7 +110,14 @@ async fn cross_validate(headlines: &[TrainRow], tweets: &[TrainRow], folds: usiz
 
 fn handle(weights: Weights) -> Result<ModelHandle> {
     let (name, digest) = ("trained".into(), "".into());
-    let info = ModelInfo { name, digest, task: Task::TextClassification, labels: labels(), dimensions: None };
+    let info = ModelInfo {
+        name,
+        digest,
+        task: Task::TextClassification,
+        labels: labels(),
+        multi_label: false,
+        dimensions: None,
+    };
     ModelHandle::spawn(vec![Box::new(LinearModel::new(info, Arc::new(weights)))], BatchConfig::default())
 }
 

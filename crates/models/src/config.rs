@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,31 +13,47 @@ use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use crate::{Model, ModelHandle, ModelInfo, Task, linear, remote};
+use crate::huggingface::hub::{self, Hub, Repository};
+use crate::source::{self, Source};
+use crate::transformer::Precision;
+use crate::{Model, ModelHandle, ModelInfo, Task, linear, remote, text_model};
 
 /// The most texts that a batch may hold.
 const BATCH_MAX: usize = 4096;
 /// The most batches that may be under way at an endpoint.
 const CONCURRENCY_MAX: usize = 1024;
-/// The models that come with Millstream.
-const BUILTINS: [&str; 2] = ["builtin:headline-sentiment", "builtin:headline-sentiment-linear"];
 
-/// A model: one that comes with Millstream, or one behind an endpoint.
+/// A model: one that comes with Millstream, one in a folder or of the Hugging Face hub, or one behind an endpoint.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct ModelConfig {
     /// What the model does.
     pub task: Task,
-    /// `builtin:headline-sentiment`, `builtin:headline-sentiment-linear`, or an endpoint: `http://…`, `https://…`.
+    /// `builtin:headline-sentiment`, `builtin:headline-sentiment-linear`; a folder as Hugging Face's libraries save it
+    /// (`./finbert`); a model of the hub (`hf://org/name`, `hf://org/name@revision`); or an endpoint (`http://…`,
+    /// `https://…`).
     #[serde(serialize_with = "serialize_source")]
     pub source: String,
     /// How calls are put together.
     #[serde(default)]
     pub batch: BatchConfig,
-    /// The labels, in the order in which the endpoint gives scores without names. Needed for `text-classification` at an
-    /// endpoint, so that the types of the pipeline are known without the network.
+    /// The labels. At an endpoint: in the order in which it gives scores without names; needed for `text-classification`,
+    /// so that the types of the pipeline are known without the network. Of a folder or a model of the hub: other names for
+    /// the model's labels, in its order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
+    /// Folders and models of the hub only: the numbers to compute in. Default: `auto`, the fastest on this processor.
+    #[serde(default, skip_serializing_if = "PrecisionSetting::is_auto")]
+    pub precision: PrecisionSetting,
+    /// Folders and models of the hub only: the most tokens of a text; what is behind is cut off. Default: as the model's
+    /// files say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_length: Option<usize>,
+    /// Folders and models of the hub only: threads that compute. Default: one for each core.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 256))]
+    pub threads: Option<usize>,
     /// Endpoints only: the shape of requests and answers. Default: `json`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
@@ -82,6 +99,36 @@ fn default_batch_max_delay() -> HumanDuration {
     HumanDuration(Duration::from_millis(5))
 }
 
+/// The numbers that a model in this process computes in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PrecisionSetting {
+    /// The fastest on this processor.
+    #[default]
+    Auto,
+    /// Single precision: the answers of `transformers`.
+    F32,
+    /// bfloat16 weights and activations.
+    Bf16,
+    /// 8-bit weights and activations.
+    Int8,
+}
+
+impl PrecisionSetting {
+    fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
+
+    fn chosen(self) -> Option<Precision> {
+        match self {
+            Self::Auto => None,
+            Self::F32 => Some(Precision::F32),
+            Self::Bf16 => Some(Precision::Bf16),
+            Self::Int8 => Some(Precision::Int8),
+        }
+    }
+}
+
 /// The shape of requests to an endpoint and of its answers; see `docs/models.md`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -106,9 +153,10 @@ impl Protocol {
     }
 }
 
-/// What `source` names.
+/// What `source` names, found and checked.
 enum Backend {
     HeadlineSentimentLinear,
+    Text(Box<text_model::Found>),
     Remote(Box<remote::Endpoint>),
 }
 
@@ -120,6 +168,9 @@ impl ModelConfig {
             source: source.into(),
             batch: BatchConfig::default(),
             labels: Vec::new(),
+            precision: PrecisionSetting::Auto,
+            max_length: None,
+            threads: None,
             protocol: None,
             model_name: None,
             headers: BTreeMap::new(),
@@ -128,10 +179,29 @@ impl ModelConfig {
         }
     }
 
-    /// Whether the settings can work, and what the model will be. Touches no network.
+    /// Makes a relative path in `source` start from `folder`.
+    pub fn start_from(&mut self, folder: &Path) {
+        if source::is_path(&self.source) && Path::new(&self.source).is_relative() && !folder.as_os_str().is_empty() {
+            let path = folder.join(self.source.strip_prefix("./").unwrap_or(&self.source));
+            self.source = path.to_string_lossy().into_owned();
+        }
+    }
+
+    /// The model of the hub that has to be downloaded before this can be checked, if there is one.
     ///
     /// # Errors
-    /// `Config`: what is wrong, and what to write instead.
+    /// `Config`: `source` is of no known form, or the hub's variables are wrong.
+    pub fn missing(&self) -> Result<Option<(Hub, Repository)>> {
+        let Source::Hub(repository) = Source::parse(&self.source)? else { return Ok(None) };
+        let hub = Hub::from_env()?;
+        Ok(hub.cached(&repository).is_none().then_some((hub, repository)))
+    }
+
+    /// Whether the settings can work, and what the model will be. Touches no network: a model of the hub has to be in the
+    /// cache. Of a folder, names and shapes of all tensors are compared with its configuration.
+    ///
+    /// # Errors
+    /// `Config`: what is wrong, and what to write instead. `Corruption`: a file of the model is damaged.
     pub fn check(&self) -> Result<ModelInfo> {
         Ok(self.resolve()?.1)
     }
@@ -145,6 +215,7 @@ impl ModelConfig {
         let info = ModelInfo { name: name.into(), ..info };
         match backend {
             Backend::HeadlineSentimentLinear => linear::load(info, self.batch),
+            Backend::Text(found) => text_model::load(info, self.batch, &found),
             Backend::Remote(endpoint) => remote::load(info, self.batch, *endpoint),
         }
         .map_err(|e| e.context(format!("load model `{name}`")))
@@ -159,31 +230,60 @@ impl ModelConfig {
         let info = ModelInfo { name: name.into(), ..info };
         match backend {
             Backend::HeadlineSentimentLinear => linear::open(info).map(Some),
+            Backend::Text(found) => text_model::TextModel::new(info, &found).map(|model| Some(Box::new(model) as _)),
             Backend::Remote(_) => Ok(None),
         }
         .map_err(|e| e.context(format!("load model `{name}`")))
+    }
+
+    /// How a model from files computes, with all defaults filled in; none for other models.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::check`].
+    pub fn computing(&self) -> Result<Option<text_model::Computing>> {
+        match self.resolve()?.0 {
+            Backend::Text(found) => Ok(Some(found.computing())),
+            Backend::HeadlineSentimentLinear | Backend::Remote(_) => Ok(None),
+        }
     }
 
     fn resolve(&self) -> Result<(Backend, ModelInfo)> {
         if !(1..=BATCH_MAX).contains(&self.batch.max) {
             return Err(Error::config(format!("`batch.max` is {}: write 1 to {BATCH_MAX}", self.batch.max)));
         }
-        if BUILTINS.contains(&self.source.as_str()) {
-            self.refuse_endpoint_settings()?;
-            let info = linear::info()?;
-            self.compare_with(&info)?;
-            Ok((Backend::HeadlineSentimentLinear, info))
-        } else if self.source.starts_with("http://") || self.source.starts_with("https://") {
-            let endpoint = self.endpoint()?;
-            let info = self.remote_info(&endpoint)?;
-            Ok((Backend::Remote(Box::new(endpoint)), info))
-        } else {
-            Err(Error::config(format!(
-                "unknown model source `{}`: write {}, or an endpoint such as https://host/path",
-                shown_source(&self.source),
-                BUILTINS.join(", ")
-            )))
+        match Source::parse(&self.source)? {
+            Source::HeadlineSentimentLinear => {
+                self.refuse_endpoint_settings()?;
+                self.refuse_text_model_settings()?;
+                let info = linear::info()?;
+                self.compare_with(&info)?;
+                Ok((Backend::HeadlineSentimentLinear, info))
+            }
+            Source::Folder(folder) => self.text_model(&folder),
+            Source::Hub(repository) => self.text_model(&hub::locate(&Hub::from_env()?, &repository)?),
+            Source::Endpoint(_) => {
+                self.refuse_text_model_settings()?;
+                let endpoint = self.endpoint()?;
+                let info = self.remote_info(&endpoint)?;
+                Ok((Backend::Remote(Box::new(endpoint)), info))
+            }
         }
+    }
+
+    fn text_model(&self, folder: &Path) -> Result<(Backend, ModelInfo)> {
+        self.refuse_endpoint_settings()?;
+        if !self.labels.is_empty() {
+            self.check_labels_differ()?;
+        }
+        let settings = text_model::Settings {
+            precision: self.precision.chosen(),
+            max_length: self.max_length,
+            threads: self.threads,
+            labels: self.labels.clone(),
+        };
+        let found = text_model::find(folder, self.task, &settings)?;
+        let info = found.info.clone();
+        Ok((Backend::Text(Box::new(found)), info))
     }
 
     fn refuse_endpoint_settings(&self) -> Result<()> {
@@ -197,6 +297,21 @@ impl ModelConfig {
         match set.iter().find(|(_, is_set)| *is_set) {
             None => Ok(()),
             Some((key, _)) => Err(Error::config(format!("`{key}` is for endpoints; `{}` takes none", self.source))),
+        }
+    }
+
+    fn refuse_text_model_settings(&self) -> Result<()> {
+        let set = [
+            ("precision", !self.precision.is_auto()),
+            ("max_length", self.max_length.is_some()),
+            ("threads", self.threads.is_some()),
+        ];
+        match set.iter().find(|(_, is_set)| *is_set) {
+            None => Ok(()),
+            Some((key, _)) => {
+                let source = source::shown(&self.source);
+                Err(Error::config(format!("`{key}` is for folders and models of the hub; `{source}` takes none")))
+            }
         }
     }
 
@@ -245,6 +360,7 @@ impl ModelConfig {
             digest: short_digest(parts.join("\0").as_bytes()),
             task: self.task,
             labels,
+            multi_label: false,
             dimensions: None,
         })
     }
@@ -264,6 +380,10 @@ impl ModelConfig {
             }
             _ => {}
         }
+        self.check_labels_differ()
+    }
+
+    fn check_labels_differ(&self) -> Result<()> {
         for (i, label) in self.labels.iter().enumerate() {
             if label.trim().is_empty() {
                 return Err(Error::config("a label is empty"));
@@ -281,22 +401,20 @@ pub(crate) fn short_digest(bytes: &[u8]) -> Arc<str> {
     Sha256::digest(bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>().into()
 }
 
-/// A URL may hold a password or a token.
-fn shown_source(source: &str) -> String {
-    if source.contains("://") { redact_url(source) } else { source.to_owned() }
-}
-
 fn serialize_source<S: Serializer>(source: &str, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&shown_source(source))
+    serializer.serialize_str(&source::shown(source))
 }
 
 impl fmt::Debug for ModelConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ModelConfig")
             .field("task", &self.task)
-            .field("source", &shown_source(&self.source))
+            .field("source", &source::shown(&self.source))
             .field("batch", &self.batch)
             .field("labels", &self.labels)
+            .field("precision", &self.precision)
+            .field("max_length", &self.max_length)
+            .field("threads", &self.threads)
             .field("protocol", &self.protocol)
             .field("model_name", &self.model_name)
             .field("headers", &self.headers)

@@ -1,9 +1,11 @@
 //! Models: the [`Model`] trait, the queue that batches calls in front of every model, and the backends.
 //!
 //! ```text
-//! predict step ── ModelHandle::predict ──▶ queue ──batch──▶ a Model on its own threads   (linear)
+//! predict step ── ModelHandle::predict ──▶ queue ──batch──▶ a Model on its own threads   (linear, text_model)
 //!   (many callers)                        (bounded)   └───▶ an endpoint, asynchronously  (remote)
 //! ```
+//!
+//! A `text_model` is read by `huggingface` and computed by `transformer`.
 //!
 //! This is the only crate that names an inference library or a model server's protocol.
 
@@ -11,16 +13,21 @@ pub mod bench;
 pub mod builtin;
 pub mod config;
 pub mod eval;
+pub mod huggingface;
 pub mod linear;
 pub mod model;
 pub mod output;
 pub mod queue;
 pub mod remote;
+pub mod source;
+pub mod text_model;
 pub mod transformer;
 
 pub use builtin::{Builtin, builtins};
-pub use config::{BatchConfig, ModelConfig, Protocol};
+pub use config::{BatchConfig, ModelConfig, PrecisionSetting, Protocol};
 pub use eval::{EvalReport, EvalRow, evaluate, evaluate_with_progress, read_texts};
 pub use model::{Model, ModelInfo, Prediction, Task};
 pub use output::{output_column, output_type};
 pub use queue::{Histogram, ModelHandle, ModelStats};
+pub use source::Source;
+pub use text_model::TextModel;

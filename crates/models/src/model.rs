@@ -31,13 +31,15 @@ impl Task {
 pub struct ModelInfo {
     /// The name in the pipeline file; where a configuration is only checked, the source's own name.
     pub name: Arc<str>,
-    /// 16 hexadecimal digits. A local model: of its weights. An endpoint, whose weights nobody here can see: of its
+    /// 16 hexadecimal digits. A local model: of everything that its answers depend on. An endpoint, whose weights nobody here can see: of its
     /// address (without credentials), protocol, model name and labels.
     pub digest: Arc<str>,
     /// What it does.
     pub task: Task,
     /// The labels, in the order of the scores; empty for an embedding.
     pub labels: Vec<Arc<str>>,
+    /// Each label has a score of its own: any number of labels may fit, and scores need not sum to 1.
+    pub multi_label: bool,
     /// The length of its embeddings, where it is known.
     pub dimensions: Option<usize>,
 }
@@ -45,7 +47,8 @@ pub struct ModelInfo {
 /// What a model says about one text.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Prediction {
-    /// One score per label, in the order of [`ModelInfo::labels`]; each in 0..=1, together 1.
+    /// One score per label, in the order of [`ModelInfo::labels`]; each in 0..=1, together 1 unless
+    /// [`ModelInfo::multi_label`].
     Scores(Vec<f32>),
     /// An embedding; every number is finite.
     Embedding(Vec<f32>),

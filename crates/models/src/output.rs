@@ -19,7 +19,7 @@ pub fn output_type(info: &ModelInfo) -> DataType {
 }
 
 /// The output column for `predictions`, one row each, of the type [`output_type`] says. `label` is that of the highest
-/// score, the first of equals. Scores are rounded to six decimals, which is beyond what any model means by them.
+/// score, the first of equals, whether or not others fit as well ([`ModelInfo::multi_label`]). Scores are rounded to six decimals, which is beyond what any model means by them.
 ///
 /// # Errors
 /// `Bug`: a prediction is not of the model's task, or has another number of scores than the model has labels.
@@ -118,7 +118,7 @@ mod tests {
 
     fn info(task: Task) -> ModelInfo {
         let labels = if task == Task::Embedding { vec![] } else { vec!["negative".into(), "positive".into()] };
-        ModelInfo { name: "m".into(), digest: "d".into(), task, labels, dimensions: None }
+        ModelInfo { name: "m".into(), digest: "d".into(), task, labels, multi_label: false, dimensions: None }
     }
 
     #[test]

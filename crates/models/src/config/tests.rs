@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::source::BUILTINS;
 
 fn read(value: serde_json::Value) -> ModelConfig {
     serde_json::from_value(value).unwrap()

@@ -27,6 +27,7 @@ static LOADED: LazyLock<Result<(Arc<Weights>, ModelInfo)>> = LazyLock::new(|| {
         digest: short_digest(HEADLINE_SENTIMENT),
         task: Task::TextClassification,
         labels: weights.labels.clone(),
+        multi_label: false,
         dimensions: None,
     };
     Ok((Arc::new(weights), info))

@@ -12,7 +12,14 @@ use super::*;
 use crate::Task;
 
 fn info() -> ModelInfo {
-    ModelInfo { name: "fake".into(), digest: "0".into(), task: Task::Embedding, labels: vec![], dimensions: Some(1) }
+    ModelInfo {
+        name: "fake".into(),
+        digest: "0".into(),
+        task: Task::Embedding,
+        labels: vec![],
+        multi_label: false,
+        dimensions: Some(1),
+    }
 }
 
 fn batch(max: usize) -> BatchConfig {

@@ -43,7 +43,7 @@ impl Model for Moody {
 fn moody(name: &str, task: Task, gate: Option<(Sender<()>, Receiver<()>)>) -> (Arc<str>, ModelHandle) {
     let labels = if task == Task::Embedding { vec![] } else { vec!["down".into(), "up".into()] };
     let dimensions = (task == Task::Embedding).then_some(2);
-    let info = ModelInfo { name: name.into(), digest: "d1".into(), task, labels, dimensions };
+    let info = ModelInfo { name: name.into(), digest: "d1".into(), task, labels, multi_label: false, dimensions };
     let model = Moody { info, gate };
     (name.into(), ModelHandle::spawn(vec![Box::new(model)], BatchConfig::default()).unwrap())
 }

@@ -329,7 +329,7 @@ mod tests {
     fn info(task: Task) -> ModelInfo {
         let labels = if task == Task::Embedding { vec![] } else { vec!["down".into(), "up".into()] };
         let dimensions = (task == Task::Embedding).then_some(2);
-        ModelInfo { name: "m".into(), digest: "d".into(), task, labels, dimensions }
+        ModelInfo { name: "m".into(), digest: "d".into(), task, labels, multi_label: false, dimensions }
     }
 
     fn refused(body: Value) -> String {

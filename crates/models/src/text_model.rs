@@ -1,0 +1,278 @@
+//! Texts in, predictions out: tokenizer, encoder and head of a BERT-family model in this process.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::available_parallelism;
+
+use millstream_core::{Error, Failure, Result};
+
+use crate::huggingface::ModelFiles;
+use crate::huggingface::head::Head;
+use crate::huggingface::tokenizer::TextTokenizer;
+use crate::transformer::{EncoderSpec, EncoderWeights, Precision, Reference, Tokens};
+use crate::{BatchConfig, Model, ModelHandle, ModelInfo, Prediction, Task};
+
+/// The most tokens that go through the encoder at once: its buffers grow with them. A longer text goes alone.
+const TOKENS_AT_ONCE_MAX: usize = 8192;
+/// More threads than this help no text.
+const THREADS_MAX: usize = 256;
+
+/// The settings of a model in this process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// The numbers to compute in; none: those that are fastest here.
+    pub precision: Option<Precision>,
+    /// The most tokens of a text; none: as the model's files say.
+    pub max_length: Option<usize>,
+    /// Threads that compute; none: one for each core.
+    pub threads: Option<usize>,
+    /// Names for the labels, in the model's order; empty: the model's own.
+    pub labels: Vec<String>,
+}
+
+/// A model that was found and checked, but not read.
+pub struct Found {
+    files: ModelFiles,
+    tokens_max: usize,
+    precision: Precision,
+    threads: usize,
+    /// What it is.
+    pub info: ModelInfo,
+}
+
+/// How a model computes, with all defaults filled in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Computing {
+    /// The numbers it computes in.
+    pub precision: Precision,
+    /// The most tokens of a text; what is behind is cut off.
+    pub tokens_max: usize,
+    /// Threads.
+    pub threads: usize,
+}
+
+impl Found {
+    /// How it will compute.
+    pub fn computing(&self) -> Computing {
+        Computing { precision: self.precision, tokens_max: self.tokens_max, threads: self.threads }
+    }
+}
+
+/// The model in a folder. Reads its small files and the names and shapes of its tensors.
+///
+/// # Errors
+/// As [`ModelFiles::open`]; `Config`: a setting does not fit the model.
+pub fn find(folder: &Path, task: Task, settings: &Settings) -> Result<Found> {
+    let name = folder.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned());
+    found(ModelFiles::open(folder, task)?, &name, task, settings)
+}
+
+/// A model in our packed form, called `name`; see `docs/models.md`.
+///
+/// # Errors
+/// As [`find`].
+pub fn find_packed(name: &'static str, bytes: &'static [u8], task: Task, settings: &Settings) -> Result<Found> {
+    found(ModelFiles::open_packed(name, bytes, task)?, name, task, settings)
+}
+
+/// A model in our packed form, ready to predict in this thread and its helpers.
+///
+/// # Errors
+/// As [`find`], and as [`TextModel::new`].
+pub fn load_packed(name: &'static str, bytes: &'static [u8], task: Task, settings: &Settings) -> Result<TextModel> {
+    let found = find_packed(name, bytes, task, settings)?;
+    TextModel::new(found.info.clone(), &found)
+}
+
+fn found(files: ModelFiles, name: &str, task: Task, settings: &Settings) -> Result<Found> {
+    let tokens_max = match settings.max_length {
+        None => files.tokens_max,
+        Some(length) if length <= files.positions() => length,
+        Some(length) => {
+            let positions = files.positions();
+            return Err(Error::config(format!(
+                "`max_length` is {length}, but the model reads {positions} tokens at most"
+            )));
+        }
+    };
+    let cores = available_parallelism().map_or(1, usize::from);
+    let threads = settings.threads.unwrap_or(cores.min(THREADS_MAX));
+    if !(1..=THREADS_MAX).contains(&threads) {
+        return Err(Error::config(format!("`threads` is {threads}: write 1 to {THREADS_MAX}")));
+    }
+    let labels = labels(&files, settings)?;
+    let precision = settings.precision.unwrap_or_else(default_precision);
+    files.tokenizer(tokens_max)?;
+    let info = ModelInfo {
+        name: name.into(),
+        digest: files.digest(tokens_max, precision, &labels)?,
+        task,
+        labels,
+        multi_label: files.multi_label(),
+        dimensions: files.dimensions,
+    };
+    Ok(Found { files, tokens_max, precision, threads, info })
+}
+
+fn labels(files: &ModelFiles, settings: &Settings) -> Result<Vec<Arc<str>>> {
+    if settings.labels.is_empty() {
+        return Ok(files.labels.clone());
+    }
+    let (written, own) = (settings.labels.len(), files.labels.len());
+    if own == 0 {
+        return Err(Error::config("an embedding has no labels: leave out `labels`"));
+    }
+    if written != own {
+        let names = files.labels.join(", ");
+        return Err(Error::config(format!("{written} `labels`, but the model has {own}: {names}")));
+    }
+    Ok(settings.labels.iter().map(|label| label.as_str().into()).collect())
+}
+
+/// Reads the model and puts a queue in front of it: one copy of the weights and one team of threads for all callers.
+///
+/// # Errors
+/// As [`TextModel::new`].
+pub(crate) fn load(info: ModelInfo, batch: BatchConfig, found: &Found) -> Result<ModelHandle> {
+    ModelHandle::spawn(vec![Box::new(TextModel::new(info, found)?)], batch)
+}
+
+/// A BERT-family model.
+pub struct TextModel {
+    info: ModelInfo,
+    tokenizer: TextTokenizer,
+    encoder: Encoder,
+    head: Head,
+    /// Kept for its memory.
+    tokens: Tokens,
+}
+
+impl TextModel {
+    /// Reads weights, packs them for this processor, and predicts once, so that the first text is not the slowest.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::load`]; `Config`: the model answers nonsense.
+    pub fn new(info: ModelInfo, found: &Found) -> Result<Self> {
+        let parts = found.files.load(found.tokens_max)?;
+        let encoder = Encoder::new(parts.spec, parts.weights, found.precision, found.threads)?;
+        let (head, tokenizer) = (parts.head, parts.tokenizer);
+        let mut model = Self { info, tokenizer, encoder, head, tokens: Tokens::default() };
+        for answer in model.predict(&["", "A first text, so that no other has to be it."])? {
+            answer.map_err(|failure| Error::config(format!("the model can't be used: {}", failure.message)))?;
+        }
+        Ok(model)
+    }
+
+    /// The ids of a text's tokens.
+    ///
+    /// # Errors
+    /// As [`TextTokenizer::append`].
+    pub fn token_ids(&self, text: &str) -> Result<Vec<u32>, Failure> {
+        let mut ids = Vec::new();
+        self.tokenizer.append(text, &mut ids, &mut Vec::new())?;
+        Ok(ids)
+    }
+
+    /// Sends the gathered tokens through encoder and head.
+    fn flush(&mut self, answers: &mut Vec<Result<Prediction, Failure>>) {
+        let hidden = self.encoder.spec().hidden;
+        match &self.head {
+            _ if self.tokens.lengths.is_empty() => {}
+            Head::Classifier(classifier) => {
+                let states = self.encoder.encode_first(&self.tokens);
+                answers.extend(states.chunks_exact(hidden).map(|first| classifier.predict(first)));
+            }
+            Head::Embedding(embedding) if embedding.reads_first_only() => {
+                let states = self.encoder.encode_first(&self.tokens);
+                answers.extend(states.chunks_exact(hidden).map(|first| embedding.predict(first, hidden)));
+            }
+            Head::Embedding(embedding) => {
+                let mut states = self.encoder.encode(&self.tokens);
+                for length in &self.tokens.lengths {
+                    let (own, rest) = states.split_at(length * hidden);
+                    answers.push(embedding.predict(own, hidden));
+                    states = rest;
+                }
+            }
+        }
+        self.clear();
+    }
+
+    fn clear(&mut self) {
+        self.tokens.ids.clear();
+        self.tokens.types.clear();
+        self.tokens.lengths.clear();
+    }
+}
+
+impl Model for TextModel {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn predict(&mut self, inputs: &[&str]) -> Result<Vec<Result<Prediction, Failure>>> {
+        // What a panic may have left.
+        self.clear();
+        let mut answers = Vec::with_capacity(inputs.len());
+        let mut refused: Vec<(usize, Failure)> = Vec::new();
+        for (index, text) in inputs.iter().enumerate() {
+            let before = self.tokens.ids.len();
+            match self.tokenizer.append(text, &mut self.tokens.ids, &mut self.tokens.types) {
+                Ok(length) => self.tokens.lengths.push(length),
+                Err(failure) => {
+                    self.tokens.ids.truncate(before);
+                    self.tokens.types.truncate(before);
+                    refused.push((index, failure));
+                }
+            }
+            if self.tokens.ids.len() >= TOKENS_AT_ONCE_MAX {
+                self.flush(&mut answers);
+            }
+        }
+        self.flush(&mut answers);
+        for (index, failure) in refused {
+            answers.insert(index, Err(failure));
+        }
+        Ok(answers)
+    }
+}
+
+/// Until the fast encoder is there.
+struct Encoder {
+    spec: EncoderSpec,
+    weights: EncoderWeights,
+    states: Vec<f32>,
+}
+
+fn default_precision() -> Precision {
+    Precision::F32
+}
+
+impl Encoder {
+    fn new(spec: EncoderSpec, weights: EncoderWeights, _precision: Precision, _threads: usize) -> Result<Self> {
+        Ok(Self { spec, weights, states: Vec::new() })
+    }
+
+    fn spec(&self) -> &EncoderSpec {
+        &self.spec
+    }
+
+    fn encode(&mut self, tokens: &Tokens) -> &[f32] {
+        self.states = Reference::encode(&self.spec, &self.weights, tokens);
+        &self.states
+    }
+
+    fn encode_first(&mut self, tokens: &Tokens) -> &[f32] {
+        let all = Reference::encode(&self.spec, &self.weights, tokens);
+        self.states.clear();
+        let mut first = 0;
+        for length in &tokens.lengths {
+            self.states.extend_from_slice(&all[first * self.spec.hidden..][..self.spec.hidden]);
+            first += length;
+        }
+        &self.states
+    }
+}
+
+#[cfg(test)]
+mod tests;
