@@ -1,8 +1,16 @@
 //! `millstream models`: what the commands print, and how they end.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::Json;
+use axum::extract::Path;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
 use serde_json::{Value, json};
 
-use crate::support::{Place, json_lines};
+use crate::support::{Place, http, json_lines};
 
 const LINEAR: &str = "builtin:headline-sentiment-linear";
 
@@ -134,4 +142,54 @@ fn bench_measures_every_size_by_itself_and_through_the_queue() {
     // Before it stand the file's own lines, with what nothing uses.
     let error = said.lines().find(|line| line.starts_with("millstream: ")).unwrap();
     assert!(error.contains("127.0.0.1:1") && !error.contains("s3cret"), "{error}");
+}
+
+/// Stands for the hub: one model of two files, and how often one of them was asked for.
+fn hub() -> (String, Arc<AtomicUsize>) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    let list = json!({ "sha": "c0ffee", "siblings": [
+        { "rfilename": "README.md" }, { "rfilename": "config.json" }, { "rfilename": "model.safetensors" },
+    ] });
+    let file = move |Path(name): Path<String>| async move {
+        counted.fetch_add(1, Ordering::Relaxed);
+        match name.as_str() {
+            "config.json" => ([(header::ETAG, "\"c1\"")], "{}".to_owned()).into_response(),
+            "model.safetensors" => ([(header::ETAG, "\"w1\"")], "x".repeat(100_000)).into_response(),
+            _ => StatusCode::NOT_FOUND.into_response(),
+        }
+    };
+    let app = axum::Router::new()
+        .route("/api/models/org/small/revision/main", get(|| async { Json(list) }))
+        .route("/org/small/resolve/c0ffee/{name}", get(file));
+    (format!("http://{}", http::serve(app)), asked)
+}
+
+#[test]
+fn pull_brings_a_model_into_the_cache_once_and_says_where_it_is() {
+    let (url, asked) = hub();
+    let place = Place::new("").with_env("HF_ENDPOINT", &url).with_env("HF_HUB_CACHE", "cache");
+    let output = place.output(&["models", "pull", "hf://org/small"]);
+    assert!(output.status.success(), "{output:?}");
+    let folder = String::from_utf8(output.stdout).unwrap();
+    let folder = place.path(folder.trim());
+    assert_eq!(std::fs::read_to_string(folder.join("config.json")).unwrap(), "{}");
+    assert_eq!(std::fs::metadata(folder.join("model.safetensors")).unwrap().len(), 100_000);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("model.safetensors: 100000 of 100000") && !said.contains('\r'), "lines, not a bar: {said}");
+    assert_eq!(asked.load(Ordering::Relaxed), 2, "what no model needs is not downloaded");
+    let again = place.stdout(&["models", "pull", "hf://org/small"]);
+    assert_eq!((place.path(again.trim()), asked.load(Ordering::Relaxed)), (folder, 2));
+
+    let said = place.fails(2, &["models", "pull", "hf://org/other"]);
+    assert!(said.contains("org/other"), "{said}");
+    place.fails(2, &["models", "pull", "hf://a/b/c"]);
+    let said = place.fails(2, &["models", "info", "hf://org/other"]);
+    assert!(said.contains("millstream models pull hf://org/other"), "it says what to do: {said}");
+    let place = place.with_env("HF_HUB_OFFLINE", "1");
+    let said = place.fails(2, &["models", "pull", "hf://org/small"]);
+    assert!(said.contains("HF_HUB_OFFLINE"), "{said}");
+    let place = place.with_env("HF_HUB_OFFLINE", "0").with_env("HF_ENDPOINT", "http://127.0.0.1:1");
+    let said = place.fails(1, &["models", "pull", "hf://org/small"]);
+    assert!(said.contains("can't be reached") && said.contains("HF_ENDPOINT"), "{said}");
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use clap::Args;
 use millstream_core::{ByteSize, Error, HumanDuration, Result};
 use millstream_models::ModelHandle;
+use millstream_models::source::Source;
 use tokio_util::sync::CancellationToken;
 
 use super::models::{Chosen, ModelArgs};
@@ -77,7 +78,7 @@ pub async fn run(args: ServeArgs) -> std::result::Result<(), Failed> {
 /// The model, after its first prediction: buffers are there, pages are read. An endpoint is not called.
 async fn load(chosen: &Chosen) -> Result<ModelHandle> {
     let (config, name) = (chosen.config.clone(), chosen.name.clone());
-    let is_remote = config.source.contains("://") && !config.source.starts_with("hf://");
+    let is_remote = matches!(Source::parse(&config.source)?, Source::Endpoint(_));
     let runtime = tokio::runtime::Handle::current();
     // On a thread of its own, so that the server answers meanwhile, and a stop does not wait.
     let loaded = tokio::task::spawn_blocking(move || {

@@ -1,15 +1,16 @@
-//! `millstream models list|info|eval|bench`: what models there are, what they are, how good and how fast.
+//! `millstream models list|info|pull|eval|bench`: what models there are, what they are, how good and how fast.
 
 mod bench;
 mod eval;
 mod info;
 mod list;
+mod pull;
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use millstream_core::{Error, Result};
-use millstream_models::{ModelConfig, ModelInfo, Task};
+use millstream_models::{ModelConfig, ModelInfo, PrecisionSetting, Task};
 use serde_json::{Map, Value};
 
 use super::{Failed, load};
@@ -27,6 +28,8 @@ enum ModelsCommand {
     List(list::ListArgs),
     /// Say what a model is.
     Info(info::InfoArgs),
+    /// Download a model of the Hugging Face hub into its cache, or bring it up to date.
+    Pull(pull::PullArgs),
     /// Compare a classifier with the labels of a CSV file.
     Eval(eval::EvalArgs),
     /// Measure how fast a model is, by itself and through its queue.
@@ -37,6 +40,7 @@ pub async fn run(args: ModelsArgs) -> std::result::Result<(), Failed> {
     match args.command {
         ModelsCommand::List(args) => list::run(args).await,
         ModelsCommand::Info(args) => info::run(&args),
+        ModelsCommand::Pull(args) => Ok(pull::run(args).await?),
         ModelsCommand::Eval(args) => eval::run(args).await,
         ModelsCommand::Bench(args) => bench::run(args).await,
     }
@@ -45,7 +49,8 @@ pub async fn run(args: ModelsArgs) -> std::result::Result<(), Failed> {
 /// Which model.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// A source, as in a pipeline file (`builtin:headline-sentiment`); with --pipeline also a model's name there.
+    /// A source, as in a pipeline file (`builtin:headline-sentiment`, `./folder`, `hf://org/name`); with --pipeline also a
+    /// model's name there, with its settings.
     #[arg(value_name = "SOURCE|NAME")]
     model: String,
     /// The pipeline file that names the model.
@@ -54,9 +59,37 @@ pub struct ModelArgs {
     /// What the model does. Needed only where its source does not say.
     #[arg(long, value_enum)]
     task: Option<TaskArg>,
-    /// The labels, for a source that does not say: `negative,neutral,positive`.
-    #[arg(long, value_delimiter = ',')]
+    /// The labels, for an endpoint, or other names for those of a folder: `negative,neutral,positive`.
+    #[arg(long, value_delimiter = ',', conflicts_with = "pipeline")]
     labels: Vec<String>,
+    /// Folders and models of the hub: the numbers to compute in. Default: the fastest on this processor.
+    #[arg(long, value_enum)]
+    precision: Option<PrecisionArg>,
+    /// Folders and models of the hub: the most tokens of a text.
+    #[arg(long)]
+    max_length: Option<usize>,
+    /// Folders and models of the hub: threads that compute. Default: one for each core.
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PrecisionArg {
+    Auto,
+    F32,
+    Bf16,
+    Int8,
+}
+
+impl From<PrecisionArg> for PrecisionSetting {
+    fn from(precision: PrecisionArg) -> Self {
+        match precision {
+            PrecisionArg::Auto => Self::Auto,
+            PrecisionArg::F32 => Self::F32,
+            PrecisionArg::Bf16 => Self::Bf16,
+            PrecisionArg::Int8 => Self::Int8,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -81,8 +114,9 @@ impl ModelArgs {
     pub fn resolve(&self) -> std::result::Result<Chosen, Failed> {
         let pipeline = self.pipeline.as_deref().map(load).transpose()?;
         if let Some(spec) = pipeline.as_ref().and_then(|pipeline| pipeline.model(&self.model)) {
-            let (name, config) = (spec.name.to_string(), spec.config.clone());
-            return Ok(Chosen { name, config, info: spec.info.clone() });
+            let config = self.with_settings(spec.config.clone());
+            let info = ModelInfo { name: spec.name.clone(), ..config.check()? };
+            return Ok(Chosen { name: spec.name.to_string(), config, info });
         }
         match pipeline {
             // A source has a colon, a slash or a dot in it; a name has none.
@@ -95,9 +129,20 @@ impl ModelArgs {
         }
     }
 
+    /// What the command says goes before what the pipeline file says.
+    fn with_settings(&self, config: ModelConfig) -> ModelConfig {
+        ModelConfig {
+            precision: self.precision.map_or(config.precision, PrecisionSetting::from),
+            max_length: self.max_length.or(config.max_length),
+            threads: self.threads.or(config.threads),
+            ..config
+        }
+    }
+
     fn of_source(&self) -> Result<Chosen> {
         let checked = |task: Task| {
             let config = ModelConfig { labels: self.labels.clone(), ..ModelConfig::new(task, self.model.as_str()) };
+            let config = self.with_settings(config);
             config.check().map(|info| Chosen { name: info.name.to_string(), config, info })
         };
         match self.task {
