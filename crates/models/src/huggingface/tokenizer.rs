@@ -231,9 +231,9 @@ fn id_of(vocabulary: &Map<String, Value>, token: &str) -> Result<u64> {
         .ok_or_else(|| Error::config(format!("the special token `{token}` is not in the vocabulary")))
 }
 
-fn added(id: u64, token: &str, takes_space_before: bool) -> Value {
+fn added(id: u64, token: &str) -> Value {
     json!({
-        "id": id, "content": token, "special": true, "single_word": false, "lstrip": takes_space_before, "rstrip": false,
+        "id": id, "content": token, "special": true, "single_word": false, "lstrip": false, "rstrip": false,
         "normalized": false
     })
 }
@@ -254,7 +254,7 @@ fn word_piece(lines: &str, config: &Value) -> Result<Value> {
     let mut specials: Vec<(u64, String)> =
         specials.filter_map(|token| Some((vocabulary.get(&token)?.as_u64()?, token))).collect();
     specials.sort();
-    let added: Vec<Value> = specials.iter().map(|(id, token)| added(*id, token, false)).collect();
+    let added: Vec<Value> = specials.iter().map(|(id, token)| added(*id, token)).collect();
     Ok(json!({
         "version": "1.0",
         "truncation": null,
@@ -282,13 +282,15 @@ fn byte_pairs(vocabulary: Value, merges: &str, config: &Value) -> Result<Value> 
     let merges: Vec<&str> = merges.lines().filter(|line| !line.starts_with("#version") && !line.is_empty()).collect();
     let (first, last) = (special(config, "cls_token", "<s>"), special(config, "sep_token", "</s>"));
     let (first_id, last_id) = (id_of(&vocabulary, &first)?, id_of(&vocabulary, &last)?);
-    let mask = special(config, "mask_token", "<mask>");
-    let others = [special(config, "pad_token", "<pad>"), special(config, "unk_token", "<unk>")];
-    let specials = [first.clone(), last.clone(), mask.clone()].into_iter().chain(others);
+    let specials = [first.clone(), last.clone()].into_iter().chain([
+        special(config, "pad_token", "<pad>"),
+        special(config, "unk_token", "<unk>"),
+        special(config, "mask_token", "<mask>"),
+    ]);
     let mut specials: Vec<(u64, String)> =
         specials.filter_map(|token| Some((vocabulary.get(&token)?.as_u64()?, token))).collect();
     specials.sort();
-    let added: Vec<Value> = specials.iter().map(|(id, token)| added(*id, token, *token == mask)).collect();
+    let added: Vec<Value> = specials.iter().map(|(id, token)| added(*id, token)).collect();
     let space = config.get("add_prefix_space").and_then(Value::as_bool).unwrap_or(false);
     Ok(json!({
         "version": "1.0",
