@@ -109,6 +109,16 @@ fn info_says_what_a_model_is() {
     assert_eq!((&info["source"], &info["task"]), (&json!(LINEAR), &json!("text-classification")));
     assert_eq!(info["labels"], json!(["negative", "neutral", "positive"]));
     assert!(info["files"][0]["bytes"].as_u64() > Some(100_000), "{info}");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/testdata/transformers/minilm-embedding");
+    let args = ["models", "info", folder, "--precision", "f32", "--max-length", "16", "--format", "json"];
+    let info: Value = serde_json::from_str(&place.stdout(&args)).unwrap();
+    assert_eq!((&info["task"], &info["max_length"]), (&json!("embedding"), &json!(16)));
+    assert_eq!((&info["precision"], &info["labels"]), (&json!("f32"), &json!([])));
+    assert!(info["dimensions"].is_u64(), "{info}");
+    let files: Vec<&str> = info["files"].as_array().unwrap().iter().map(|f| f["file"].as_str().unwrap()).collect();
+    assert!(files.contains(&"config.json") && files.contains(&"1_Pooling/config.json"), "{files:?}");
+    let said = place.fails(2, &["models", "info", LINEAR, "--precision", "int8"]);
+    assert!(said.contains("`precision`"), "{said}");
     let table = place.stdout(&["models", "info", "far", "--pipeline", "pipeline.yaml"]);
     assert!(table.contains("a, b") && !table.contains("s3cret"), "{table}");
     let said = place.fails(2, &["models", "info", "builtin:nothing"]);

@@ -112,8 +112,7 @@ tables: { news: { from: scored, key: [id] } }
     assert_eq!((lines.header("content-type"), lines.json()), (Some(lines_type), item.clone()));
     let csv = send("/invocations", lines_type, "text/csv", format!("\"{headline}\"\n"));
     assert!(csv.text.starts_with("positive,") && csv.text.split(',').count() == 5, "{}", csv.text);
-    let tensor = json!({ "name": "text", "shape": [1], "datatype": "BYTES", "data": [headline] });
-    let outputs = send("/v2/models/tone/infer", json_type, "*/*", json!({ "inputs": [tensor] }).to_string()).json();
+    let outputs = send("/v2/models/tone/infer", json_type, "*/*", tensor(&[headline.into()]).to_string()).json();
     assert_eq!(outputs["outputs"][0]["data"][2], item["scores"]["positive"]);
     assert_eq!(outputs["outputs"][1]["data"], json!(["positive"]));
     let ranked = send("/predict", json_type, "*/*", json!({ "inputs": [[headline]] }).to_string()).json();
@@ -214,4 +213,58 @@ fn what_can_not_be_served_is_said_and_ends_with_the_right_code() {
     let address = taken.local_addr().unwrap().to_string();
     let said = place.fails(1, &["serve", LINEAR, "--listen", &address]);
     assert!(said.contains("--listen"), "{said}");
+}
+
+/// Models of random weights, and what the reference implementation says to some texts.
+const TRANSFORMERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/testdata/transformers");
+
+fn numbers(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|n| n.as_f64().unwrap()).collect()
+}
+
+fn assert_close(got: &[f64], expected: &[f64], what: &str) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    let difference = got.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(difference < 1e-4, "{what}: {difference}");
+}
+
+#[test]
+fn a_model_folder_is_served_with_the_answers_of_the_reference() {
+    let expected = std::fs::read_to_string(format!("{TRANSFORMERS}/expected.json")).unwrap();
+    let expected: Value = serde_json::from_str(&expected).unwrap();
+    let texts = expected["texts"].as_array().unwrap();
+    for (model, path, body) in [
+        ("minilm-embedding", "/embed", json!({ "inputs": texts, "normalize": false })),
+        ("minilm-embedding", "/invocations", json!({ "inputs": texts })),
+        ("bert-classifier", "/invocations", json!({ "instances": texts })),
+        ("bert-multi-label-torch", "/v2/models/m/infer", tensor(texts)),
+    ] {
+        let place = Place::new("");
+        let server = serve(&place, &[&format!("{TRANSFORMERS}/{model}"), "--name", "m", "--precision", "f32"]);
+        let answer = http::post(&format!("{}{path}", server.url()), body.to_string());
+        assert_eq!(answer.status, 200, "{model}{path}: {answer:?}");
+        let answer = answer.json();
+        let columns = numbers(&expected["models"][model]["outputs"][0]).len();
+        let rows: Vec<Vec<f64>> = match path {
+            "/v2/models/m/infer" => {
+                numbers(&answer["outputs"][0]["data"]).chunks(columns).map(<[f64]>::to_vec).collect()
+            }
+            "/invocations" if model == "bert-classifier" => {
+                let scores = |item: &Value| {
+                    item["scores"].as_object().unwrap().values().map(|score| score.as_f64().unwrap()).collect()
+                };
+                answer["predictions"].as_array().unwrap().iter().map(scores).collect()
+            }
+            _ => answer.as_array().unwrap().iter().map(numbers).collect(),
+        };
+        assert_eq!(rows.len(), texts.len(), "{model}{path}");
+        for (i, row) in rows.iter().enumerate() {
+            let output = numbers(&expected["models"][model]["outputs"][i]);
+            assert_close(row, &output, &format!("{model}{path}, text {i}"));
+        }
+    }
+}
+
+fn tensor(texts: &[Value]) -> Value {
+    json!({ "inputs": [{ "name": "text", "shape": [texts.len()], "datatype": "BYTES", "data": texts }] })
 }

@@ -76,6 +76,11 @@ fn files(source: &str) -> Result<Vec<Value>> {
     };
     let mut files = Vec::new();
     add_files(&folder, 1, &mut files)?;
+    files.iter_mut().for_each(|(file, _)| {
+        if let Ok(inside) = Path::new(file).strip_prefix(&folder) {
+            *file = inside.display().to_string();
+        }
+    });
     files.sort();
     Ok(files.into_iter().map(|(file, bytes)| json!({ "file": file, "bytes": bytes })).collect())
 }
