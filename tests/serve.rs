@@ -124,6 +124,15 @@ tables: { news: { from: scored, key: [id] } }
     assert_eq!((&listed["name"], &listed["labels"][2]), (&json!("tone"), &json!("positive")));
 }
 
+#[test]
+fn in_a_container_the_environment_says_what_is_served_and_where() {
+    let place = Place::new("").with_env("MILLSTREAM_MODEL", LINEAR).with_env("MILLSTREAM_LISTEN", "127.0.0.1:0");
+    // What SageMaker starts: the image's entry point with the one word `serve`.
+    let server = Server::spawn(place.command(&["serve"]));
+    let answer = http::post(&format!("{}/invocations", server.url()), r#"{"instances": ["Profits soar"]}"#);
+    assert_eq!((answer.status, &answer.json()["predictions"][0]["label"]), (200, &json!("positive")));
+}
+
 /// A pipeline file with a model whose endpoint answers only after the gate is opened, and says when it is asked.
 fn gated() -> (Place, Arc<Semaphore>, Arc<Notify>) {
     let (gate, asked) = (Arc::new(Semaphore::new(0)), Arc::new(Notify::new()));

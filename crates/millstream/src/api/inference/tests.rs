@@ -33,6 +33,9 @@ impl Model for Moody {
                 let _ = go.recv();
                 Ok(Prediction::Scores(vec![0.25, 0.75]))
             }
+            (number, _) if task == Task::Embedding && number.parse::<f32>().is_ok() => {
+                Ok(Prediction::Embedding(vec![number.parse().unwrap()]))
+            }
             _ if task == Task::Embedding => Ok(Prediction::Embedding(vec![3.0, 4.0])),
             _ => Ok(Prediction::Scores(vec![0.25, 0.75])),
         };
@@ -218,6 +221,25 @@ async fn a_body_or_a_number_of_texts_beyond_the_limit_is_413_in_every_protocol()
     let request = reqwest::Client::new().post(format!("http://{at}/invocations"));
     let answer = request.body(reqwest::Body::wrap_stream(pieces)).send().await.unwrap();
     assert_eq!(answer.status(), 413);
+}
+
+#[tokio::test]
+async fn requests_at_once_get_their_own_answers_in_their_own_order() {
+    let at = two_models().await;
+    let clients = (0..48_u32).map(|client| {
+        tokio::spawn(async move {
+            // More than one call to the queue, so that calls of several clients lie between each other.
+            let numbers: Vec<u32> = (0..300).map(|n| client * 1000 + n).collect();
+            let texts: Vec<String> = numbers.iter().map(u32::to_string).collect();
+            let body = json!({ "inputs": texts, "normalize": false }).to_string();
+            let path = if client % 2 == 0 { "/embed" } else { "/invocations?model=meaning" };
+            let answer = send(at, path, &[], body).await;
+            assert_eq!(answer.body, json!(numbers.iter().map(|&n| [f64::from(n)]).collect::<Vec<_>>()), "{path}");
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        client.await.unwrap();
+    }
 }
 
 #[tokio::test]

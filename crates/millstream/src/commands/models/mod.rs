@@ -51,7 +51,7 @@ pub async fn run(args: ModelsArgs) -> std::result::Result<(), Failed> {
 pub struct ModelArgs {
     /// A source, as in a pipeline file (`builtin:headline-sentiment`, `./folder`, `hf://org/name`); with --pipeline also a
     /// model's name there, with its settings.
-    #[arg(value_name = "SOURCE|NAME")]
+    #[arg(value_name = "SOURCE|NAME", env = "MILLSTREAM_MODEL")]
     model: String,
     /// The pipeline file that names the model.
     #[arg(long, value_name = "FILE")]
