@@ -1,15 +1,16 @@
-//! What requests hold at once is bounded: bytes of bodies, and texts in a model's queue. Whoever finds no room waits
-//! for a moment, then is sent away with 429, so that a client learns of the load instead of adding to it.
+//! What requests hold at once is bounded: bytes of bodies, texts in a model's queue, bytes of answers. Whoever finds no
+//! room waits for a moment, then is sent away with 429, so that a client learns of the load instead of adding to it.
 
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_LENGTH;
+use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
-use millstream_core::Failure;
-use millstream_models::{ModelHandle, Prediction};
+use millstream_core::{Error, Failure};
+use millstream_models::{ModelHandle, ModelInfo, Prediction, Task};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -18,6 +19,8 @@ use super::{Inference, Limits};
 
 /// Bytes of bodies that may be held at once.
 const BODY_BYTES_IN_ALL: usize = 128 << 20;
+/// Bytes of answers that may be held at once, sent or not.
+pub const ANSWER_BYTES_IN_ALL: usize = 256 << 20;
 /// What a small body counts as: it bounds the number of requests, each of which takes more than its body.
 const BODY_KIB_MIN: usize = 64;
 /// Texts in one request: an empty text is 3 bytes in a body, but more than a hundred in the queue and in the answer.
@@ -27,11 +30,17 @@ const TURNS: usize = 1024;
 /// Texts that go to the queue together. Large requests take turns with small ones.
 const CALL_TEXTS: usize = 256;
 
+/// The length of an embedding of which nothing is known.
+const DIMENSIONS_GUESS: usize = 1024;
+
 /// A body, and the room that it takes until it is dropped.
 pub struct Admitted {
     pub body: Bytes,
     _room: OwnedSemaphorePermit,
 }
+
+/// Room for an answer: kept until the answer is sent.
+pub struct Room(OwnedSemaphorePermit);
 
 /// What a model says about one text.
 pub type Answer = std::result::Result<Prediction, Failure>;
@@ -58,13 +67,14 @@ impl Inference {
         }
     }
 
-    /// One answer per text, in order.
-    pub async fn predict(&self, model: &ModelHandle, texts: Vec<Arc<str>>) -> Result<Vec<Answer>, Refusal> {
+    /// One answer per text, in order; and the room that they take.
+    pub async fn predict(&self, model: &ModelHandle, texts: Vec<Arc<str>>) -> Result<(Vec<Answer>, Room), Refusal> {
         if texts.len() > TEXTS_MAX {
             let sent = texts.len();
             return Err(Refusal::too_large(format!("{sent} texts in one request; send at most {TEXTS_MAX}")));
         }
         let limits = &self.0.limits;
+        let room = self.room(texts.len() * answer_bytes(&model.info())).await?;
         let turns = self.turns(model);
         let take = |texts: usize| turns.clone().acquire_many_owned(texts.min(CALL_TEXTS) as u32);
         let Ok(Ok(first)) = timeout(limits.wait_max, take(texts.len())).await else { return Err(overloaded()) };
@@ -80,7 +90,7 @@ impl Inference {
             }
         });
         match timeout(limits.answer_max, calls.buffered(2).try_concat()).await {
-            Ok(answers) => answers,
+            Ok(answers) => Ok((answers?, room)),
             Err(_) => {
                 let message = format!("the model gave no answer within {:?}", limits.answer_max);
                 Err(Refusal::new(Reason::Unavailable, message))
@@ -88,10 +98,42 @@ impl Inference {
         }
     }
 
+    async fn room(&self, bytes: usize) -> Result<Room, Refusal> {
+        if bytes > ANSWER_BYTES_IN_ALL {
+            let mib = bytes >> 20;
+            return Err(Refusal::too_large(format!("the answer would take {mib} MiB; send fewer texts at once")));
+        }
+        let room = self.0.answer_kib.clone().acquire_many_owned(bytes.div_ceil(1024) as u32);
+        match timeout(self.0.limits.wait_max, room).await {
+            Ok(Ok(room)) => Ok(Room(room)),
+            _ => Err(overloaded()),
+        }
+    }
+
     fn turns(&self, model: &ModelHandle) -> Arc<Semaphore> {
         let mut turns = self.0.turns.lock();
         turns.entry(model.info().name.clone()).or_insert_with(|| Arc::new(Semaphore::new(TURNS))).clone()
     }
+}
+
+/// What one answer takes at most: its numbers, and the text that they become.
+fn answer_bytes(info: &ModelInfo) -> usize {
+    match info.task {
+        Task::TextClassification => 128 + info.labels.iter().map(|label| 64 + 2 * label.len()).sum::<usize>(),
+        Task::Embedding => 128 + 24 * info.dimensions.unwrap_or(DIMENSIONS_GUESS),
+    }
+}
+
+/// An answer whose room is given back once it is sent.
+pub fn answered(body: Vec<u8>, room: Room) -> Response {
+    let length = body.len();
+    let last = stream::once(async move {
+        // Asked for when the bytes before are with the connection.
+        drop(room.0);
+        Ok::<_, Error>(Bytes::new())
+    });
+    let pieces = stream::iter([Ok(Bytes::from(body))]).chain(last);
+    ([(CONTENT_LENGTH, length)], Body::from_stream(pieces)).into_response()
 }
 
 /// The predictions, where the model failed on no text.

@@ -63,6 +63,8 @@ struct Inner {
     limits: Limits,
     /// KiB of bodies that may be held at once.
     body_kib: Arc<Semaphore>,
+    /// KiB of answers that may be held at once.
+    answer_kib: Arc<Semaphore>,
     /// By model, once it is asked for: texts that may be in its queue at once on behalf of requests.
     turns: parking_lot::Mutex<BTreeMap<Arc<str>, Arc<Semaphore>>>,
 }
@@ -80,6 +82,7 @@ impl Inference {
             models: OnceLock::new(),
             limits,
             body_kib: Arc::new(Semaphore::new(admission::body_kib_in_all(&limits))),
+            answer_kib: Arc::new(Semaphore::new(admission::ANSWER_BYTES_IN_ALL >> 10)),
             turns: parking_lot::Mutex::default(),
         }))
     }

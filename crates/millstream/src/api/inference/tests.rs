@@ -224,6 +224,31 @@ async fn a_body_or_a_number_of_texts_beyond_the_limit_is_413_in_every_protocol()
 }
 
 #[tokio::test]
+async fn an_answer_that_would_take_too_much_is_refused_before_the_model_works() {
+    let info = ModelInfo {
+        name: "wide".into(),
+        digest: "d1".into(),
+        task: Task::Embedding,
+        labels: vec![],
+        multi_label: false,
+        dimensions: Some(1 << 20),
+    };
+    let model = ModelHandle::spawn(vec![Box::new(Moody { info, gate: None })], BatchConfig::default()).unwrap();
+    let at = start(Inference::of([("wide".into(), model.clone())].into(), Limits::default())).await;
+    for texts in [1, 8] {
+        assert_eq!(send(at, "/embed", &[], json!({ "inputs": vec!["a"; texts] }).to_string()).await.status, 200);
+    }
+    let batches = model.stats().batch_size.count();
+    let answer = send(at, "/embed", &[], json!({ "inputs": vec!["a"; 16] }).to_string()).await;
+    assert_eq!((answer.status.as_u16(), &answer.body["error_type"]), (413, &json!("Validation")));
+    assert_eq!(model.stats().batch_size.count(), batches);
+    // What was sent is no longer held: each of these needs nearly all of the room.
+    for _ in 0..4 {
+        assert_eq!(send(at, "/embed", &[], json!({ "inputs": vec!["a"; 10] }).to_string()).await.status, 200);
+    }
+}
+
+#[tokio::test]
 async fn requests_at_once_get_their_own_answers_in_their_own_order() {
     let at = two_models().await;
     let clients = (0..48_u32).map(|client| {

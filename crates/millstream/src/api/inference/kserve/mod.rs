@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Inference;
-use super::admission::all_good;
+use super::admission::{all_good, answered};
 use super::refusal::Refusal;
 
 /// Where the JSON of a body ends and binary tensors begin.
@@ -92,13 +92,15 @@ pub async fn infer(
     let admitted = inference.read(&headers, body).await?;
     let request = wire::decode(&admitted.body, header_length)?;
     let outputs = wire::outputs(&request, model.info())?;
-    let predictions = all_good(inference.predict(model, request.texts.clone()).await?)?;
+    let (answers, room) = inference.predict(model, request.texts.clone()).await?;
+    let predictions = all_good(answers)?;
     let answer = wire::encode(&request, &outputs, model.info(), &predictions)?;
+    let body = answered(answer.body, room);
     Ok(match answer.header_length {
-        None => ([(CONTENT_TYPE, "application/json")], answer.body).into_response(),
+        None => ([(CONTENT_TYPE, "application/json")], body).into_response(),
         Some(length) => {
             let headers = [(CONTENT_TYPE, "application/octet-stream"), (HEADER_LENGTH, &length.to_string())];
-            (headers, answer.body).into_response()
+            (headers, body).into_response()
         }
     })
 }

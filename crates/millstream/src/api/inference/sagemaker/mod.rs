@@ -12,6 +12,7 @@ use axum::http::header::{ACCEPT, CONTENT_TYPE, HeaderName};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 
+use super::admission::answered;
 use super::refusal::Refusal;
 use super::{Inference, model_of_query};
 
@@ -41,9 +42,10 @@ pub async fn invocations(
     let answer_format = wire::accepted_format(header(ACCEPT), format)?;
     let admitted = inference.read(&headers, body).await?;
     let (texts, envelope) = wire::decode(format, &admitted.body)?;
-    let answers = inference.predict(model, texts).await?;
+    let (answers, room) = inference.predict(model, texts).await?;
     let info = model.info();
     let body = wire::encode(answer_format, envelope, &info.labels, &answers)?;
     let attributes = format!("model={};digest={}", info.name, info.digest);
-    Ok(([(CONTENT_TYPE, answer_format.media_type()), (CUSTOM_ATTRIBUTES, &attributes)], body).into_response())
+    Ok(([(CONTENT_TYPE, answer_format.media_type()), (CUSTOM_ATTRIBUTES, &attributes)], answered(body, room))
+        .into_response())
 }
