@@ -9,7 +9,7 @@ use millstream_core::{Error, Failure, Result};
 use crate::huggingface::ModelFiles;
 use crate::huggingface::head::Head;
 use crate::huggingface::tokenizer::TextTokenizer;
-use crate::transformer::{EncoderSpec, EncoderWeights, Precision, Reference, Tokens};
+use crate::transformer::{Encoder, PackedEncoder, Precision, Tokens, default_precision};
 use crate::{BatchConfig, Model, ModelHandle, ModelInfo, Prediction, Task};
 
 /// The most tokens that go through the encoder at once: its buffers grow with them. A longer text goes alone.
@@ -154,7 +154,9 @@ impl TextModel {
     /// As [`ModelFiles::load`]; `Config`: the model answers nonsense.
     pub fn new(info: ModelInfo, found: &Found) -> Result<Self> {
         let parts = found.files.load(found.tokens_max)?;
-        let encoder = Encoder::new(parts.spec, parts.weights, found.precision, found.threads)?;
+        let packed = PackedEncoder::new(parts.spec, &parts.weights, found.precision)?;
+        drop(parts.weights);
+        let encoder = Encoder::new(Arc::new(packed), found.threads)?;
         let (head, tokenizer) = (parts.head, parts.tokenizer);
         let mut model = Self { info, tokenizer, encoder, head, tokens: Tokens::default() };
         for answer in model.predict(&["", "A first text, so that no other has to be it."])? {
@@ -234,43 +236,6 @@ impl Model for TextModel {
             answers.insert(index, Err(failure));
         }
         Ok(answers)
-    }
-}
-
-/// Until the fast encoder is there.
-struct Encoder {
-    spec: EncoderSpec,
-    weights: EncoderWeights,
-    states: Vec<f32>,
-}
-
-fn default_precision() -> Precision {
-    Precision::F32
-}
-
-impl Encoder {
-    fn new(spec: EncoderSpec, weights: EncoderWeights, _precision: Precision, _threads: usize) -> Result<Self> {
-        Ok(Self { spec, weights, states: Vec::new() })
-    }
-
-    fn spec(&self) -> &EncoderSpec {
-        &self.spec
-    }
-
-    fn encode(&mut self, tokens: &Tokens) -> &[f32] {
-        self.states = Reference::encode(&self.spec, &self.weights, tokens);
-        &self.states
-    }
-
-    fn encode_first(&mut self, tokens: &Tokens) -> &[f32] {
-        let all = Reference::encode(&self.spec, &self.weights, tokens);
-        self.states.clear();
-        let mut first = 0;
-        for length in &tokens.lengths {
-            self.states.extend_from_slice(&all[first * self.spec.hidden..][..self.spec.hidden]);
-            first += length;
-        }
-        &self.states
     }
 }
 
