@@ -218,6 +218,12 @@ fn what_can_not_be_served_is_said_and_ends_with_the_right_code() {
     assert!(said.contains("no model `fast`") && said.contains("slow"), "{said}");
     let said = place.fails(2, &["serve", LINEAR, "--name", "a/b", "--listen", "127.0.0.1:0"]);
     assert!(said.contains("--name"), "{said}");
+    for file in std::fs::read_dir(format!("{TRANSFORMERS}/bert-classifier")).unwrap().map(Result::unwrap) {
+        let content = std::fs::read(file.path()).unwrap();
+        place.write(&format!("größe/{}", file.file_name().to_str().unwrap()), content);
+    }
+    let said = place.fails(2, &["serve", "./größe", "--listen", "127.0.0.1:0"]);
+    assert!(said.contains("`größe` is no name") && said.contains("--name"), "{said}");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let said = place.fails(1, &["serve", LINEAR, "--listen", &address]);

@@ -39,9 +39,7 @@ pub struct ServeArgs {
 
 pub async fn run(args: ServeArgs) -> std::result::Result<(), Failed> {
     let mut chosen = args.model.resolve()?;
-    if let Some(name) = args.name {
-        chosen.name = checked_name(name)?;
-    }
+    chosen.name = checked_name(args.name.unwrap_or(chosen.name))?;
     let limits = Limits {
         body_bytes_max: usize::try_from(args.max_body.0).unwrap_or(usize::MAX),
         wait_max: args.max_wait.0,
@@ -96,7 +94,9 @@ async fn load(chosen: &Chosen) -> Result<ModelHandle> {
 fn checked_name(name: String) -> Result<String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     if name.is_empty() || name.len() > 64 || !name.chars().all(fits) {
-        let message = format!("--name {name}: write letters, digits, `_`, `-` and `.` (64 at most)");
+        let message = format!(
+            "`{name}` is no name for clients: write --name with letters, digits, `_`, `-` and `.` (64 at most)"
+        );
         return Err(Error::config(message));
     }
     Ok(name)

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use millstream_core::{Error, Result};
+use millstream_models::source::Source;
 use millstream_models::{ModelConfig, ModelInfo, PrecisionSetting, Task};
 use serde_json::{Map, Value};
 
@@ -143,7 +144,13 @@ impl ModelArgs {
         let checked = |task: Task| {
             let config = ModelConfig { labels: self.labels.clone(), ..ModelConfig::new(task, self.model.as_str()) };
             let config = self.with_settings(config);
-            config.check().map(|info| Chosen { name: info.name.to_string(), config, info })
+            let info = config.check()?;
+            // The folder of a model in the hub's cache is called by its commit.
+            let name = match Source::parse(&config.source)? {
+                Source::Hub(repository) => repository.id.rsplit('/').next().unwrap_or_default().to_owned(),
+                _ => info.name.to_string(),
+            };
+            Ok(Chosen { name, config, info })
         };
         match self.task {
             Some(TaskArg::TextClassification) => checked(Task::TextClassification),
