@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use crate::huggingface::hub::{self, Hub, Repository};
+use crate::huggingface::hub::{self, Hub};
 use crate::source::{self, Source};
 use crate::transformer::Precision;
 use crate::{Model, ModelHandle, ModelInfo, Task, linear, remote, text_model};
@@ -187,14 +187,19 @@ impl ModelConfig {
         }
     }
 
-    /// The model of the hub that has to be downloaded before this can be checked, if there is one.
+    /// Downloads the model into the hub's cache, where it is one of the hub and not there yet. With `HF_HUB_OFFLINE` it does
+    /// nothing, and [`ModelConfig::check`] says what is missing.
     ///
     /// # Errors
-    /// `Config`: `source` is of no known form, or the hub's variables are wrong.
-    pub fn missing(&self) -> Result<Option<(Hub, Repository)>> {
-        let Source::Hub(repository) = Source::parse(&self.source)? else { return Ok(None) };
+    /// As [`hub::pull`].
+    pub fn fetch(&self, progress: &mut (dyn FnMut(hub::Progress<'_>) + Send)) -> Result<()> {
+        // A source of no known form is left to the check.
+        let Ok(Source::Hub(repository)) = Source::parse(&self.source) else { return Ok(()) };
         let hub = Hub::from_env()?;
-        Ok(hub.cached(&repository).is_none().then_some((hub, repository)))
+        if !hub.offline && hub.cached(&repository).is_none() {
+            hub::pull_blocking(&hub, &repository, progress)?;
+        }
+        Ok(())
     }
 
     /// Whether the settings can work, and what the model will be. Touches no network: a model of the hub has to be in the
@@ -260,7 +265,10 @@ impl ModelConfig {
                 Ok((Backend::HeadlineSentimentLinear, info))
             }
             Source::Folder(folder) => self.text_model(&folder),
-            Source::Hub(repository) => self.text_model(&hub::locate(&Hub::from_env()?, &repository)?),
+            Source::Hub(repository) => {
+                let (backend, info) = self.text_model(&hub::locate(&Hub::from_env()?, &repository)?)?;
+                Ok((backend, ModelInfo { name: repository.id.into(), ..info }))
+            }
             Source::Endpoint(_) => {
                 self.refuse_text_model_settings()?;
                 let endpoint = self.endpoint()?;

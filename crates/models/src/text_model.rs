@@ -6,9 +6,9 @@ use std::thread::available_parallelism;
 
 use millstream_core::{Error, Failure, Result};
 
-use crate::huggingface::ModelFiles;
 use crate::huggingface::head::Head;
 use crate::huggingface::tokenizer::TextTokenizer;
+use crate::huggingface::{ModelFiles, Parts};
 use crate::transformer::{Encoder, PackedEncoder, Precision, Tokens, default_precision};
 use crate::{BatchConfig, Model, ModelHandle, ModelInfo, Prediction, Task};
 
@@ -139,12 +139,19 @@ pub(crate) fn load(info: ModelInfo, batch: BatchConfig, found: &Found) -> Result
 
 /// A BERT-family model.
 pub struct TextModel {
-    info: ModelInfo,
-    tokenizer: TextTokenizer,
+    shared: Arc<Shared>,
     encoder: Encoder,
-    head: Head,
     /// Kept for its memory.
     tokens: Tokens,
+}
+
+/// What copies of a model have in common.
+struct Shared {
+    info: ModelInfo,
+    tokenizer: TextTokenizer,
+    weights: Arc<PackedEncoder>,
+    head: Head,
+    threads: usize,
 }
 
 impl TextModel {
@@ -153,16 +160,34 @@ impl TextModel {
     /// # Errors
     /// As [`ModelFiles::load`]; `Config`: the model answers nonsense.
     pub fn new(info: ModelInfo, found: &Found) -> Result<Self> {
-        let parts = found.files.load(found.tokens_max)?;
-        let packed = PackedEncoder::new(parts.spec, &parts.weights, found.precision)?;
-        drop(parts.weights);
-        let encoder = Encoder::new(Arc::new(packed), found.threads)?;
-        let (head, tokenizer) = (parts.head, parts.tokenizer);
-        let mut model = Self { info, tokenizer, encoder, head, tokens: Tokens::default() };
+        let Parts { spec, weights, head, tokenizer } = found.files.load(found.tokens_max)?;
+        let packed = Arc::new(PackedEncoder::new(spec, &weights, found.precision)?);
+        // As large as the packed ones, and of no use any more.
+        drop(weights);
+        let threads = found.threads;
+        let mut model = Self::of(Arc::new(Shared { info, tokenizer, weights: packed, head, threads }))?;
         for answer in model.predict(&["", "A first text, so that no other has to be it."])? {
             answer.map_err(|failure| Error::config(format!("the model can't be used: {}", failure.message)))?;
         }
         Ok(model)
+    }
+
+    fn of(shared: Arc<Shared>) -> Result<Self> {
+        let encoder = Encoder::new(shared.weights.clone(), shared.threads)?;
+        Ok(Self { shared, encoder, tokens: Tokens::default() })
+    }
+
+    /// A model with the same weights and threads of its own.
+    ///
+    /// # Errors
+    /// `Environment`: the system gives no thread.
+    pub fn copy(&self) -> Result<Self> {
+        Self::of(self.shared.clone())
+    }
+
+    /// The most tokens of a text that are read.
+    pub fn tokens_max(&self) -> usize {
+        self.shared.tokenizer.tokens_max()
     }
 
     /// The ids of a text's tokens.
@@ -171,14 +196,14 @@ impl TextModel {
     /// As [`TextTokenizer::append`].
     pub fn token_ids(&self, text: &str) -> Result<Vec<u32>, Failure> {
         let mut ids = Vec::new();
-        self.tokenizer.append(text, &mut ids, &mut Vec::new())?;
+        self.shared.tokenizer.append(text, &mut ids, &mut Vec::new())?;
         Ok(ids)
     }
 
     /// Sends the gathered tokens through encoder and head.
     fn flush(&mut self, answers: &mut Vec<Result<Prediction, Failure>>) {
         let hidden = self.encoder.spec().hidden;
-        match &self.head {
+        match &self.shared.head {
             _ if self.tokens.lengths.is_empty() => {}
             Head::Classifier(classifier) => {
                 let states = self.encoder.encode_first(&self.tokens);
@@ -209,7 +234,7 @@ impl TextModel {
 
 impl Model for TextModel {
     fn info(&self) -> &ModelInfo {
-        &self.info
+        &self.shared.info
     }
 
     fn predict(&mut self, inputs: &[&str]) -> Result<Vec<Result<Prediction, Failure>>> {
@@ -219,7 +244,7 @@ impl Model for TextModel {
         let mut refused: Vec<(usize, Failure)> = Vec::new();
         for (index, text) in inputs.iter().enumerate() {
             let before = self.tokens.ids.len();
-            match self.tokenizer.append(text, &mut self.tokens.ids, &mut self.tokens.types) {
+            match self.shared.tokenizer.append(text, &mut self.tokens.ids, &mut self.tokens.types) {
                 Ok(length) => self.tokens.lengths.push(length),
                 Err(failure) => {
                     self.tokens.ids.truncate(before);

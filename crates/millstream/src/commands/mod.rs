@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use millstream_core::{Error, Result};
+use millstream_models::ModelConfig;
 
 use crate::config::checked::Pipeline;
 
@@ -127,7 +128,7 @@ fn start_log(format: LogFormat) {
 
 /// Reads and checks a pipeline file; prints what is wrong with it.
 fn load(path: &Path) -> std::result::Result<Arc<Pipeline>, Failed> {
-    match Pipeline::load(path, &|name| std::env::var(name).ok()) {
+    match Pipeline::load_fetching(path, &|name| std::env::var(name).ok(), &fetch) {
         Ok(pipeline) => {
             pipeline.warnings.iter().for_each(|w| eprintln!("{w}"));
             Ok(Arc::new(pipeline))
@@ -137,6 +138,16 @@ fn load(path: &Path) -> std::result::Result<Arc<Pipeline>, Failed> {
             Err(Failed::Said(2))
         }
     }
+}
+
+/// Downloads a model of the hub that is not on this machine yet, with a line for each file.
+fn fetch(model: &ModelConfig) -> Result<()> {
+    model.fetch(&mut |at| {
+        if at.bytes == 0 {
+            let size = at.bytes_total.map_or(String::new(), |bytes| format!(", {:.1} MB", bytes as f64 / 1e6));
+            tracing::info!("downloading {}: {}{size}", model.source, at.file);
+        }
+    })
 }
 
 /// Resolves when the process is asked to stop (Ctrl-C, SIGTERM).

@@ -1,4 +1,5 @@
-//! From the tree to a [`Pipeline`]: every name resolved, every type known. Pure: looks at neither disk nor network.
+//! From the tree to a [`Pipeline`]: every name resolved, every type known. Looks at neither disk nor network, with one
+//! exception: a model in a folder says in its files what its labels are.
 //!
 //! An entry that is wrong does not hide what is wrong with the others: what reads from it is checked as far as its
 //! columns are not needed.
@@ -12,7 +13,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use millstream_core::Result;
 use millstream_core::partition::can_be_key;
+use millstream_models::{ModelConfig, ModelInfo};
 
 use crate::config::checked::{ModelSpec, OnError, Pipeline, RetentionSpec, Settings};
 use crate::config::diagnostics::{Problem, suggestion};
@@ -29,6 +32,8 @@ pub struct Input<'a> {
     pub version: Arc<str>,
     /// What is already known to be wrong; entries with errors are not checked any further.
     pub known: &'a [Problem],
+    /// Called with each model before it is checked: the place to download what is not on this machine.
+    pub fetch: &'a dyn Fn(&ModelConfig) -> Result<()>,
 }
 
 /// Checks everything. The pipeline is only there where nothing is wrong; `warnings` in it are still empty.
@@ -129,13 +134,14 @@ impl<'a> Checker<'a> {
             if self.is_wrong(entry) {
                 continue;
             }
-            let Some(config) = self.read::<millstream_models::ModelConfig>(entry, entry.value.to_json()) else {
+            let Some(mut config) = self.read::<ModelConfig>(entry, entry.value.to_json()) else {
                 continue;
             };
-            match config.check() {
+            config.start_from(self.input.base);
+            match (self.input.fetch)(&config).and_then(|()| config.check()) {
                 Ok(info) => {
                     let name: Arc<str> = entry.key.as_str().into();
-                    let info = millstream_models::ModelInfo { name: name.clone(), ..info };
+                    let info = ModelInfo { name: name.clone(), ..info };
                     models.push(ModelSpec { name, config, info });
                 }
                 Err(error) => {

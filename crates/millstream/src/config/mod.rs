@@ -24,6 +24,7 @@ mod tree;
 
 use std::path::Path;
 
+use millstream_models::ModelConfig;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -42,6 +43,18 @@ impl Pipeline {
     /// # Errors
     /// Everything that is wrong with it, and the warnings.
     pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Diagnostics> {
+        Self::load_fetching(path, env, &|_| Ok(()))
+    }
+
+    /// As [`Pipeline::load`]; `fetch` is called with each model before it is checked, and may download it.
+    ///
+    /// # Errors
+    /// As [`Pipeline::load`].
+    pub fn load_fetching(
+        path: &Path,
+        env: &dyn Fn(&str) -> Option<String>,
+        fetch: &dyn Fn(&ModelConfig) -> millstream_core::Result<()>,
+    ) -> Result<Self, Diagnostics> {
         let shown = path.display().to_string();
         let unreadable =
             |message: String, help: Option<&str>| Diagnostics::unreadable(&shown, message, help.map(str::to_owned));
@@ -66,10 +79,11 @@ impl Pipeline {
             let line = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
             unreadable(format!("line {line} is not UTF-8"), Some("save the file as UTF-8"))
         })?;
-        Self::parse(&shown, &text, path.parent().unwrap_or(Path::new("")), env)
+        Self::parse(&shown, &text, path.parent().unwrap_or(Path::new("")), env, fetch)
     }
 
-    /// Checks the text of a pipeline file, called `file` in messages. Paths in it start from `base`.
+    /// Checks the text of a pipeline file, called `file` in messages. Paths in it start from `base`; `fetch` as in
+    /// [`Pipeline::load_fetching`].
     ///
     /// # Errors
     /// As [`Pipeline::load`].
@@ -78,6 +92,7 @@ impl Pipeline {
         text: &str,
         base: &Path,
         env: &dyn Fn(&str) -> Option<String>,
+        fetch: &dyn Fn(&ModelConfig) -> millstream_core::Result<()>,
     ) -> Result<Self, Diagnostics> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let (tree, errors) = tree::parse(text);
@@ -97,7 +112,7 @@ impl Pipeline {
         problems.extend(findings.problems);
 
         let version = version(&root, &findings.secrets);
-        let input = check::Input { source: text, base, version: version.as_str().into(), known: &problems };
+        let input = check::Input { source: text, base, version: version.as_str().into(), known: &problems, fetch };
         let (pipeline, found) = check::check(&root, &input);
         problems.extend(found);
         let diagnostics = report(file, text, problems, &findings.secrets);

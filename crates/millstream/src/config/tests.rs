@@ -1,6 +1,7 @@
 //! What a pipeline file may say, and what a person is told about one that is wrong.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::datatypes::{DataType, SchemaRef};
@@ -25,7 +26,7 @@ fn env(name: &str) -> Option<String> {
 }
 
 fn parse(text: &str) -> Result<Pipeline, Diagnostics> {
-    Pipeline::parse("pipeline.yaml", text, Path::new("folder"), &env)
+    Pipeline::parse("pipeline.yaml", text, Path::new("folder"), &env, &|_| Ok(()))
 }
 
 fn checked(text: &str) -> Pipeline {
@@ -117,6 +118,33 @@ fn paths_start_from_the_folder_of_the_file() {
 }
 
 #[test]
+fn a_models_folder_starts_from_the_folder_of_the_file_and_is_read_before_the_pipeline_starts() {
+    let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/testdata/transformers");
+    let with = |source: &str| NEWS.replace("https://models.example/score", source);
+    let base = Path::new(models);
+    let parse = |text: &str| Pipeline::parse("pipeline.yaml", text, base, &env, &|_| Ok(()));
+    let p = parse(&with("./bert-classifier")).unwrap();
+    let info = &p.model("sentiment").unwrap().info;
+    assert_eq!(info.labels, ["negative", "neutral", "positive"].map(Arc::from));
+    let error = parse(&with("./nowhere")).unwrap_err().to_string();
+    assert!(error.contains("transformers/nowhere does not exist"), "{error}");
+    let error = parse(&with("hf://org/no-such-model-here")).unwrap_err().to_string();
+    assert!(error.contains("millstream models pull hf://org/no-such-model-here"), "{error}");
+}
+
+#[test]
+fn a_model_that_is_not_here_may_be_fetched_before_it_is_checked() {
+    let asked = std::cell::RefCell::new(Vec::new());
+    let fetch = |model: &millstream_models::ModelConfig| {
+        asked.borrow_mut().push(model.source.clone());
+        Err(millstream_core::Error::retry("the hub is away"))
+    };
+    let error = Pipeline::parse("pipeline.yaml", NEWS, Path::new(""), &env, &fetch).unwrap_err().to_string();
+    assert!(error.contains("the hub is away"), "{error}");
+    assert_eq!(*asked.borrow(), ["https://models.example/score"]);
+}
+
+#[test]
 fn a_variable_alone_is_typed_and_never_adds_structure() {
     let file = |partitions: &str, name: &str| {
         format!(
@@ -152,7 +180,7 @@ fn a_secret_is_in_no_message_and_in_no_debug_output() {
 fn a_new_password_is_no_new_version_but_a_new_setting_is() {
     let version = |text: &str, password: &str| {
         let env = |name: &str| if name == "AMQP" { Some(format!("amqp://u:{password}@h/")) } else { env(name) };
-        Pipeline::parse("f", text, Path::new(""), &env).unwrap().version
+        Pipeline::parse("f", text, Path::new(""), &env, &|_| Ok(())).unwrap().version
     };
     let first = version(NEWS, "one");
     assert_eq!(first, version(NEWS, "two"));

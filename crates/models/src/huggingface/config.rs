@@ -159,7 +159,7 @@ impl Reader<'_> {
             activation: self.activation(key("hidden_act", "activation"))?,
             norm_epsilon: self.value.get("layer_norm_eps").and_then(Value::as_f64).unwrap_or(1e-12) as f32,
         };
-        if spec.hidden % spec.heads != 0 {
+        if !spec.hidden.is_multiple_of(spec.heads) {
             let (width, heads) = (spec.hidden, spec.heads);
             return Err(self.wrong(format!("a hidden size of {width} can't be shared by {heads} attention heads")));
         }

@@ -12,13 +12,14 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use url::Url;
 
+use super::SENTENCE_TRANSFORMERS;
 use super::config::CONFIG;
 use super::files::{SAFETENSORS, SAFETENSORS_INDEX, TORCH};
 use super::hub::{Hub, Repository};
 use super::tokenizer::{BPE_MERGES, BPE_VOCABULARY, TOKENIZER, TOKENIZER_CONFIG, WORDPIECE_VOCABULARY};
 
 /// Small files that are taken where they are.
-const SMALL_FILES: [&str; 9] = [
+const SMALL_FILES: [&str; 10] = [
     CONFIG,
     TOKENIZER,
     TOKENIZER_CONFIG,
@@ -27,6 +28,7 @@ const SMALL_FILES: [&str; 9] = [
     BPE_MERGES,
     "modules.json",
     "sentence_bert_config.json",
+    SENTENCE_TRANSFORMERS,
     SAFETENSORS_INDEX,
 ];
 /// Redirects that are followed for one file.
@@ -63,6 +65,25 @@ pub async fn pull(
         return Err(Error::config(message).context(doing()));
     }
     Download::new(hub, repository)?.run(progress).await.map_err(|e| e.context(doing()))
+}
+
+/// As [`pull`], for callers that can't await, inside of a runtime or not.
+///
+/// # Errors
+/// As [`pull`].
+pub fn pull_blocking(
+    hub: &Hub,
+    repository: &Repository,
+    progress: &mut (dyn FnMut(Progress<'_>) + Send),
+) -> Result<PathBuf> {
+    let work = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|e| Error::environment("can't start a runtime for the download").caused_by(e))?;
+        runtime.block_on(pull(hub, repository, progress))
+    };
+    // A thread of its own, for a runtime can't be entered twice.
+    std::thread::scope(|scope| scope.spawn(work).join())
+        .unwrap_or_else(|_| Err(Error::bug("the thread of the download panicked")))
 }
 
 struct Download<'a> {

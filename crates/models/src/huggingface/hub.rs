@@ -19,7 +19,7 @@ use url::Url;
 use super::config::CONFIG;
 use super::files::{SAFETENSORS, SAFETENSORS_INDEX, TORCH, shards};
 
-pub use super::download::{Progress, pull};
+pub use super::download::{Progress, pull, pull_blocking};
 
 /// What stands in front of a model's name in `source`.
 pub const SCHEME: &str = "hf://";

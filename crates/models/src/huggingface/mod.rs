@@ -39,6 +39,9 @@ use head::{Classifier, Embedding, Head};
 use tensors::Weights;
 use tokenizer::{Description, TextTokenizer};
 
+/// Settings of sentence-transformers, prompts among them.
+pub const SENTENCE_TRANSFORMERS: &str = "config_sentence_transformers.json";
+
 /// A model's files, read as far as it takes to say what it is.
 pub struct ModelFiles {
     files: Files,
@@ -107,6 +110,7 @@ impl ModelFiles {
             if sentences.get("do_lower_case").and_then(Value::as_bool) == Some(true) {
                 tokenizer.lower_case();
             }
+            tokenizer.prompt = default_prompt(&files)?;
         }
         let tokens_max = declared.or(tokenizer.length.of_tokenizer).unwrap_or(positions).min(positions);
         let modules = modules.map(|list| list[1..].to_vec());
@@ -206,6 +210,15 @@ fn modules(files: &Files) -> Result<Option<Vec<Value>>> {
         return Err(Error::config(format!("{shown}: the first module is `{kind}`: only Transformer is known there")));
     }
     Ok(Some(list.clone()))
+}
+
+/// What sentence-transformers put in front of every text, where the model has a prompt by default.
+fn default_prompt(files: &Files) -> Result<String> {
+    let settings = files.json(SENTENCE_TRANSFORMERS)?.unwrap_or_default();
+    let Some(name) = settings.get("default_prompt_name").and_then(Value::as_str) else { return Ok(String::new()) };
+    let prompt = settings.get("prompts").and_then(|prompts| prompts.get(name)?.as_str());
+    let shown = files.shown(SENTENCE_TRANSFORMERS);
+    prompt.map(str::to_owned).ok_or_else(|| Error::config(format!("{shown}: there is no prompt `{name}` in `prompts`")))
 }
 
 fn check_labels(config: &Config) -> Result<()> {

@@ -36,6 +36,8 @@ pub struct TextTokenizer {
     /// Rows of the table of token types; 0: types are not used.
     token_types: usize,
     cuts_front: bool,
+    /// Stands in front of every text.
+    prompt: String,
 }
 
 /// What `tokenizer_config.json` and `tokenizer.json` say about length.
@@ -52,6 +54,8 @@ pub struct Description {
     shown: String,
     value: Value,
     cuts_front: bool,
+    /// Stands in front of every text; mostly empty.
+    pub prompt: String,
     /// How long texts may be, by the tokenizer's files.
     pub length: DeclaredLength,
 }
@@ -88,7 +92,8 @@ impl Description {
         let of_tokenizer = number(value.pointer("/truncation/max_length"));
         apply_settings(&mut value, &config);
         let cuts_front = config.get("truncation_side").and_then(Value::as_str) == Some("left");
-        Ok(Self { shown, value, cuts_front, length: DeclaredLength { of_config, of_tokenizer } })
+        let length = DeclaredLength { of_config, of_tokenizer };
+        Ok(Self { shown, value, cuts_front, prompt: String::new(), length })
     }
 
     /// Texts are set in lower case first (sentence-transformers' `do_lower_case`).
@@ -103,7 +108,7 @@ impl Description {
 
     /// What the tokenizer's answers depend on.
     pub fn bytes(&self) -> Vec<u8> {
-        format!("{}{}", self.cuts_front, self.value).into_bytes()
+        format!("{} {:?} {}", self.cuts_front, self.prompt, self.value).into_bytes()
     }
 
     /// Builds it, for texts of at most `tokens_max` tokens and tables of `vocabulary` tokens and `token_types` types.
@@ -136,17 +141,30 @@ impl Description {
             direction,
         };
         tokenizer.with_padding(None).with_truncation(Some(truncation)).map_err(broken)?;
-        Ok(TextTokenizer { tokenizer, tokens_max, vocabulary, token_types, cuts_front: self.cuts_front })
+        Ok(TextTokenizer {
+            tokenizer,
+            tokens_max,
+            vocabulary,
+            token_types,
+            cuts_front: self.cuts_front,
+            prompt: self.prompt.clone(),
+        })
     }
 }
 
 impl TextTokenizer {
+    /// The most tokens of a text.
+    pub fn tokens_max(&self) -> usize {
+        self.tokens_max
+    }
+
     /// Appends the ids and types of a text's tokens, one at least, and says how many there are.
     ///
     /// # Errors
     /// The text has a token that the model does not know, or none at all.
     pub fn append(&self, text: &str, ids: &mut Vec<u32>, types: &mut Vec<u32>) -> Result<usize, Failure> {
-        let encoding = self.encode(text)?;
+        let with_prompt = (!self.prompt.is_empty()).then(|| format!("{}{text}", self.prompt));
+        let encoding = self.encode(with_prompt.as_deref().unwrap_or(text))?;
         let (own_ids, own_types) = (encoding.get_ids(), encoding.get_type_ids());
         if own_ids.is_empty() {
             return Err(Failure::new(FailureKind::Model, "the tokenizer makes no token of this text"));

@@ -169,6 +169,14 @@ fn texts_whose_words_are_rare_still_fill_the_model() {
 }
 
 #[test]
+fn a_copy_shares_weights_and_answers_the_same() {
+    let mut model = open(&testdata().join("bert-classifier"), Task::TextClassification, &exact());
+    let mut copy = model.copy().unwrap();
+    assert!(Arc::ptr_eq(&model.shared.weights, &copy.shared.weights));
+    assert_eq!(model.predict(&["Profit rises"]).unwrap(), copy.predict(&["Profit rises"]).unwrap());
+}
+
+#[test]
 fn more_texts_than_go_through_at_once_keep_their_order() {
     let mut model = open(&testdata().join("minilm-embedding"), Task::Embedding, &exact());
     let texts: Vec<String> = (0..900).map(|i| format!("word{i} {} bank", "profit ".repeat(i % 23))).collect();
@@ -180,6 +188,49 @@ fn more_texts_than_go_through_at_once_keep_their_order() {
             numbers(together[index].as_ref().unwrap()).iter().zip(numbers(&alone)).map(|(a, b)| (a - b).abs());
         assert!(difference.fold(0.0, f32::max) < TOLERANCE, "text {index}");
     }
+}
+
+/// A copy of the embedding model whose files a test may change.
+fn copy_of_embedding() -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(testdata().join("minilm-embedding")).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_file() {
+            std::fs::copy(&entry, copy.path().join(entry.file_name().unwrap())).unwrap();
+        }
+    }
+    std::fs::create_dir(copy.path().join("1_Pooling")).unwrap();
+    let pooling = "1_Pooling/config.json";
+    std::fs::copy(testdata().join("minilm-embedding").join(pooling), copy.path().join(pooling)).unwrap();
+    copy
+}
+
+#[test]
+fn a_default_prompt_stands_in_front_of_every_text() {
+    let folder = copy_of_embedding();
+    let mut plain = open(folder.path(), Task::Embedding, &exact());
+    let prompts = json!({ "prompts": { "query": "profit: " }, "default_prompt_name": "query" });
+    std::fs::write(folder.path().join("config_sentence_transformers.json"), prompts.to_string()).unwrap();
+    let mut prompted = open(folder.path(), Task::Embedding, &exact());
+    assert_eq!(prompted.predict(&["bank"]).unwrap(), plain.predict(&["profit: bank"]).unwrap());
+    assert_ne!(prompted.info().digest, plain.info().digest);
+}
+
+#[test]
+fn an_old_sentence_transformer_has_its_encoder_in_a_folder_of_its_own() {
+    let folder = copy_of_embedding();
+    let mut new = open(folder.path(), Task::Embedding, &exact());
+    let inner = folder.path().join("0_Transformer");
+    std::fs::create_dir(&inner).unwrap();
+    for entry in std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_file() && !entry.ends_with("modules.json") {
+            std::fs::rename(&entry, inner.join(entry.file_name().unwrap())).unwrap();
+        }
+    }
+    let modules = std::fs::read_to_string(folder.path().join("modules.json")).unwrap();
+    let modules = modules.replacen("\"path\": \"\"", "\"path\": \"0_Transformer\"", 1);
+    std::fs::write(folder.path().join("modules.json"), modules).unwrap();
+    let mut old = open(folder.path(), Task::Embedding, &exact());
+    assert_eq!(old.predict(&["Profit rises"]).unwrap(), new.predict(&["Profit rises"]).unwrap());
 }
 
 #[tokio::test]

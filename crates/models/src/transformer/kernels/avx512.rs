@@ -11,9 +11,12 @@ use super::{LANES, PANEL, TileCall};
 pub(super) const ROWS_MAX: usize = 14;
 
 /// A tile function, and the function of `$rows` rows behind it. `$step` is `sum + a · b` over the numbers of a lane;
-/// `$finish` turns a vector of sums into numbers without bias.
+/// `$finish` turns a vector of sums into what is stored, and `$scale` finishes what was stored.
+///
+/// Sums of integers are finished only once they are stored: with more to do for each of them, the compiler no longer unrolls
+/// the loop over rows, and then keeps the sums in memory all the time.
 macro_rules! tiles {
-    ($(#[$doc:meta])* $name:ident, $rows_name:ident, $features:literal, $sum:ty, $zero:expr, $step:expr, $finish:expr) => {
+    ($(#[$doc:meta])* $name:ident, $rows_name:ident, $features:literal, $sum:ty, $zero:expr, $step:expr, $constants:expr, $finish:expr) => {
         $(#[$doc])*
         ///
         /// # Safety
@@ -66,14 +69,14 @@ macro_rules! tiles {
                 operand = operand.wrapping_add(ROWS * LANES);
                 left -= steps;
             }
-            for (row, sums) in sums.iter().enumerate() {
-                for (half, &sum) in sums.iter().enumerate() {
-                    // SAFETY: constants are there for each column, scales for each row, and room in the output for both.
-                    unsafe {
-                        let constants = call.constants.add(half * LANES);
-                        let result: __m512 = $finish(sum, call, row, constants);
-                        _mm512_storeu_ps(call.output.add(row * call.output_stride + half * LANES), result);
-                    }
+            // SAFETY: constants are there for each column, scales and room in the output for each row.
+            unsafe {
+                let constants = $constants(call);
+                for (row, sums) in sums.iter().enumerate() {
+                    let [low, high]: [__m512; 2] = $finish(*sums, call, row, &constants);
+                    let place = call.output.add(row * call.output_stride);
+                    _mm512_storeu_ps(place, low);
+                    _mm512_storeu_ps(place.add(LANES), high);
                 }
             }
         }
@@ -88,7 +91,8 @@ tiles!(
     __m512,
     _mm512_setzero_ps(),
     |sum, a, b| _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum),
-    |sum, _: &TileCall, _: usize, constants| _mm512_add_ps(sum, _mm512_loadu_ps(constants))
+    bias,
+    add_bias
 );
 
 tiles!(
@@ -99,7 +103,8 @@ tiles!(
     __m512,
     _mm512_setzero_ps(),
     |sum, a, b| _mm512_dpbf16_ps(sum, as_bf16(a), as_bf16(b)),
-    |sum, _: &TileCall, _: usize, constants| _mm512_add_ps(sum, _mm512_loadu_ps(constants))
+    bias,
+    add_bias
 );
 
 tiles!(
@@ -110,14 +115,58 @@ tiles!(
     __m512i,
     _mm512_setzero_si512(),
     |sum, a, b| _mm512_dpbusd_epi32(sum, a, b),
-    |sum, call: &TileCall, row: usize, constants: *const f32| {
-        let row = *call.scales.add(row);
-        let (scale, integers) = (constants.add(PANEL), constants.add(2 * PANEL));
-        let sum = _mm512_fnmadd_ps(_mm512_set1_ps(row.zero), _mm512_loadu_ps(integers), _mm512_cvtepi32_ps(sum));
-        let sum = _mm512_mul_ps(sum, _mm512_set1_ps(row.scale));
-        _mm512_fmadd_ps(sum, _mm512_loadu_ps(scale), _mm512_loadu_ps(constants))
-    }
+    integer_constants,
+    scale_integers
 );
+
+/// # Safety
+/// `call` has constants.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn bias(call: &TileCall) -> [__m512; 2] {
+    // SAFETY: the caller vouches for it.
+    unsafe { [_mm512_loadu_ps(call.constants), _mm512_loadu_ps(call.constants.add(LANES))] }
+}
+
+/// # Safety
+/// On a processor with the features.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn add_bias(sums: [__m512; 2], _: &TileCall, _: usize, bias: &[__m512; 2]) -> [__m512; 2] {
+    [_mm512_add_ps(sums[0], bias[0]), _mm512_add_ps(sums[1], bias[1])]
+}
+
+/// Bias, scale and sum of integers.
+///
+/// # Safety
+/// `call` has constants.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn integer_constants(call: &TileCall) -> [[__m512; 2]; 3] {
+    // SAFETY: the caller vouches for it.
+    let pair = |start| unsafe {
+        [_mm512_loadu_ps(call.constants.add(start)), _mm512_loadu_ps(call.constants.add(start + LANES))]
+    };
+    [pair(0), pair(PANEL), pair(2 * PANEL)]
+}
+
+/// `(sum − zero · Σ weights) · scales + bias`.
+///
+/// # Safety
+/// `call` has a scale for `row`.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn scale_integers(sums: [__m512i; 2], call: &TileCall, row: usize, constants: &[[__m512; 2]; 3]) -> [__m512; 2] {
+    // SAFETY: the caller vouches for it.
+    let row = unsafe { *call.scales.add(row) };
+    let (zero, factor) = (_mm512_set1_ps(row.zero), _mm512_set1_ps(row.scale));
+    let [bias, scale, integers] = constants;
+    let finish = |half: usize| {
+        let sum = _mm512_fnmadd_ps(zero, integers[half], _mm512_cvtepi32_ps(sums[half]));
+        _mm512_fmadd_ps(_mm512_mul_ps(sum, factor), scale[half], bias[half])
+    };
+    [finish(0), finish(1)]
+}
 
 /// # Safety
 /// 64 bytes can be read at `lanes`.

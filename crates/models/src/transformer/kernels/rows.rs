@@ -1,6 +1,6 @@
-//! Work on single rows, written once in plain Rust over blocks of sixteen numbers and compiled for each instruction set.
+//! Work on single rows, written once in plain Rust and compiled for each instruction set.
 //!
-//! Everything here is free of branches inside a block, so that the compiler turns a block into vectors. `FMA` says whether
+//! Everything here is free of branches inside its loops, so that the compiler turns them into vectors. `FMA` says whether
 //! the instruction set multiplies and adds in one instruction; where it doesn't, `f32::mul_add` would be a function call.
 
 use super::RowScale;
@@ -64,19 +64,19 @@ macro_rules! row_kernels {
             }
             $(#[target_feature(enable = $features)])?
             pub(super) unsafe fn gelu(row: &mut [f32]) {
-                super::for_each_block(row, super::gelu::<$fma>);
+                super::for_each(row, super::gelu::<$fma>);
             }
             $(#[target_feature(enable = $features)])?
             pub(super) unsafe fn gelu_rough(row: &mut [f32]) {
-                super::for_each_block(row, super::gelu_rough::<$fma>);
+                super::for_each(row, super::gelu_rough::<$fma>);
             }
             $(#[target_feature(enable = $features)])?
             pub(super) unsafe fn gelu_tanh(row: &mut [f32]) {
-                super::for_each_block(row, super::gelu_tanh::<$fma>);
+                super::for_each(row, super::gelu_tanh::<$fma>);
             }
             $(#[target_feature(enable = $features)])?
             pub(super) unsafe fn relu(row: &mut [f32]) {
-                super::for_each_block(row, |x| x.max(0.0));
+                super::for_each(row, |x| x.max(0.0));
             }
             $(#[target_feature(enable = $features)])?
             pub(super) unsafe fn softmax(row: &mut [f32], count: usize) {
@@ -115,14 +115,11 @@ fn multiply_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA || cfg!(target_arch = "aarch64") { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// Applies `function` to each number.
+/// Applies `function` to each number. A plain loop: with blocks inside it, the compiler takes the same place of sixteen blocks
+/// together, which means to gather and to scatter.
 #[inline(always)]
-fn for_each_block(row: &mut [f32], function: impl Fn(f32) -> f32) {
-    let (blocks, rest) = row.as_chunks_mut::<BLOCK>();
-    for block in blocks {
-        block.iter_mut().for_each(|x| *x = function(*x));
-    }
-    rest.iter_mut().for_each(|x| *x = function(*x));
+fn for_each(row: &mut [f32], function: impl Fn(f32) -> f32) {
+    row.iter_mut().for_each(|x| *x = function(*x));
 }
 
 /// Folds each of sixteen strands by itself, then the strands; the rest of the row goes to the first ones.
@@ -145,18 +142,20 @@ fn fold(row: &[f32], start: f32, function: impl Fn(f32, f32) -> f32, join: impl 
     for (strand, x) in strands[1].iter_mut().zip(rest) {
         *strand = function(*strand, *x);
     }
-    let mut width = BLOCK;
     let mut all: Block = strands[0];
     for (a, b) in all.iter_mut().zip(strands[1]) {
         *a = join(*a, b);
     }
-    while width > 1 {
-        width /= 2;
-        for i in 0..width {
-            all[i] = join(all[i], all[i + width]);
-        }
-    }
-    all[0]
+    let half = halve::<16, 8>(all, &join);
+    let half = halve::<8, 4>(half, &join);
+    let half = halve::<4, 2>(half, &join);
+    join(half[0], half[1])
+}
+
+/// Joins the upper half to the lower.
+#[inline(always)]
+fn halve<const WIDTH: usize, const HALF: usize>(all: [f32; WIDTH], join: impl Fn(f32, f32) -> f32) -> [f32; HALF] {
+    std::array::from_fn(|i| join(all[i], all[i + HALF]))
 }
 
 #[inline(always)]
@@ -312,12 +311,13 @@ fn gelu_tanh<const FMA: bool>(x: f32) -> f32 {
 
 #[inline(always)]
 fn softmax<const FMA: bool>(row: &mut [f32], count: usize) {
-    let (used, rest) = row.split_at_mut(count);
-    let largest = fold(used, f32::NEG_INFINITY, larger, larger);
-    rest.fill(largest);
-    for_each_block(row, |x| exp::<FMA>(x - largest));
+    // A number of the row once more does not change its maximum, and leaves whole blocks.
+    let first = row[0];
+    row[count..].fill(first);
+    let largest = fold(row, f32::NEG_INFINITY, larger, larger);
+    for_each(row, |x| exp::<FMA>(x - largest));
     row[count..].fill(0.0);
     let sum = fold(row, 0.0, |sum, x| sum + x, |a, b| a + b);
     let factor = 1.0 / sum;
-    for_each_block(row, |x| x * factor);
+    for_each(row, |x| x * factor);
 }
