@@ -196,6 +196,9 @@ fn pull_brings_a_model_into_the_cache_once_and_says_where_it_is() {
     place.fails(2, &["models", "pull", "hf://a/b/c"]);
     let said = place.fails(2, &["models", "info", "hf://org/other"]);
     assert!(said.contains("millstream models pull hf://org/other"), "it says what to do: {said}");
+    // What needs the model asks the hub for it.
+    let said = place.fails(2, &["models", "bench", "hf://org/other"]);
+    assert!(said.contains("download hf://org/other from"), "{said}");
     let place = place.with_env("HF_HUB_OFFLINE", "1");
     let said = place.fails(2, &["models", "pull", "hf://org/small"]);
     assert!(said.contains("HF_HUB_OFFLINE"), "{said}");

@@ -24,7 +24,7 @@ pub struct InfoArgs {
 }
 
 pub fn run(args: &InfoArgs) -> std::result::Result<(), Failed> {
-    let chosen = args.model.resolve()?;
+    let chosen = args.model.resolve_local()?;
     let facts = facts(&chosen)?;
     if args.format == Format::Json {
         let object: serde_json::Map<String, Value> = facts.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();

@@ -14,7 +14,7 @@ use millstream_models::source::Source;
 use millstream_models::{ModelConfig, ModelInfo, PrecisionSetting, Task};
 use serde_json::{Map, Value};
 
-use super::{Failed, load};
+use super::{Failed, fetch, load};
 use crate::render::{Format, csv_cell, text_table};
 
 #[derive(Debug, Args)]
@@ -111,8 +111,16 @@ pub struct Chosen {
 }
 
 impl ModelArgs {
-    /// Finds the model; a pipeline file is checked on the way. Nothing is loaded yet.
+    /// Finds the model, and downloads it where it is one of the hub that is not here yet.
     pub fn resolve(&self) -> std::result::Result<Chosen, Failed> {
+        if self.pipeline.is_none() {
+            fetch(&ModelConfig::new(Task::TextClassification, self.model.as_str()))?;
+        }
+        self.resolve_local()
+    }
+
+    /// Finds the model on this machine; a pipeline file is checked on the way. Nothing is loaded yet.
+    pub fn resolve_local(&self) -> std::result::Result<Chosen, Failed> {
         let pipeline = self.pipeline.as_deref().map(load).transpose()?;
         if let Some(spec) = pipeline.as_ref().and_then(|pipeline| pipeline.model(&self.model)) {
             let config = self.with_settings(spec.config.clone());
