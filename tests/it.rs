@@ -11,6 +11,7 @@ mod bad_input;
 mod commands;
 mod crash;
 mod data_dir;
+mod endpoints;
 mod examples;
 mod golden;
 mod model_commands;

@@ -38,6 +38,7 @@ fn every_remote_protocol_gives_the_predictions_of_the_model_in_the_process() {
         ("json", format!("source: \"{url}/invocations\"")),
         ("sagemaker", format!("source: \"{url}\", protocol: sagemaker")),
         ("kserve", format!("source: \"{url}\", protocol: kserve, model_name: tone")),
+        ("tei", format!("source: \"{url}\", protocol: tei")),
     ];
     let mut models = format!("  local: {{ task: text-classification, source: \"{LINEAR}\" }}\n");
     let mut transforms =

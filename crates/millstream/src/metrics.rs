@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use millstream_core::{FailureKind, Stage};
-use millstream_models::ModelStats;
+use millstream_models::{BreakerState, EndpointStats, ModelStats};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -175,9 +175,32 @@ impl Metrics {
         for (name, stats) in models {
             let _ = writeln!(text, "model_queue_depth{{component_id=\"{name}\"}} {}", stats.queue_depth);
         }
+        endpoints(&mut text, models);
         text.push_str("# EOF\n");
         text
     }
+}
+
+/// Circuit breakers and requests of the models behind endpoints.
+fn endpoints(text: &mut String, models: &[(Arc<str>, ModelStats)]) {
+    let endpoints: Vec<_> = models.iter().filter_map(|(name, stats)| Some((name, stats.endpoint?))).collect();
+    let mut write = |name: &str, suffix: &str, kind: &str, help: &str, value: &dyn Fn(&EndpointStats) -> u64| {
+        let _ = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} {kind}");
+        for (model, stats) in &endpoints {
+            let _ = writeln!(text, "{name}{suffix}{{component_id=\"{model}\"}} {}", value(stats));
+        }
+    };
+    let state = |stats: &EndpointStats| match stats.breaker {
+        BreakerState::Closed => 0,
+        BreakerState::HalfOpen => 1,
+        BreakerState::Open => 2,
+    };
+    write("model_circuit_breaker_state", "", "gauge", "0 closed, 1 half-open, 2 open", &state);
+    write("model_circuit_breaker_opened", "_total", "counter", "Times that a circuit breaker opened", &|s| {
+        s.breaker_opened
+    });
+    write("model_requests", "_total", "counter", "Requests to a model's endpoint", &|s| s.requests);
+    write("model_requests_throttled", "_total", "counter", "Requests answered with a wait", &|s| s.throttled);
 }
 
 /// The models keep their histograms themselves; this writes them in the registry's format.
@@ -203,4 +226,28 @@ fn histograms(
 
 fn component(kind: &'static str, id: &Arc<str>) -> Component {
     Component { component_kind: kind, component_id: id.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_shows_its_breaker_and_a_local_model_shows_none() {
+        let model = |endpoint| {
+            let empty = || millstream_models::Histogram { bounds: &[], counts: vec![0], sum: 0.0 };
+            ModelStats { batch_size: empty(), inference_seconds: empty(), failed: 0, queue_depth: 0, endpoint }
+        };
+        let open = EndpointStats { breaker: BreakerState::Open, breaker_opened: 3, requests: 7, throttled: 1 };
+        let text = Metrics::default().text(&[("tone".into(), model(Some(open))), ("linear".into(), model(None))]);
+        for line in [
+            "model_circuit_breaker_state{component_id=\"tone\"} 2",
+            "model_circuit_breaker_opened_total{component_id=\"tone\"} 3",
+            "model_requests_total{component_id=\"tone\"} 7",
+            "model_requests_throttled_total{component_id=\"tone\"} 1",
+        ] {
+            assert!(text.lines().any(|written| written == line), "{line}: {text}");
+        }
+        assert!(!text.contains("model_requests_total{component_id=\"linear\"}") && text.ends_with("# EOF\n"), "{text}");
+    }
 }

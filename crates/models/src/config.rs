@@ -1,27 +1,23 @@
 //! What can be written under `models:` in a pipeline file, and what it resolves to.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_core::units::redact_url;
-use millstream_core::{Error, HumanDuration, Result, Secret};
+use millstream_core::{Error, HumanDuration, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest, Sha256};
-use url::Url;
 
 use crate::huggingface::hub::{self, Hub};
+use crate::remote::config::EndpointConfig;
 use crate::source::{self, Source};
 use crate::transformer::Precision;
 use crate::{Model, ModelHandle, ModelInfo, Task, linear, remote, text_model};
 
 /// The most texts that a batch may hold.
 const BATCH_MAX: usize = 4096;
-/// The most batches that may be under way at an endpoint.
-const CONCURRENCY_MAX: usize = 1024;
 
 /// A model: one that comes with Millstream, one in a folder or of the Hugging Face hub, or one behind an endpoint.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -30,8 +26,8 @@ pub struct ModelConfig {
     /// What the model does.
     pub task: Task,
     /// `builtin:headline-sentiment`, `builtin:headline-sentiment-linear`; a folder as Hugging Face's libraries save it
-    /// (`./finbert`); a model of the hub (`hf://org/name`, `hf://org/name@revision`); or an endpoint (`http://…`,
-    /// `https://…`).
+    /// (`./finbert`); a model of the hub (`hf://org/name`, `hf://org/name@revision`); or an endpoint: `http://…`,
+    /// `https://…`, `sagemaker://…`, `lambda://…`.
     #[serde(serialize_with = "serialize_source")]
     pub source: String,
     /// How calls are put together.
@@ -54,21 +50,9 @@ pub struct ModelConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 256))]
     pub threads: Option<usize>,
-    /// Endpoints only: the shape of requests and answers. Default: `json`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub protocol: Option<Protocol>,
-    /// `protocol: kserve` only: the model's name at the server.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub model_name: Option<String>,
-    /// Endpoints only: headers sent with every request.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub headers: BTreeMap<String, Secret>,
-    /// Endpoints only: the most batches under way at once. Default: 8.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub concurrency: Option<usize>,
-    /// Endpoints only: how long one request may take. Default: 10s.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeout: Option<HumanDuration>,
+    /// The settings of endpoints.
+    #[serde(flatten)]
+    pub endpoint: EndpointConfig,
 }
 
 /// How calls are put together into batches.
@@ -129,30 +113,6 @@ impl PrecisionSetting {
     }
 }
 
-/// The shape of requests to an endpoint and of its answers; see `docs/models.md`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Protocol {
-    /// As Hugging Face endpoints: `{"inputs": […]}`, answered by one list per input.
-    #[default]
-    Json,
-    /// As containers on SageMaker: `{"instances": […]}` to `/invocations`, answered by `{"predictions": […]}`.
-    Sagemaker,
-    /// The Open Inference Protocol (KServe v2): a `BYTES` tensor to `/v2/models/{name}/infer`.
-    Kserve,
-}
-
-impl Protocol {
-    /// The name in the pipeline file.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Json => "json",
-            Self::Sagemaker => "sagemaker",
-            Self::Kserve => "kserve",
-        }
-    }
-}
-
 /// What `source` names, found and checked.
 enum Backend {
     HeadlineSentimentLinear,
@@ -171,11 +131,7 @@ impl ModelConfig {
             precision: PrecisionSetting::Auto,
             max_length: None,
             threads: None,
-            protocol: None,
-            model_name: None,
-            headers: BTreeMap::new(),
-            concurrency: None,
-            timeout: None,
+            endpoint: EndpointConfig::default(),
         }
     }
 
@@ -271,8 +227,7 @@ impl ModelConfig {
             }
             Source::Endpoint(_) => {
                 self.refuse_text_model_settings()?;
-                let endpoint = self.endpoint()?;
-                let info = self.remote_info(&endpoint)?;
+                let (endpoint, info) = self.endpoint.resolve(&self.source, self.task, &self.labels)?;
                 Ok((Backend::Remote(Box::new(endpoint)), info))
             }
         }
@@ -295,16 +250,9 @@ impl ModelConfig {
     }
 
     fn refuse_endpoint_settings(&self) -> Result<()> {
-        let set = [
-            ("protocol", self.protocol.is_some()),
-            ("model_name", self.model_name.is_some()),
-            ("headers", !self.headers.is_empty()),
-            ("concurrency", self.concurrency.is_some()),
-            ("timeout", self.timeout.is_some()),
-        ];
-        match set.iter().find(|(_, is_set)| *is_set) {
+        match self.endpoint.first_set() {
             None => Ok(()),
-            Some((key, _)) => Err(Error::config(format!("`{key}` is for endpoints; `{}` takes none", self.source))),
+            Some(key) => Err(Error::config(format!("`{key}` is for endpoints; `{}` takes none", self.source))),
         }
     }
 
@@ -335,60 +283,6 @@ impl ModelConfig {
             return Err(Error::config(format!("the labels of `{}` are [{labels}]: leave out `labels`", self.source)));
         }
         Ok(())
-    }
-
-    fn endpoint(&self) -> Result<remote::Endpoint> {
-        let url = Url::parse(&self.source)
-            .map_err(|e| Error::config(format!("`{}` is no URL: {e}", redact_url(&self.source))))?;
-        let protocol = self.protocol.unwrap_or_default();
-        if self.model_name.is_some() && protocol != Protocol::Kserve {
-            return Err(Error::config("`model_name` is for `protocol: kserve`"));
-        }
-        let concurrency = self.concurrency.unwrap_or(8);
-        if !(1..=CONCURRENCY_MAX).contains(&concurrency) {
-            return Err(Error::config(format!("`concurrency` is {concurrency}: write 1 to {CONCURRENCY_MAX}")));
-        }
-        let timeout = self.timeout.map_or(Duration::from_secs(10), |t| t.0);
-        if timeout.is_zero() {
-            return Err(Error::config("`timeout` is zero: write how long a request may take, such as 10s"));
-        }
-        let url = remote::shape::request_url(&url, protocol, self.model_name.as_deref())?;
-        let headers = remote::client::headers(&self.headers)?;
-        Ok(remote::Endpoint { url, protocol, headers, concurrency, timeout })
-    }
-
-    fn remote_info(&self, endpoint: &remote::Endpoint) -> Result<ModelInfo> {
-        self.check_labels()?;
-        let shown_url = redact_url(endpoint.url.as_str());
-        let labels: Vec<Arc<str>> = self.labels.iter().map(|l| l.as_str().into()).collect();
-        let parts = [shown_url.as_str(), endpoint.protocol.as_str(), self.task.as_str(), &labels.join("\n")];
-        let host = endpoint.url.host_str().unwrap_or_default();
-        Ok(ModelInfo {
-            name: self.model_name.as_deref().unwrap_or(host).into(),
-            digest: short_digest(parts.join("\0").as_bytes()),
-            task: self.task,
-            labels,
-            multi_label: false,
-            dimensions: None,
-        })
-    }
-
-    fn check_labels(&self) -> Result<()> {
-        let example = "write all of them, such as `labels: [negative, neutral, positive]`";
-        match (self.task, self.labels.len()) {
-            (Task::Embedding, 0) => return Ok(()),
-            (Task::Embedding, _) => return Err(Error::config("an embedding has no labels: leave out `labels`")),
-            (Task::TextClassification, 0) => {
-                return Err(Error::config(format!(
-                    "`labels` is missing: an endpoint can't be asked for them; {example}"
-                )));
-            }
-            (Task::TextClassification, 1) => {
-                return Err(Error::config(format!("one label is nothing to choose from: {example}")));
-            }
-            _ => {}
-        }
-        self.check_labels_differ()
     }
 
     fn check_labels_differ(&self) -> Result<()> {
@@ -423,11 +317,7 @@ impl fmt::Debug for ModelConfig {
             .field("precision", &self.precision)
             .field("max_length", &self.max_length)
             .field("threads", &self.threads)
-            .field("protocol", &self.protocol)
-            .field("model_name", &self.model_name)
-            .field("headers", &self.headers)
-            .field("concurrency", &self.concurrency)
-            .field("timeout", &self.timeout)
+            .field("endpoint", &self.endpoint)
             .finish()
     }
 }

@@ -24,13 +24,25 @@ pub fn output_type(info: &ModelInfo) -> DataType {
 /// # Errors
 /// `Bug`: a prediction is not of the model's task, or has another number of scores than the model has labels.
 pub fn output_column(info: &ModelInfo, predictions: &[Prediction]) -> Result<ArrayRef> {
+    output_column_from(info, predictions, |_| info)
+}
+
+/// The same, where rows were scored by different models: `scorer` says which, and its name and digest are written.
+///
+/// # Errors
+/// As [`output_column`].
+pub fn output_column_from<'a>(
+    info: &ModelInfo,
+    predictions: &[Prediction],
+    scorer: impl Fn(usize) -> &'a ModelInfo,
+) -> Result<ArrayRef> {
     let mut columns = match info.task {
         Task::TextClassification => classification_columns(info, predictions)?,
         Task::Embedding => vec![embedding_column(info, predictions)?],
     };
-    for text in [&info.name, &info.digest] {
-        columns.push(Arc::new(StringArray::from_iter_values(predictions.iter().map(|_| text))));
-    }
+    let rows = || (0..predictions.len()).map(&scorer);
+    columns.push(Arc::new(StringArray::from_iter_values(rows().map(|model| &model.name))));
+    columns.push(Arc::new(StringArray::from_iter_values(rows().map(|model| &model.digest))));
     Ok(Arc::new(StructArray::try_new_with_length(fields(info), columns, None, predictions.len())?))
 }
 

@@ -6,6 +6,7 @@ use millstream_core::units::redact_url;
 use millstream_core::{Error, Result};
 
 use crate::huggingface::hub::{Repository, SCHEME};
+use crate::remote;
 
 /// The models that come with Millstream.
 pub const BUILTINS: [&str; 2] = ["builtin:headline-sentiment", "builtin:headline-sentiment-linear"];
@@ -19,7 +20,7 @@ pub enum Source {
     Folder(PathBuf),
     /// A model of the Hugging Face hub.
     Hub(Repository),
-    /// An endpoint: `http://…` or `https://…`.
+    /// An endpoint: `http://…`, `https://…`, `sagemaker://…`, `lambda://…`.
     Endpoint(String),
 }
 
@@ -31,7 +32,7 @@ impl Source {
     pub fn parse(source: &str) -> Result<Self> {
         if BUILTINS.contains(&source) {
             Ok(Self::HeadlineSentimentLinear)
-        } else if source.starts_with("http://") || source.starts_with("https://") {
+        } else if remote::config::is_endpoint(source) {
             Ok(Self::Endpoint(source.to_owned()))
         } else if source.starts_with(SCHEME) {
             Ok(Self::Hub(Repository::parse(source)?))

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use millstream_core::Result;
 use millstream_core::partition::can_be_key;
-use millstream_models::{ModelConfig, ModelInfo};
+use millstream_models::{FallbackConfig, ModelConfig, ModelInfo, check_fallback};
 
 use crate::config::checked::{ModelSpec, OnError, Pipeline, RetentionSpec, Settings};
 use crate::config::diagnostics::{Problem, suggestion};
@@ -150,7 +150,30 @@ impl<'a> Checker<'a> {
                 }
             }
         }
+        self.fallbacks(&models);
         models
+    }
+
+    /// What answers for a model must be known, and answer alike.
+    fn fallbacks(&mut self, models: &[ModelSpec]) {
+        for model in models {
+            let Some(fallback) = &model.config.endpoint.fallback else { continue };
+            if let FallbackConfig::Model(name) = fallback {
+                self.used.insert(format!("model {name}"));
+            }
+            let known = |name: &str| models.iter().find(|m| &*m.name == name).map(|m| &m.info);
+            let Some(entry) = self.section("models").iter().find(|e| e.key == *model.name) else { continue };
+            let Some(place) = entry.value.get("fallback").map(|node| node.place.clone()) else { continue };
+            if let Err(error) = check_fallback(&model.info, fallback, known) {
+                // A model that is wrong itself was reported already.
+                let is_written = |name: &String| self.section("models").iter().any(|e| e.key == *name);
+                let is_reported =
+                    matches!(fallback, FallbackConfig::Model(name) if known(name).is_none() && is_written(name));
+                if !is_reported {
+                    self.error(&place, error.to_string(), None);
+                }
+            }
+        }
     }
 
     /// Makes the names of a section known.

@@ -9,7 +9,7 @@ use millstream_connectors::format::DecodeConfig;
 use millstream_connectors::sink::SinkConfig;
 use millstream_connectors::source::SourceConfig;
 use millstream_core::StreamSchema;
-use millstream_models::{ModelConfig, ModelInfo};
+use millstream_models::{FallbackConfig, ModelConfig, ModelInfo};
 use millstream_sql::{Predicate, SqlTransform};
 
 use crate::config::diagnostics::Diagnostic;
@@ -125,6 +125,8 @@ pub struct PredictSpec {
     pub from: Arc<str>,
     /// The model.
     pub model: Arc<str>,
+    /// What answers where it can't.
+    pub fallback: Option<Box<FallbackConfig>>,
     /// The column of `from` that the model reads; a string.
     pub input: usize,
     /// The name of the new column.
@@ -137,6 +139,13 @@ pub struct PredictSpec {
     pub retry: RetrySpec,
     /// With [`OnError::Default`]: what is written instead; `None` is null.
     pub default: Option<serde_json::Value>,
+}
+
+impl PredictSpec {
+    /// True where it needs the model called `name`.
+    pub fn uses_model(&self, name: &str) -> bool {
+        &*self.model == name || matches!(self.fallback.as_deref(), Some(FallbackConfig::Model(model)) if model == name)
+    }
 }
 
 /// How often a call is tried.

@@ -2,6 +2,7 @@
 
 use millstream_connectors::format::DecodeConfig;
 use millstream_core::{ByteSize, FieldType, HumanDuration};
+use millstream_models::Rate;
 use serde::Deserialize;
 use serde::de::{IntoDeserializer, value::Error as ValueError};
 
@@ -21,13 +22,14 @@ pub struct NamedType {
 }
 
 /// All of them.
-pub const NAMED_TYPES: [NamedType; 4] = [
+pub const NAMED_TYPES: [NamedType; 5] = [
     NamedType {
         definition: "Duration",
         called: "a duration such as 30s",
         parse: |text| HumanDuration::parse(text).map(drop),
     },
     NamedType { definition: "ByteSize", called: "a size such as 64MiB", parse: |text| ByteSize::parse(text).map(drop) },
+    NamedType { definition: "Rate", called: "a rate such as 50/s", parse: |text| Rate::parse(text).map(drop) },
     NamedType { definition: "Decode", called: "a format such as json", parse: decode },
     NamedType {
         definition: FIELD_TYPE,

@@ -321,3 +321,55 @@ fn a_prediction_is_a_struct_column_behind_those_of_its_input() {
     let value = checked(&NEWS.replace("on_error: dead_letter }", "on_error: default, default: { label: neutral } }"));
     assert!(!value.relation_schema("scored").unwrap().field(last).is_nullable());
 }
+
+/// A file with a model `tone` at an endpoint, a second model, and `fallback` behind `tone`'s keys.
+fn with_fallback(fallback: &str) -> String {
+    format!(
+        "
+pipeline: tones
+sources:
+  wire: {{ type: file, path: ./in.jsonl, schema: {{ headline: string }} }}
+models:
+  tone:
+    task: text-classification
+    source: sagemaker://tone
+    labels: [positive, neutral, negative]
+    rate: 50/s
+    fallback: {fallback}
+  linear: {{ task: text-classification, source: \"builtin:headline-sentiment-linear\" }}
+  vector: {{ task: embedding, source: \"http://h/embed\", protocol: tei }}
+transforms:
+  scored: {{ from: wire, predict: {{ model: tone, input: headline, output: tone }} }}
+  placed: {{ from: scored, predict: {{ model: vector, input: headline, output: vector }} }}
+tables:
+  t: {{ from: placed, key: [headline] }}
+"
+    )
+}
+
+#[test]
+fn a_model_that_only_answers_for_another_is_used() {
+    let pipeline = checked(&with_fallback("linear"));
+    assert!(pipeline.warnings.is_empty(), "{:?}", pipeline.warnings);
+    let scored = pipeline.transforms.iter().find(|t| &*t.name == "scored").unwrap();
+    let TransformKind::Predict(spec) = &scored.kind else { panic!("{:?}", scored.kind) };
+    assert!(spec.uses_model("tone") && spec.uses_model("linear") && !spec.uses_model("vector"));
+    checked(&with_fallback("{ label: neutral }"));
+}
+
+#[test]
+fn a_fallback_that_does_not_fit_is_shown_where_it_is_written() {
+    for (fallback, expected) in [
+        ("nobody", "no such model"),
+        ("tone", "is itself"),
+        ("vector", "does embedding"),
+        ("{ label: odd }", "the label `odd`"),
+        ("{ neutral: 1 }", "no score"),
+        ("[1]", "`fallback` must be"),
+    ] {
+        let said = parse(&with_fallback(fallback)).unwrap_err().to_string();
+        assert!(said.contains(expected) && said.contains("fallback: "), "{fallback}: {said}");
+    }
+    let said = parse(&with_fallback("linear").replace("50/s", "fast")).unwrap_err().to_string();
+    assert!(said.contains("is no rate") && said.contains("50/s"), "{said}");
+}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::compute::concat_batches;
 use futures::future::BoxFuture;
 use millstream_core::{DeadLetter, Error, Result, RowFailure, Rows, Stage};
-use millstream_models::ModelHandle;
+use millstream_models::{Fallback, ModelHandle};
 use millstream_sql::SqlStep;
 
 use super::dead_letters::FailedRows;
@@ -68,7 +68,12 @@ impl Graph {
                 TransformKind::Sql(sql) => Step::Sql(sql.step().map_err(|e| Error::bug(e.to_string()))?),
                 TransformKind::Predict(spec) => {
                     let model = models.get(&spec.model).ok_or_else(|| Error::bug("a model was not loaded"))?;
-                    Step::Predict(PredictStep::new(spec.clone(), node.schema.clone(), step.on_error, model.clone())?)
+                    let fallback = spec.fallback.as_deref();
+                    let fallback = fallback
+                        .map(|config| Fallback::new(model.info(), config, |name| models.get(name).cloned()))
+                        .transpose()?;
+                    let (spec, schema) = (spec.clone(), node.schema.clone());
+                    Step::Predict(PredictStep::new(spec, schema, step.on_error, model.clone(), fallback)?)
                 }
             }))
         });

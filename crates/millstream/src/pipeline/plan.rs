@@ -134,10 +134,10 @@ impl Plan {
         Ok(Self { streams: planner.streams, stages, sinks: pipeline.sinks.clone() })
     }
 
-    /// True where some step uses the model called `name`.
+    /// True where some step uses the model called `name`, or falls back on it.
     pub fn uses_model(&self, name: &str) -> bool {
         let steps = self.stages.iter().flat_map(|s| &s.nodes).filter_map(|n| n.step.as_ref());
-        steps.into_iter().any(|step| matches!(&step.kind, TransformKind::Predict(p) if &*p.model == name))
+        steps.into_iter().any(|step| matches!(&step.kind, TransformKind::Predict(p) if p.uses_model(name)))
     }
 
     /// The stream called `name`.

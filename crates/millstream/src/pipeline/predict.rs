@@ -1,5 +1,8 @@
 //! The `predict` step: a column of text in, a struct column out. The only step that suspends: bounded in flight, with
-//! time-out, retry with back-off, and order kept.
+//! time-out, retry with back-off and jitter, and order kept.
+//!
+//! Retry lives here and nowhere below: only this step knows how long a record may still wait, counts the attempts for
+//! the dead letter, and asks a model's `fallback` when they are used up.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +13,7 @@ use arrow::datatypes::SchemaRef;
 use futures::StreamExt;
 use futures::stream;
 use millstream_core::{Failure, FailureKind, Result, RowFailure, Rows};
-use millstream_models::{ModelHandle, Prediction, output_column};
+use millstream_models::{BreakerState, Fallback, ModelHandle, Prediction, output_column_from};
 
 use crate::config::checked::{OnError, PredictSpec};
 
@@ -23,6 +26,8 @@ pub struct PredictStep {
     spec: Arc<PredictSpec>,
     schema: SchemaRef,
     model: ModelHandle,
+    /// Answers where the model as a whole can't.
+    fallback: Option<Fallback>,
     /// The value of the output column where `on_error: default`.
     default: Option<ArrayRef>,
 }
@@ -35,16 +40,25 @@ impl std::fmt::Debug for PredictStep {
 
 type Answer = std::result::Result<Prediction, Failure>;
 
+/// What one call came to: an answer per text, and whether the fallback gave them.
+type Called = (Vec<Answer>, bool);
+
 impl PredictStep {
     /// A step whose rows come out with `schema`: the columns of the input, then the prediction.
-    pub fn new(spec: PredictSpec, schema: SchemaRef, on_error: OnError, model: ModelHandle) -> Result<Self> {
+    pub fn new(
+        spec: PredictSpec,
+        schema: SchemaRef,
+        on_error: OnError,
+        model: ModelHandle,
+        fallback: Option<Fallback>,
+    ) -> Result<Self> {
         let output = schema.fields().len() - 1;
         let default = match (on_error, &spec.default) {
             (OnError::Default, Some(value)) => Some(default_value(value, &schema, output)?),
             (OnError::Default, None) => Some(new_null_array(schema.field(output).data_type(), 1)),
             _ => None,
         };
-        Ok(Self { spec: Arc::new(spec), schema, model, default })
+        Ok(Self { spec: Arc::new(spec), schema, model, fallback, default })
     }
 
     /// `name@digest` of the model.
@@ -64,33 +78,57 @@ impl PredictStep {
         let mut answered = calls.buffered(in_flight);
         let null = || Err(Failure::new(FailureKind::MissingField, "the input of the model is null"));
         let mut answers: Vec<Answer> = (0..input.len()).map(|_| null()).collect();
-        while let Some((call, results)) = answered.next().await {
+        let mut by_fallback = vec![false; input.len()];
+        while let Some((call, (results, is_fallback))) = answered.next().await {
             for (row, answer) in call.into_iter().zip(results) {
                 answers[row as usize] = answer;
+                by_fallback[row as usize] = is_fallback;
             }
         }
-        self.assemble(rows, answers)
+        self.assemble(rows, answers, &by_fallback)
     }
 
-    /// One call, tried again as often as the step says. One answer per text.
-    async fn call(&self, texts: Vec<String>) -> Vec<Answer> {
+    /// One call, tried again as often as the step says; then the fallback is asked. One answer per text.
+    async fn call(&self, texts: Vec<String>) -> Called {
+        let failure = match self.attempts(&texts).await {
+            Ok(answers) => return (answers, false),
+            Err(failure) => failure,
+        };
+        let records = texts.len();
+        let Some(fallback) = &self.fallback else { return (repeat(failure, records), false) };
+        match tokio::time::timeout(self.spec.timeout, fallback.predict(texts)).await {
+            Ok(Ok(answers)) if answers.len() == records => (answers, true),
+            // Of two failures, the first is the one to look into.
+            _ => {
+                let message = format!("{}; its fallback failed too", failure.message);
+                (repeat(Failure::new(failure.kind, message), records), false)
+            }
+        }
+    }
+
+    /// The model's answers, or why it can't answer.
+    async fn attempts(&self, texts: &[String]) -> std::result::Result<Vec<Answer>, Failure> {
         let records = texts.len();
         let mut pause = self.spec.retry.initial;
         let mut attempt = 1;
         loop {
-            let failure = match tokio::time::timeout(self.spec.timeout, self.model.predict(texts.clone())).await {
-                Ok(Ok(answers)) if answers.len() == records => return answers,
+            let failure = match tokio::time::timeout(self.spec.timeout, self.model.predict(texts.to_vec())).await {
+                Ok(Ok(answers)) if answers.len() == records => return Ok(answers),
                 Ok(Ok(answers)) => Failure::new(
                     FailureKind::Model,
                     format!("the model gave {} answers to {records} inputs", answers.len()),
                 ),
                 Ok(Err(e)) if e.is_retry() => Failure::new(FailureKind::Model, e.to_string()),
-                Ok(Err(e)) => return repeat(Failure::new(FailureKind::Model, e.to_string()), records),
+                Ok(Err(e)) => return Err(Failure::new(FailureKind::Model, e.to_string())),
                 Err(_) => Failure::new(FailureKind::Timeout, format!("no answer within {:?}", self.spec.timeout)),
             };
+            // An open breaker stays open longer than these pauses: with a fallback there is nothing to wait for.
+            if self.fallback.is_some() && self.is_shut_off() {
+                return Err(failure);
+            }
             if attempt >= self.spec.retry.attempts {
                 let message = format!("{} (attempt {attempt} of {})", failure.message, self.spec.retry.attempts);
-                return repeat(Failure::new(failure.kind, message), records);
+                return Err(Failure::new(failure.kind, message));
             }
             attempt += 1;
             tokio::time::sleep(jittered(pause)).await;
@@ -98,7 +136,11 @@ impl PredictStep {
         }
     }
 
-    fn assemble(&self, rows: &Rows, answers: Vec<Answer>) -> Result<(Rows, Vec<RowFailure>)> {
+    fn is_shut_off(&self) -> bool {
+        self.model.stats().endpoint.is_some_and(|endpoint| endpoint.breaker != BreakerState::Closed)
+    }
+
+    fn assemble(&self, rows: &Rows, answers: Vec<Answer>, by_fallback: &[bool]) -> Result<(Rows, Vec<RowFailure>)> {
         let mut good = Vec::with_capacity(answers.len());
         let mut predictions = Vec::with_capacity(answers.len());
         let mut failures = Vec::new();
@@ -111,7 +153,12 @@ impl PredictStep {
                 Err(failure) => failures.push(RowFailure { row: row as u32, failure }),
             }
         }
-        let mut column = output_column(self.model.info(), &predictions)?;
+        let fallback = self.fallback.as_ref().map(Fallback::info);
+        let scorer = |i: usize| match &fallback {
+            Some(fallback) if by_fallback[good[i] as usize] => fallback,
+            _ => self.model.info(),
+        };
+        let mut column = output_column_from(self.model.info(), &predictions, scorer)?;
         let kept = match &self.default {
             None if failures.is_empty() => rows.clone(),
             None => rows.take(&good)?,
@@ -167,3 +214,6 @@ fn repeat(failure: Failure, records: usize) -> Vec<Answer> {
 fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)
 }
+
+#[cfg(test)]
+mod tests;

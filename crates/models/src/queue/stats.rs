@@ -1,8 +1,11 @@
 //! What a model's queue counts, for `/metrics`.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+
+use crate::remote::gate::{EndpointStats, Gate};
 
 /// Upper bounds of the buckets for texts in a batch.
 const BATCH_SIZE_BOUNDS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1024.0, 4096.0];
@@ -21,6 +24,8 @@ pub struct ModelStats {
     pub failed: u64,
     /// Texts that wait now.
     pub queue_depth: usize,
+    /// Of an endpoint: its circuit breaker, and the requests to it.
+    pub endpoint: Option<EndpointStats>,
 }
 
 /// Counts by size, as Prometheus wants them.
@@ -51,7 +56,12 @@ impl Histogram {
 }
 
 /// Collects; the lock is held for a few additions per batch.
-pub(super) struct Recorder(Mutex<Recorded>);
+#[derive(Default)]
+pub(super) struct Recorder {
+    recorded: Mutex<Recorded>,
+    /// What stands before an endpoint, and counts for itself.
+    gate: OnceLock<Arc<Gate>>,
+}
 
 struct Recorded {
     batch_size: Histogram,
@@ -59,31 +69,38 @@ struct Recorded {
     failed: u64,
 }
 
-impl Default for Recorder {
+impl Default for Recorded {
     fn default() -> Self {
-        Self(Mutex::new(Recorded {
+        Self {
             batch_size: Histogram::new(BATCH_SIZE_BOUNDS),
             inference_seconds: Histogram::new(SECONDS_BOUNDS),
             failed: 0,
-        }))
+        }
     }
 }
 
 impl Recorder {
+    /// The figures of an endpoint are these from now on.
+    pub(super) fn watch(&self, gate: Arc<Gate>) {
+        // Set once, by the only one who starts the endpoint's worker.
+        let _ = self.gate.set(gate);
+    }
+
     pub(super) fn batch(&self, texts: usize, failed: usize, took: Duration) {
-        let mut recorded = self.0.lock();
+        let mut recorded = self.recorded.lock();
         recorded.batch_size.observe(texts as f64);
         recorded.inference_seconds.observe(took.as_secs_f64());
         recorded.failed += failed as u64;
     }
 
     pub(super) fn snapshot(&self, queue_depth: usize) -> ModelStats {
-        let recorded = self.0.lock();
+        let recorded = self.recorded.lock();
         ModelStats {
             batch_size: recorded.batch_size.clone(),
             inference_seconds: recorded.inference_seconds.clone(),
             failed: recorded.failed,
             queue_depth,
+            endpoint: self.gate.get().map(|gate| gate.stats()),
         }
     }
 }

@@ -8,8 +8,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::batch::{Batch, Next};
-use super::{Answer, ModelHandle, Queue};
+use super::{Answer, ModelHandle, Queue, State};
 use crate::remote::Remote;
+use crate::remote::gate::{Gate, Turn};
 use crate::{BatchConfig, Model, ModelInfo};
 
 /// Runs `model` on a thread of its own, until the queue is closed.
@@ -78,6 +79,7 @@ pub(crate) fn spawn_remote(
     let runtime = tokio::runtime::Handle::try_current()
         .map_err(|e| Error::bug("an endpoint's model was loaded outside a runtime").caused_by(e))?;
     let queue = Arc::new(Queue::new(info, batch, 1));
+    queue.stats.watch(remote.gate().clone());
     runtime.spawn(drive(queue.clone(), concurrency, Arc::new(remote)));
     Ok(ModelHandle::of(queue))
 }
@@ -88,10 +90,10 @@ async fn drive(queue: Arc<Queue>, concurrency: usize, remote: Arc<Remote>) {
     loop {
         while under_way.try_join_next().is_some() {}
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
-        let Some(batch) = next_batch(&queue).await else { break };
+        let Some((batch, turn)) = next_batch(&queue, remote.gate()).await else { break };
         let remote = remote.clone();
         under_way.spawn(async move {
-            let answers = remote.predict(&batch.texts()).await;
+            let answers = remote.predict(&batch.texts(), turn).await;
             batch.answer(answers);
             drop(slot);
         });
@@ -99,17 +101,32 @@ async fn drive(queue: Arc<Queue>, concurrency: usize, remote: Arc<Remote>) {
     // Dropping the set ends what nobody waits for any more.
 }
 
-async fn next_batch(queue: &Arc<Queue>) -> Option<Batch> {
+/// The next batch and the turn to send it; none where the last handle is gone. It is taken when it can be sent: until
+/// the endpoint may be asked, texts gather, and those of callers that give up leave.
+async fn next_batch(queue: &Arc<Queue>, gate: &Gate) -> Option<(Batch, Option<Turn>)> {
+    let mut turn = None;
     loop {
+        until(queue, |state| state.closed || !state.waiting.is_empty()).await;
+        tokio::select! {
+            new = gate.turn(turn.take()) => turn = new,
+            () = until(queue, |state| state.closed) => return None,
+        }
         // Its own statement: the lock must not be held while this waits.
         let next = queue.next(&mut queue.state.lock());
         match next {
-            Next::Batch(batch) => return Some(batch),
+            Next::Batch(batch) => return Some((batch, turn)),
             Next::Closed => return None,
-            Next::Wait => queue.notify.notified().await,
+            Next::Wait => {}
             Next::WaitAtMost(time) => {
                 let _ = tokio::time::timeout(time, queue.notify.notified()).await;
             }
         }
+    }
+}
+
+/// Waits for something about the queue. A wake-up that it takes from another is no loss: everyone looks before waiting.
+async fn until(queue: &Queue, is_so: impl Fn(&State) -> bool) {
+    while !is_so(&queue.state.lock()) {
+        queue.notify.notified().await;
     }
 }

@@ -1,20 +1,30 @@
-//! Sends batches to an endpoint and says what an answer's status means.
+//! Sends batches to an endpoint and says what its answers mean.
 //!
 //! | answer | meaning |
 //! |---|---|
 //! | 2xx | the predictions |
-//! | 408, 429, 5xx, no connection, time-out | `Retry` for the batch; with `Retry-After` in the message |
-//! | 400, 413, 422 | an input is refused: the batch is halved until the refused inputs stand alone |
+//! | 408, 425, 429, 5xx, no connection, time-out | `Retry` for the batch; `Retry-After` is obeyed |
+//! | 400, 413, 422, 424, a Lambda function's error | an input is refused: the batch is halved until the refused inputs stand alone |
 //! | any other | every input of the batch fails: a redirect, a missing right, a wrong address |
+//!
+//! A request is never sent twice from here. Trying again is left to the `predict` step, the one place that knows how
+//! long the record may still wait, and that counts the attempts for the dead letter.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use millstream_core::units::redact_url;
-use millstream_core::{Error, Failure, FailureKind, Result, Secret};
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Response, StatusCode, redirect};
+use millstream_core::{Clock, Error, Failure, FailureKind, Result, SystemClock};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::{Client, Request, Response, StatusCode, redirect};
+use url::Url;
 
-use super::{Endpoint, shape};
+use super::breaker::{Fate, Refused};
+use super::gate::{Gate, Turn};
+use super::protocol::shortened;
+use super::signer::Signer;
+use super::status::{Verdict, of_aws, of_http};
+use super::{Endpoint, Place, aws, retry_after};
 use crate::{ModelInfo, Prediction};
 
 /// The largest answer that is read.
@@ -22,31 +32,18 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// How much of a refusal is read, for its message.
 const REFUSAL_BYTES_MAX: usize = 4 << 10;
 
-/// The headers of the pipeline file.
-///
-/// # Errors
-/// `Config`: a name or a value that HTTP does not allow. The value is not printed.
-pub fn headers(written: &BTreeMap<String, Secret>) -> Result<HeaderMap> {
-    let mut headers = HeaderMap::new();
-    for (name, value) in written {
-        let key = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| Error::config(format!("`{name}` is no name for an HTTP header")))?;
-        let mut value = HeaderValue::from_str(value.expose()).map_err(|_| {
-            Error::config(format!("the value of header `{name}` holds a character that HTTP does not allow"))
-        })?;
-        value.set_sensitive(true);
-        headers.insert(key, value);
-    }
-    Ok(headers)
-}
-
 /// A model behind an endpoint.
 pub(crate) struct Remote {
     client: Client,
     endpoint: Endpoint,
     info: ModelInfo,
-    /// The address without credentials, for messages.
-    shown_url: String,
+    url: Url,
+    /// What messages call it: never with credentials.
+    shown: String,
+    /// On AWS only.
+    signer: Option<Signer>,
+    gate: Arc<Gate>,
+    clock: Arc<dyn Clock>,
 }
 
 /// What an endpoint made of one request.
@@ -58,29 +55,64 @@ enum Outcome {
     Failed(Failure),
 }
 
+/// A request that may work later.
+struct Later {
+    error: Error,
+    fate: Fate,
+}
+
 impl Remote {
+    /// # Errors
+    /// `Bug`: no TLS provider is installed. `Config`: the region is nowhere to be found. `Environment`: no HTTP client.
     pub(crate) fn new(endpoint: Endpoint, info: ModelInfo) -> Result<Self> {
+        Self::with_clock(endpoint, info, Arc::new(SystemClock))
+    }
+
+    pub(crate) fn with_clock(endpoint: Endpoint, info: ModelInfo, clock: Arc<dyn Clock>) -> Result<Self> {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             return Err(Error::bug("no TLS provider is installed: install one before a model is loaded"));
         }
         let client = Client::builder()
-            .default_headers(endpoint.headers.clone())
             .timeout(endpoint.timeout)
             // Headers hold secrets; they go nowhere else than to the host that was written.
             .redirect(redirect::Policy::none())
             .user_agent(concat!("millstream/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|e| Error::environment("can't set up the HTTP client").caused_by(e))?;
-        let shown_url = redact_url(endpoint.url.as_str());
-        Ok(Self { client, endpoint, info, shown_url })
+        let (url, shown, signer) = match &endpoint.place {
+            Place::Http(url) => (url.clone(), redact_url(url.as_str()), None),
+            Place::Aws(target) => {
+                let (url, signer) = Signer::new(target, clock.clone())?;
+                (url, target.to_string(), Some(signer))
+            }
+        };
+        let gate = Arc::new(Gate::new(endpoint.breaker, endpoint.rate));
+        Ok(Self { client, endpoint, info, url, shown, signer, gate, clock })
     }
 
-    /// One answer per text, in order.
-    pub(crate) async fn predict(&self, texts: &[&str]) -> Result<Vec<Result<Prediction, Failure>>> {
+    /// What stands before the endpoint.
+    pub(crate) fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
+    #[cfg(all(test, feature = "aws"))]
+    pub(crate) fn sign_with(&mut self, credentials: aws::credentials::CredentialSource) {
+        if let Some(signer) = &mut self.signer {
+            signer.credentials = credentials;
+        }
+    }
+
+    /// One answer per text, in order. `turn` is the one that was waited for at the gate, if any.
+    pub(crate) async fn predict(
+        &self,
+        texts: &[&str],
+        mut turn: Option<Turn>,
+    ) -> Result<Vec<Result<Prediction, Failure>>> {
+        let most = self.endpoint.codec.texts_max().unwrap_or(usize::MAX);
         let mut answers = Vec::with_capacity(texts.len());
-        let mut to_ask = vec![texts];
+        let mut to_ask: Vec<&[&str]> = texts.chunks(most).rev().collect();
         while let Some(part) = to_ask.pop() {
-            match self.ask(part).await? {
+            match self.ask(part, turn.take()).await? {
                 Outcome::Answers(some) => answers.extend(some),
                 Outcome::Refused(_) if part.len() > 1 => {
                     let (first, second) = part.split_at(part.len() / 2);
@@ -94,57 +126,109 @@ impl Remote {
         Ok(answers)
     }
 
-    async fn ask(&self, texts: &[&str]) -> Result<Outcome> {
-        let request = self
+    async fn ask(&self, texts: &[&str], turn: Option<Turn>) -> Result<Outcome> {
+        let leave = self.gate.enter(turn).await.map_err(|refused| self.is_open(&refused))?;
+        // A request that can't be made says nothing about the endpoint.
+        let request = self.request(texts).await?;
+        match self.exchange(request, texts.len()).await {
+            Ok(outcome) => {
+                leave.report(Fate::Answered, "");
+                Ok(outcome)
+            }
+            Err(later) => {
+                leave.report(later.fate, later.error.message());
+                Err(later.error)
+            }
+        }
+    }
+
+    async fn request(&self, texts: &[&str]) -> Result<Request> {
+        let mut headers = self.endpoint.headers.clone();
+        headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
+        let mut request = self
             .client
-            .post(self.endpoint.url.clone())
-            .header(CONTENT_TYPE, "application/json")
-            .body(shape::encode(self.endpoint.protocol, texts));
-        let response = request.send().await.map_err(|e| self.unreachable(e))?;
+            .post(self.url.clone())
+            .headers(headers)
+            .body(self.endpoint.codec.encode(&self.info, &self.endpoint.extra_body, texts))
+            .build()
+            .map_err(|e| Error::bug(format!("can't make a request for {}", self.shown)).caused_by(e.without_url()))?;
+        if let Some(signer) = &self.signer {
+            signer.sign(&mut request, self.clock.now_us()).await.map_err(|e| e.context(self.shown.clone()))?;
+        }
+        Ok(request)
+    }
+
+    async fn exchange(&self, request: Request, texts: usize) -> Result<Outcome, Later> {
+        let response = self.client.execute(request).await.map_err(|e| self.unreachable(e))?;
         let status = response.status();
         if !status.is_success() {
             return self.refusal(status, response).await;
         }
+        if response.headers().contains_key("x-amz-function-error") && self.signer.is_some() {
+            let body = self.beginning(response).await;
+            let message = format!("the function at {} failed: {}", self.shown, shortened(body.trim()));
+            return Ok(Outcome::Refused(Failure::new(FailureKind::Model, message)));
+        }
         let Some(body) = self.body(response, ANSWER_BYTES_MAX).await? else {
-            let message = format!("{} answered with more than {} MiB", self.shown_url, ANSWER_BYTES_MAX >> 20);
+            let message = format!("{} answered with more than {} MiB", self.shown, ANSWER_BYTES_MAX >> 20);
             return Ok(Outcome::Failed(Failure::new(FailureKind::Model, message)));
         };
-        Ok(match shape::decode(self.endpoint.protocol, &self.info, texts.len(), &body) {
+        Ok(match self.endpoint.codec.decode(&self.info, texts, &body) {
             Ok(answers) => Outcome::Answers(answers),
             Err(failure) => Outcome::Failed(failure),
         })
     }
 
-    async fn refusal(&self, status: StatusCode, response: Response) -> Result<Outcome> {
-        let retry_after =
-            response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(shape::shortened);
-        let location = response.status().is_redirection();
+    async fn refusal(&self, status: StatusCode, response: Response) -> Result<Outcome, Later> {
+        let headers = response.headers().clone();
+        let wait = self.wait(&headers);
         let body = self.beginning(response).await;
-        let mut message = format!("{} answered {status}", self.shown_url);
+        let name = self.signer.is_some().then(|| aws::error_name(&headers, &body)).flatten();
+        let verdict = match &self.signer {
+            Some(_) => of_aws(status, wait.is_some(), name.as_deref(), aws::original_status(&body)),
+            None => of_http(status, wait.is_some()),
+        };
+        let mut message = format!("{} answered {status}", self.shown);
+        if let Some(name) = name {
+            message = format!("{message} ({})", shortened(&name));
+        }
         if !body.trim().is_empty() {
-            message = format!("{message}: {}", shape::shortened(body.trim()));
+            message = format!("{message}: {}", shortened(body.trim()));
         }
-        let is_passing = matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
-        if is_passing || status.is_server_error() {
-            if let Some(wait) = retry_after {
-                message = format!("{message} (Retry-After: {wait})");
-            }
-            return Err(Error::retry(message));
-        }
-        if location {
+        if status.is_redirection() {
             message.push_str(" (redirects are not followed: write the final address)");
         }
-        let failure = Failure::new(FailureKind::Model, message);
-        Ok(match status {
-            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
-                Outcome::Refused(failure)
+        match verdict {
+            Verdict::Throttled | Verdict::Sick => {
+                if let Some((wait, written)) = wait {
+                    self.gate.pause(wait);
+                    message = format!("{message} (Retry-After: {written})");
+                }
+                let fate = if verdict == Verdict::Sick { Fate::Failed } else { Fate::Throttled };
+                if fate == Fate::Throttled {
+                    self.gate.count_throttled();
+                }
+                Err(Later { error: Error::retry(message), fate })
             }
-            _ => Outcome::Failed(failure),
-        })
+            Verdict::Expired => {
+                if let Some(signer) = &self.signer {
+                    signer.renew().await;
+                }
+                Err(Later { error: Error::retry(message), fate: Fate::Throttled })
+            }
+            Verdict::Refused => Ok(Outcome::Refused(Failure::new(FailureKind::Model, message))),
+            Verdict::Failed => Ok(Outcome::Failed(Failure::new(FailureKind::Model, message))),
+        }
+    }
+
+    /// How long the endpoint wants to be left alone, and how it said so.
+    fn wait(&self, headers: &HeaderMap) -> Option<(Duration, String)> {
+        let written = headers.get(RETRY_AFTER)?.to_str().ok()?;
+        Some((retry_after::parse(written, self.clock.now_us())?, shortened(written)))
     }
 
     /// The whole body; none where it is longer than `bytes_max`.
-    async fn body(&self, mut response: Response, bytes_max: usize) -> Result<Option<Vec<u8>>> {
+    async fn body(&self, mut response: Response, bytes_max: usize) -> Result<Option<Vec<u8>>, Later> {
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|e| self.unreachable(e))? {
             if body.len() + chunk.len() > bytes_max {
@@ -167,15 +251,26 @@ impl Remote {
         String::from_utf8_lossy(&body).into_owned()
     }
 
-    fn unreachable(&self, e: reqwest::Error) -> Error {
+    fn unreachable(&self, e: reqwest::Error) -> Later {
         let message = if e.is_timeout() {
-            format!("{} gave no answer within {:?}", self.shown_url, self.endpoint.timeout)
+            format!("{} gave no answer within {:?}", self.shown, self.endpoint.timeout)
         } else if e.is_connect() {
-            format!("can't connect to {}", self.shown_url)
+            format!("can't connect to {}", self.shown)
         } else {
-            format!("the connection to {} broke", self.shown_url)
+            format!("the connection to {} broke", self.shown)
         };
         // The URL may hold a token.
-        Error::retry(message).caused_by(e.without_url())
+        Later { error: Error::retry(message).caused_by(e.without_url()), fate: Fate::Failed }
+    }
+
+    fn is_open(&self, refused: &Refused) -> Error {
+        let next = match refused.wait {
+            Duration::ZERO => "one request tries now".to_owned(),
+            wait => format!("the next one may go in {:.1}s", wait.as_secs_f64()),
+        };
+        Error::retry(format!(
+            "no request is sent to {}: {} failed in a row ({next}); the last: {}",
+            self.shown, refused.failures, refused.last_failure
+        ))
     }
 }

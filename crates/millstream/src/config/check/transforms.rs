@@ -182,7 +182,8 @@ impl<'a> Checker<'a> {
             self.error(&node.get("output")?.place, message, Some("give the prediction another name".into()));
             return None;
         }
-        let kind = output_type(&model?.info);
+        let model = model?;
+        let kind = output_type(&model.info);
         if let Some(default) = &raw.default {
             self.check_default(node, default, &kind);
         }
@@ -192,6 +193,7 @@ impl<'a> Checker<'a> {
         let spec = PredictSpec {
             from: from.as_str().into(),
             model: raw.model.as_str().into(),
+            fallback: model.config.endpoint.fallback.clone().map(Box::new),
             input: input?,
             output: raw.output.clone(),
             timeout: raw.timeout.map_or(std::time::Duration::from_secs(2), |t| t.0),

@@ -1,0 +1,94 @@
+//! What the step does where its model can't answer.
+
+use arrow::array::StringArray;
+use arrow::datatypes::{DataType, Field, Schema};
+use millstream_models::{FallbackConfig, ModelConfig, Task, output_type};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::config::checked::RetrySpec;
+
+/// An address where nobody listens.
+fn nowhere() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+fn endpoint(extra: Value) -> ModelHandle {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut config = json!({
+        "task": "text-classification", "source": nowhere(), "labels": ["positive", "negative", "neutral"]
+    });
+    config.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    serde_json::from_value::<ModelConfig>(config).unwrap().load("tone").unwrap()
+}
+
+fn step(model: ModelHandle, attempts: u32, fallback: Option<Value>) -> PredictStep {
+    let fallback = fallback.map(|value| {
+        let linear = ModelConfig::new(Task::TextClassification, "builtin:headline-sentiment-linear").load("linear");
+        let linear = linear.unwrap();
+        let config: FallbackConfig = serde_json::from_value(value).unwrap();
+        Fallback::new(model.info(), &config, |_| Some(linear.clone())).unwrap()
+    });
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("headline", DataType::Utf8, true),
+        Field::new("tone", output_type(model.info()), true),
+    ]));
+    let pause = Duration::from_micros(1);
+    let spec = PredictSpec {
+        from: "wire".into(),
+        model: "tone".into(),
+        fallback: None,
+        input: 0,
+        output: "tone".into(),
+        timeout: Duration::from_secs(30),
+        max_in_flight: 64,
+        retry: RetrySpec { attempts, initial: pause, max: pause },
+        default: None,
+    };
+    PredictStep::new(spec, schema, OnError::DeadLetter, model, fallback).unwrap()
+}
+
+fn rows() -> Rows {
+    let schema = Arc::new(Schema::new(vec![Field::new("headline", DataType::Utf8, true)]));
+    let headlines = StringArray::from(vec![Some("Company reports record profit"), None, Some("Shares fall")]);
+    Rows::all(RecordBatch::try_new(schema, vec![Arc::new(headlines)]).unwrap())
+}
+
+fn field(rows: &Rows, name: &str) -> Vec<String> {
+    let column = rows.batch.column(1).as_struct().column_by_name(name).unwrap().as_string::<i32>().clone();
+    column.iter().map(|value| value.unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn without_a_fallback_records_fail_when_the_attempts_are_used_up() {
+    let (good, failures) = step(endpoint(json!({})), 2, None).run(&rows()).await.unwrap();
+    assert_eq!((good.len(), failures.len()), (0, 3));
+    let message = &failures[0].failure.message;
+    assert!(message.contains("can't connect") && message.contains("attempt 2 of 2"), "{message}");
+}
+
+#[tokio::test]
+async fn rows_that_a_fallback_scored_say_so() {
+    let value = step(endpoint(json!({})), 2, Some(json!({ "label": "neutral" })));
+    let (good, failures) = value.run(&rows()).await.unwrap();
+    assert_eq!((failures.len(), failures[0].row), (1, 1), "a missing text is no matter of the model");
+    assert_eq!(field(&good, "label"), ["neutral", "neutral"]);
+    assert_eq!(field(&good, "model"), ["tone.fallback", "tone.fallback"]);
+    assert_ne!(field(&good, "model_digest")[0], value.model.info().digest.to_string());
+
+    let (good, _) = step(endpoint(json!({})), 1, Some(json!("linear"))).run(&rows()).await.unwrap();
+    assert_eq!(field(&good, "label"), ["positive", "negative"]);
+    assert_eq!(field(&good, "model"), ["linear", "linear"]);
+}
+
+#[tokio::test]
+async fn while_the_breaker_is_open_the_fallback_answers_without_further_attempts() {
+    let model = endpoint(json!({ "circuit_breaker": { "failures": 2, "open_for": "1h" } }));
+    let step = step(model.clone(), 100, Some(json!({ "label": "neutral" })));
+    for _ in 0..3 {
+        assert_eq!(field(&step.run(&rows()).await.unwrap().0, "label"), ["neutral", "neutral"]);
+    }
+    let stats = model.stats().endpoint.unwrap();
+    assert_eq!((stats.requests, stats.breaker), (2, BreakerState::Open));
+}
