@@ -15,5 +15,6 @@ mod endpoints;
 mod examples;
 mod golden;
 mod model_commands;
+mod models;
 mod serve;
 mod support;

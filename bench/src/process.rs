@@ -59,7 +59,8 @@ fn wait(child: &mut Child, usage: &mut Usage) -> Outcome<ExitStatus> {
     }
 }
 
-fn peak_rss_bytes(pid: u32) -> Option<u64> {
+/// The largest resident set of a process so far.
+pub fn peak_rss_bytes(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)

@@ -165,6 +165,11 @@ impl Metrics {
 
     /// Everything, with the models' own figures, as OpenMetrics text.
     pub fn text(&self, models: &[(Arc<str>, ModelStats)]) -> String {
+        self.text_with(models, |_| {})
+    }
+
+    /// The same with what `more` adds.
+    pub fn text_with(&self, models: &[(Arc<str>, ModelStats)], more: impl FnOnce(&mut String)) -> String {
         let mut text = String::new();
         // Writing into a String can't fail.
         let _ = encode(&mut text, &self.registry);
@@ -175,10 +180,38 @@ impl Metrics {
         for (name, stats) in models {
             let _ = writeln!(text, "model_queue_depth{{component_id=\"{name}\"}} {}", stats.queue_depth);
         }
+        health(&mut text, models);
         endpoints(&mut text, models);
+        more(&mut text);
         text.push_str("# EOF\n");
         text
     }
+}
+
+/// One figure of several components: `# HELP`, `# TYPE`, and a line for each.
+pub fn figure<'a>(
+    text: &mut String,
+    (name, kind, help): (&str, &str, &str),
+    values: impl Iterator<Item = (&'a Arc<str>, u64)>,
+) {
+    let suffix = if kind == "counter" { "_total" } else { "" };
+    let _ = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} {kind}");
+    for (component, value) in values {
+        let _ = writeln!(text, "{name}{suffix}{{component_id=\"{component}\"}} {value}");
+    }
+}
+
+/// Whether models answer.
+fn health(text: &mut String, models: &[(Arc<str>, ModelStats)]) {
+    let mut write = |about, value: &dyn Fn(&ModelStats) -> u64| {
+        figure(text, about, models.iter().map(|(name, stats)| (name, value(stats))));
+    };
+    write(("model_failures", "counter", "Records that a model failed on"), &|s| s.failed);
+    write(("model_stalls", "counter", "Times that a model hung and a thread was given up"), &|s| s.stalls);
+    write(("model_threads_given_up", "gauge", "Threads that hang in a model"), &|s| s.threads_given_up as u64);
+    write(("model_out_of_order", "gauge", "1 where a model answers nothing any more"), &|s| {
+        u64::from(s.out_of_order.is_some())
+    });
 }
 
 /// Circuit breakers and requests of the models behind endpoints.
@@ -236,7 +269,16 @@ mod tests {
     fn an_endpoint_shows_its_breaker_and_a_local_model_shows_none() {
         let model = |endpoint| {
             let empty = || millstream_models::Histogram { bounds: &[], counts: vec![0], sum: 0.0 };
-            ModelStats { batch_size: empty(), inference_seconds: empty(), failed: 0, queue_depth: 0, endpoint }
+            ModelStats {
+                batch_size: empty(),
+                inference_seconds: empty(),
+                failed: 0,
+                queue_depth: 0,
+                stalls: 0,
+                threads_given_up: 0,
+                out_of_order: None,
+                endpoint,
+            }
         };
         let open = EndpointStats { breaker: BreakerState::Open, breaker_opened: 3, requests: 7, throttled: 1 };
         let text = Metrics::default().text(&[("tone".into(), model(Some(open))), ("linear".into(), model(None))]);

@@ -33,6 +33,17 @@ pub struct ModelConfig {
     /// How calls are put together.
     #[serde(default)]
     pub batch: BatchConfig,
+    /// Keeps predictions, so that the same text is answered again without asking the model. Default: no cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheConfig>,
+    /// The name of another model, with the same task and labels, that scores the same records on the side. It changes
+    /// nothing and delays nothing; how often it disagrees is reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<String>,
+    /// Models in the process only: how long a batch may take before the model counts as hanging, and a fresh thread takes
+    /// over. Default: 60s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stall_timeout: Option<HumanDuration>,
     /// The labels. At an endpoint: in the order in which it gives scores without names; needed for `text-classification`,
     /// so that the types of the pipeline are known without the network. Of a folder or a model of the hub: other names for
     /// the model's labels, in its order.
@@ -63,6 +74,11 @@ pub struct BatchConfig {
     #[serde(default = "default_batch_max")]
     #[schemars(range(min = 1, max = 4096))]
     pub max: usize,
+    /// The most tokens in a batch, as the model guesses them (four bytes a token where it knows no better). A longer text
+    /// gets a batch of its own.
+    #[serde(default = "default_batch_max_tokens")]
+    #[schemars(range(min = 1))]
+    pub max_tokens: usize,
     /// How long a batch that is not full waits for more texts while others are under way. Where the model is idle, it
     /// does not wait.
     #[serde(default = "default_batch_max_delay")]
@@ -71,12 +87,28 @@ pub struct BatchConfig {
 
 impl Default for BatchConfig {
     fn default() -> Self {
-        Self { max: default_batch_max(), max_delay: default_batch_max_delay() }
+        Self { max: default_batch_max(), max_tokens: default_batch_max_tokens(), max_delay: default_batch_max_delay() }
     }
+}
+
+/// How long predictions are kept, and how many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub struct CacheConfig {
+    /// How long a prediction is used again.
+    pub ttl: HumanDuration,
+    /// The most predictions that are kept; the oldest go first. Default: no limit but `ttl`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_entries: Option<u64>,
 }
 
 fn default_batch_max() -> usize {
     32
+}
+
+fn default_batch_max_tokens() -> usize {
+    8192
 }
 
 fn default_batch_max_delay() -> HumanDuration {
@@ -127,6 +159,9 @@ impl ModelConfig {
             task,
             source: source.into(),
             batch: BatchConfig::default(),
+            cache: None,
+            shadow: None,
+            stall_timeout: None,
             labels: Vec::new(),
             precision: PrecisionSetting::Auto,
             max_length: None,
@@ -174,12 +209,16 @@ impl ModelConfig {
     pub fn load(&self, name: &str) -> Result<ModelHandle> {
         let (backend, info) = self.resolve().map_err(|e| e.context(format!("load model `{name}`")))?;
         let info = ModelInfo { name: name.into(), ..info };
-        match backend {
+        let handle = match backend {
             Backend::HeadlineSentimentLinear => linear::load(info, self.batch),
             Backend::Text(found) => text_model::load(info, self.batch, &found),
             Backend::Remote(endpoint) => remote::load(info, self.batch, *endpoint),
         }
-        .map_err(|e| e.context(format!("load model `{name}`")))
+        .map_err(|e| e.context(format!("load model `{name}`")))?;
+        if let Some(timeout) = self.stall_timeout {
+            handle.set_stall_timeout(timeout.0);
+        }
+        Ok(handle)
     }
 
     /// One copy of the model without a queue, to measure what the queue adds; none for an endpoint.
@@ -208,10 +247,37 @@ impl ModelConfig {
         }
     }
 
-    fn resolve(&self) -> Result<(Backend, ModelInfo)> {
+    /// True where the model is behind an endpoint: it has nothing to load or to warm up.
+    pub fn is_endpoint(&self) -> bool {
+        remote::config::is_endpoint(&self.source)
+    }
+
+    /// Where the model comes from, without credentials.
+    pub fn shown_source(&self) -> String {
+        source::shown(&self.source)
+    }
+
+    fn check_queue(&self) -> Result<()> {
         if !(1..=BATCH_MAX).contains(&self.batch.max) {
             return Err(Error::config(format!("`batch.max` is {}: write 1 to {BATCH_MAX}", self.batch.max)));
         }
+        if self.batch.max_tokens == 0 {
+            return Err(Error::config("`batch.max_tokens` is 0: write how many tokens a batch may have, such as 8192"));
+        }
+        if self.cache.is_some_and(|cache| cache.ttl.0.is_zero() || cache.max_entries == Some(0)) {
+            return Err(Error::config("`cache` keeps nothing: write `ttl` and `max_entries` above zero, or remove it"));
+        }
+        if self.stall_timeout.is_some() && self.is_endpoint() {
+            return Err(Error::config("`stall_timeout` is for models in the process; an endpoint has `timeout`"));
+        }
+        if self.stall_timeout.is_some_and(|timeout| timeout.0.is_zero()) {
+            return Err(Error::config("`stall_timeout` is zero: write how long a batch may take, such as 60s"));
+        }
+        Ok(())
+    }
+
+    fn resolve(&self) -> Result<(Backend, ModelInfo)> {
+        self.check_queue()?;
         match Source::parse(&self.source)? {
             Source::HeadlineSentimentLinear => {
                 self.refuse_endpoint_settings()?;
@@ -313,6 +379,9 @@ impl fmt::Debug for ModelConfig {
             .field("task", &self.task)
             .field("source", &source::shown(&self.source))
             .field("batch", &self.batch)
+            .field("cache", &self.cache)
+            .field("shadow", &self.shadow)
+            .field("stall_timeout", &self.stall_timeout)
             .field("labels", &self.labels)
             .field("precision", &self.precision)
             .field("max_length", &self.max_length)

@@ -24,10 +24,10 @@ pub mod text_model;
 pub mod transformer;
 
 pub use builtin::{Builtin, builtins};
-pub use config::{BatchConfig, ModelConfig, PrecisionSetting};
+pub use config::{BatchConfig, CacheConfig, ModelConfig, PrecisionSetting};
 pub use eval::{EvalReport, EvalRow, evaluate, evaluate_with_progress, read_texts};
-pub use model::{Model, ModelInfo, Prediction, Task};
-pub use output::{output_column, output_column_from, output_type};
+pub use model::{Model, ModelFactory, ModelInfo, Prediction, Scored, Task, TokenEstimate};
+pub use output::{highest, output_column, output_column_from, output_type};
 pub use queue::{Histogram, ModelHandle, ModelStats};
 pub use remote::breaker::BreakerState;
 pub use remote::fallback::{Fallback, FallbackConfig, check as check_fallback};

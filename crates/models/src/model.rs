@@ -54,6 +54,26 @@ pub enum Prediction {
     Embedding(Vec<f32>),
 }
 
+/// How many tokens a text has, about; asked for every text on its way into the queue, so it must be quick.
+pub type TokenEstimate = Arc<dyn Fn(&str) -> usize + Send + Sync>;
+
+/// Makes another copy of a model; copies share their weights.
+pub type ModelFactory = Arc<dyn Fn() -> Result<Box<dyn Model>> + Send + Sync>;
+
+/// A prediction, and who made it: a model may be replaced while it is in use.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scored {
+    /// What was said.
+    pub prediction: Prediction,
+    /// The model that said it.
+    pub by: Arc<ModelInfo>,
+}
+
+/// The guess for a model that knows no better: four bytes a token, and two tokens around the text.
+pub fn estimated_tokens(text: &str) -> usize {
+    text.len() / 4 + 2
+}
+
 /// A model in this process.
 ///
 /// It lives on a thread of its own behind a [`crate::ModelHandle`], which hands it batches of at most `batch.max`
@@ -68,4 +88,14 @@ pub trait Model: Send {
     /// # Errors
     /// The model as a whole can't answer; a text that it can't digest is a [`Failure`] in its place instead.
     fn predict(&mut self, inputs: &[&str]) -> Result<Vec<Result<Prediction, Failure>>>;
+
+    /// What `batch.max_tokens` counts. A model that cuts texts off counts no more than it reads.
+    fn token_estimate(&self) -> TokenEstimate {
+        Arc::new(estimated_tokens)
+    }
+
+    /// Makes a copy for a fresh thread after this one has hung. Without it, a thread that hangs is not replaced.
+    fn factory(&self) -> Option<ModelFactory> {
+        None
+    }
 }

@@ -103,7 +103,7 @@ fn embedding_column(info: &ModelInfo, predictions: &[Prediction]) -> Result<Arra
 }
 
 /// The index of the highest score, the first of equals.
-pub(crate) fn highest(scores: &[f32]) -> usize {
+pub fn highest(scores: &[f32]) -> usize {
     let mut best = 0;
     for (i, score) in scores.iter().enumerate() {
         if *score > scores[best] {

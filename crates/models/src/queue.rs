@@ -1,251 +1,167 @@
 //! The queue in front of a model: many callers, one bounded queue, batches.
 //!
-//! * **Bounded**: at most [`QUEUE_BATCHES`] × `batch.max` texts wait (256 at least); a caller awaits a place for its next
-//!   chunk. Besides those, each worker holds one batch.
-//! * **Batching**: whoever takes a batch takes what is there. Where fewer than `batch.max` texts wait, it goes at once
-//!   while the model is idle; otherwise it waits for more, `batch.max_delay` at most. Where more wait, the batch is the
-//!   oldest text and those nearest to it in length, so that no time goes into padding and nothing starves.
+//! * **Bounded**: at most [`QUEUE_BATCHES`] × `batch.max` texts wait (256 at least), and at most [`QUEUE_BYTES_MAX`] bytes of
+//!   them; a caller awaits a place for its next chunk. Besides those, each worker holds one batch.
+//! * **Batching**: whoever takes a batch takes what is there. Where less than `batch.max` texts and `batch.max_tokens` tokens
+//!   wait, they go at once while the model is idle; otherwise they wait for more, `batch.max_delay` at most. Where more
+//!   wait, the batch is the oldest text and those nearest to it in length, so that no time goes into padding and nothing
+//!   starves.
 //! * **Order**: answers are put back in the order of the call's inputs.
 //! * **Panics** cost the text that caused them: its batch is repeated text by text.
+//! * **A model that hangs** costs the text that caused it, and a thread; see `watchdog`.
 //! * **Cancellation**: a dropped call leaves the queue; what is under way for it is finished and thrown away.
+//! * **Replacement**: a model can be replaced by another with the same labels or dimensions. Each model has its own queue;
+//!   what waits moves over, what is under way is answered by the old one, and every answer names who gave it.
 
 mod batch;
+mod call;
+mod handle;
 mod stats;
+mod waiting;
+mod watchdog;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use millstream_core::{Error, Failure, Result};
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+pub use handle::ModelHandle;
 pub use stats::{Histogram, ModelStats};
 
 pub(crate) use worker::spawn_remote;
 
-use crate::{BatchConfig, Model, ModelInfo, Prediction};
+use crate::model::estimated_tokens;
+use crate::{BatchConfig, ModelFactory, ModelInfo, Prediction, TokenEstimate};
+use batch::UnderWay;
+use call::{Call, Item};
+use waiting::Waiting;
 
 /// Batches that may wait.
 const QUEUE_BATCHES: usize = 4;
 
+/// Bytes of text that may wait.
+const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Bytes of text in a batch, and in what a caller puts into the queue at a time; one text alone may have more.
+const BATCH_BYTES_MAX: usize = 16 << 20;
+/// How long a batch may take in a local model before its thread is given up.
+pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// What one text came to.
 pub(crate) type Answer = Result<Prediction, Failure>;
 
-/// A way to call a model; cheap to clone. The model goes away with its last handle.
-#[derive(Clone)]
-pub struct ModelHandle {
-    owner: Arc<Owner>,
-}
-
-/// Closes the queue when the last handle is dropped.
-struct Owner {
-    queue: Arc<Queue>,
-}
-
-impl Drop for Owner {
-    fn drop(&mut self) {
-        self.queue.close();
-    }
-}
-
-impl ModelHandle {
-    /// Puts a queue in front of `models`: copies of one model, each on a thread of its own.
-    ///
-    /// # Errors
-    /// `Environment`: a thread can't be started. `Bug`: `models` is empty.
-    pub fn spawn(models: Vec<Box<dyn Model>>, batch: BatchConfig) -> Result<Self> {
-        let info = models.first().ok_or_else(|| Error::bug("no model to put a queue in front of"))?.info().clone();
-        let queue = Arc::new(Queue::new(info, batch, models.len()));
-        let handle = Self::of(queue.clone());
-        for model in models {
-            worker::spawn_local(queue.clone(), model)?;
-        }
-        Ok(handle)
-    }
-
-    pub(crate) fn of(queue: Arc<Queue>) -> Self {
-        Self { owner: Arc::new(Owner { queue }) }
-    }
-
-    /// What the model is.
-    pub fn info(&self) -> &ModelInfo {
-        &self.owner.queue.info
-    }
-
-    /// What the model has done so far.
-    pub fn stats(&self) -> ModelStats {
-        let queue = &self.owner.queue;
-        let depth = queue.state.lock().waiting.len();
-        queue.stats.snapshot(depth)
-    }
-
-    /// One answer per input, in the same order. Waits where the queue is full. Dropping the future gives its place up.
-    ///
-    /// # Errors
-    /// The model as a whole could not answer: `Retry` where the same call may work later (an endpoint is down or
-    /// overloaded; the message says for how long, if the endpoint does).
-    pub async fn predict<T: Into<Arc<str>>>(&self, inputs: Vec<T>) -> Result<Vec<Result<Prediction, Failure>>> {
-        if inputs.is_empty() {
-            return Ok(Vec::new());
-        }
-        let queue = &self.owner.queue;
-        let (call, reply) = Call::new(inputs.len());
-        let mut guard = CallGuard { queue, call: &call, answered: false };
-        let mut index = 0;
-        let mut inputs = inputs.into_iter().peekable();
-        while inputs.peek().is_some() && !call.is_over() {
-            let chunk: Vec<Arc<str>> = inputs.by_ref().take(queue.batch.max).map(Into::into).collect();
-            let places = queue.places.clone().acquire_many_owned(chunk.len() as u32).await;
-            let places = places.map_err(|_| closed(&queue.info))?;
-            let chunk_len = chunk.len();
-            queue.push(&call, index, chunk, places)?;
-            index += chunk_len;
-        }
-        let answers = reply.await.map_err(|_| closed(&queue.info))?;
-        guard.answered = true;
-        answers
-    }
-}
-
-impl std::fmt::Debug for ModelHandle {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "ModelHandle({}@{})", self.info().name, self.info().digest)
-    }
-}
-
-fn closed(info: &ModelInfo) -> Error {
-    Error::bug(format!("the thread of model `{}` is gone", info.name))
-}
-
-/// Takes what is left of a dropped or failed call out of the queue.
-struct CallGuard<'a> {
-    queue: &'a Queue,
-    call: &'a Arc<Call>,
-    answered: bool,
-}
-
-impl Drop for CallGuard<'_> {
-    fn drop(&mut self) {
-        let failed_early = self.call.over.swap(true, Ordering::AcqRel);
-        if !self.answered || failed_early {
-            self.queue.state.lock().waiting.retain(|item| !Arc::ptr_eq(&item.call, self.call));
-        }
-    }
-}
-
-/// One call of [`ModelHandle::predict`].
-pub(crate) struct Call {
-    /// Nobody waits for further answers: it was dropped, or has failed as a whole.
-    over: AtomicBool,
-    progress: Mutex<Progress>,
-}
-
-struct Progress {
-    answers: Vec<Option<Answer>>,
-    missing: usize,
-    reply: Option<oneshot::Sender<Result<Vec<Answer>>>>,
-}
-
-impl Call {
-    fn new(inputs: usize) -> (Arc<Self>, oneshot::Receiver<Result<Vec<Answer>>>) {
-        let (reply, answered) = oneshot::channel();
-        let answers = std::iter::repeat_with(|| None).take(inputs).collect();
-        let progress = Mutex::new(Progress { answers, missing: inputs, reply: Some(reply) });
-        (Arc::new(Self { over: AtomicBool::new(false), progress }), answered)
-    }
-
-    fn is_over(&self) -> bool {
-        self.over.load(Ordering::Acquire)
-    }
-
-    fn answer(&self, index: usize, answer: Answer) {
-        let mut progress = self.progress.lock();
-        if progress.answers[index].replace(answer).is_none() {
-            progress.missing -= 1;
-        }
-        if progress.missing == 0
-            && let Some(reply) = progress.reply.take()
-        {
-            // A caller that has gone does not want it.
-            let _ = reply.send(Ok(progress.answers.drain(..).flatten().collect()));
-        }
-    }
-
-    fn fail(&self, error: Error) {
-        self.over.store(true, Ordering::Release);
-        if let Some(reply) = self.progress.lock().reply.take() {
-            let _ = reply.send(Err(error));
-        }
-    }
-}
-
-/// One text of a call.
-pub(crate) struct Item {
-    text: Arc<str>,
-    call: Arc<Call>,
-    index: usize,
-    queued_at: Instant,
-    /// The place in the queue; given back when the item leaves it.
-    place: Option<OwnedSemaphorePermit>,
-}
-
 /// What handles and workers share.
 pub(crate) struct Queue {
-    pub(crate) info: ModelInfo,
+    pub(crate) info: Arc<ModelInfo>,
     batch: BatchConfig,
     /// While fewer batches than this are under way, one that is not full goes at once.
     eager_batches: usize,
+    estimate: TokenEstimate,
+    factory: Option<ModelFactory>,
+    /// It is a thread's: a batch that takes long has perhaps hung. Requests to an endpoint have their own time-out.
+    is_watched: bool,
+    stall_timeout_ms: AtomicU64,
     /// One permit for each text that may wait.
     places: Arc<Semaphore>,
+    /// One permit for each byte that may wait.
+    bytes: Arc<Semaphore>,
     /// A `parking_lot::Mutex`: nothing awaits while it is held.
     state: Mutex<State>,
     /// Wakes worker threads.
     pushed: Condvar,
     /// Wakes an asynchronous worker.
     notify: Notify,
+    /// Wakes the watchdog.
+    watch: Condvar,
     stats: stats::Recorder,
 }
 
 #[derive(Default)]
 struct State {
-    /// Oldest first.
-    waiting: Vec<Item>,
-    batches_under_way: usize,
+    waiting: Waiting,
+    under_way: BTreeMap<u64, UnderWay>,
+    next_batch: u64,
+    /// Threads that serve the queue.
+    workers: usize,
+    /// Threads that hung and have not come back.
+    given_up: usize,
+    /// How often a thread was given up.
+    stalls: u64,
+    /// Why nothing is answered any more.
+    broken: Option<String>,
     closed: bool,
 }
+
+/// Why texts were not taken in.
+enum Refused {
+    /// The queue is closed; here they are again.
+    Closed(Vec<Arc<str>>),
+    /// The model is out of order.
+    Broken(Error),
+}
+
+type Places = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
 impl Queue {
     pub(crate) fn new(info: ModelInfo, batch: BatchConfig, eager_batches: usize) -> Self {
         Self {
-            info,
+            info: Arc::new(info),
             batch,
             eager_batches,
+            estimate: Arc::new(estimated_tokens),
+            factory: None,
+            is_watched: false,
+            stall_timeout_ms: AtomicU64::new(STALL_TIMEOUT.as_millis() as u64),
             places: Arc::new(Semaphore::new((batch.max * QUEUE_BATCHES).max(256))),
+            bytes: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
             state: Mutex::default(),
             pushed: Condvar::new(),
             notify: Notify::new(),
+            watch: Condvar::new(),
             stats: stats::Recorder::default(),
         }
     }
 
-    fn push(
-        &self,
-        call: &Arc<Call>,
-        first: usize,
-        texts: Vec<Arc<str>>,
-        mut places: OwnedSemaphorePermit,
-    ) -> Result<()> {
+    fn stall_timeout(&self) -> Duration {
+        Duration::from_millis(self.stall_timeout_ms.load(Ordering::Relaxed))
+    }
+
+    fn set_stall_timeout(&self, timeout: Duration) {
+        let ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1);
+        self.stall_timeout_ms.store(ms, Ordering::Relaxed);
+        self.watch.notify_all();
+    }
+
+    /// Waits until there is room for `texts`; none where the queue is closed.
+    async fn room(&self, texts: &[Arc<str>]) -> Option<Places> {
+        let bytes: usize = texts.iter().map(|text| held_bytes(text)).sum();
+        let places = self.places.clone().acquire_many_owned(texts.len() as u32).await.ok()?;
+        let bytes = self.bytes.clone().acquire_many_owned(bytes as u32).await.ok()?;
+        Some((places, bytes))
+    }
+
+    fn push(&self, call: &Arc<Call>, first: usize, texts: Vec<Arc<str>>, room: Places) -> Result<(), Refused> {
+        let (mut places, mut bytes) = room;
         let queued_at = Instant::now();
+        let mut items = Vec::with_capacity(texts.len());
+        for (i, text) in texts.into_iter().enumerate() {
+            let place = places.split(1).zip(bytes.split(held_bytes(&text)));
+            let tokens = (self.estimate)(&text);
+            items.push(Item { text, tokens, call: call.clone(), index: first + i, queued_at, alone: false, place });
+        }
         let mut state = self.state.lock();
         if state.closed {
-            return Err(closed(&self.info));
+            return Err(Refused::Closed(items.into_iter().map(|item| item.text).collect()));
         }
-        for (i, text) in texts.into_iter().enumerate() {
-            let place = places.split(1).ok_or_else(|| Error::bug("a text came without its place in the queue"))?;
-            state.waiting.push(Item { text, call: call.clone(), index: first + i, queued_at, place: Some(place) });
+        if state.broken.is_some() {
+            drop(state);
+            return Err(Refused::Broken(self.out_of_order()));
         }
+        items.into_iter().for_each(|item| state.waiting.push(item));
         drop(state);
         self.wake();
         Ok(())
@@ -257,11 +173,36 @@ impl Queue {
         self.notify.notify_one();
     }
 
-    fn close(&self) {
-        self.state.lock().closed = true;
+    /// Ends the workers once they are done with what is under way. Gives what waits.
+    fn close(&self) -> Vec<Item> {
+        let mut state = self.state.lock();
+        state.closed = true;
+        let waiting = state.waiting.drain();
+        drop(state);
         self.places.close();
+        self.bytes.close();
+        self.wake();
+        self.watch.notify_all();
+        waiting
+    }
+
+    /// Takes over what waited for another model.
+    fn take_over(&self, items: Vec<Item>) {
+        let mut state = self.state.lock();
+        for mut item in items {
+            // Its place was in the other queue.
+            item.place = None;
+            item.tokens = (self.estimate)(&item.text);
+            state.waiting.push(item);
+        }
+        drop(state);
         self.wake();
     }
+}
+
+/// What a text takes of [`QUEUE_BYTES_MAX`]: one that is larger takes all of it.
+fn held_bytes(text: &str) -> usize {
+    text.len().min(QUEUE_BYTES_MAX)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod dead_letters;
 mod error;
 pub mod inference;
 pub mod model_server;
+mod models;
 mod query;
 mod records;
 mod status;
@@ -72,6 +73,8 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/v1/pipeline", get(status::pipeline))
         .route("/api/v1/streams", get(status::streams))
         .route("/api/v1/streams/{name}/tap", get(tap::tap))
+        .route("/api/v1/models", get(models::list))
+        .route("/api/v1/models/{name}/reload", post(models::reload))
         .route("/api/v1/tables", get(tables::list))
         .route("/api/v1/tables/{name}/rows", get(tables::rows))
         .route("/api/v1/query", post(query::query))

@@ -19,8 +19,13 @@ pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Everything is open and running.
+/// Everything is open and running, and every model answers.
 pub async fn readyz(State(state): State<ApiState>) -> Response {
+    let broken = state.running.model_set.out_of_order();
+    if let Some((model, why)) = broken.first() {
+        let text = format!("not ready: model `{model}` is out of order: {why}\n");
+        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    }
     if state.running.is_ready() {
         "ready\n".into_response()
     } else {
@@ -31,7 +36,11 @@ pub async fn readyz(State(state): State<ApiState>) -> Response {
 /// Prometheus text.
 pub async fn metrics(State(state): State<ApiState>) -> Response {
     let models: Vec<_> = state.running.models.iter().map(|(name, model)| (name.clone(), model.stats())).collect();
-    ([(CONTENT_TYPE, OPEN_METRICS)], state.running.metrics.text(&models)).into_response()
+    (
+        [(CONTENT_TYPE, OPEN_METRICS)],
+        state.running.metrics.text_with(&models, |text| super::models::figures(&state.running.model_set, text)),
+    )
+        .into_response()
 }
 
 /// The OpenAPI document.

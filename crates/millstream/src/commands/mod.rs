@@ -4,6 +4,7 @@ mod demo;
 mod dlq;
 mod init;
 mod models;
+mod models_reload;
 mod progress;
 mod query;
 mod replay;

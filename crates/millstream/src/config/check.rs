@@ -151,6 +151,7 @@ impl<'a> Checker<'a> {
             }
         }
         self.fallbacks(&models);
+        self.shadows(&models);
         models
     }
 
@@ -173,6 +174,36 @@ impl<'a> Checker<'a> {
                     self.error(&place, error.to_string(), None);
                 }
             }
+        }
+    }
+
+    /// A shadow is another model that does the same.
+    fn shadows(&mut self, models: &[ModelSpec]) {
+        for model in models {
+            let Some(shadow) = &model.config.shadow else { continue };
+            self.used.insert(format!("model {shadow}"));
+            let Some(entry) = self.section("models").iter().find(|e| e.key == *model.name) else { continue };
+            let Some(node) = entry.value.get("shadow") else { continue };
+            let known: Vec<&str> = self.section("models").iter().map(|e| e.key.as_str()).collect();
+            if !known.contains(&shadow.as_str()) {
+                let help = suggestion(shadow, "there are", &known);
+                self.error(&node.place, format!("there is no model `{shadow}`"), help);
+                continue;
+            }
+            // A shadow that is wrong itself was reported already.
+            let Some(other) = models.iter().find(|m| *m.name == **shadow) else { continue };
+            let labels = |m: &ModelSpec| m.info.labels.iter().cloned().collect::<BTreeSet<_>>();
+            let problem = if other.name == model.name {
+                "a model can't be its own shadow"
+            } else if other.info.task != model.info.task {
+                "its shadow has another task"
+            } else if labels(other) != labels(model) {
+                "its shadow has other labels"
+            } else {
+                continue;
+            };
+            let help = "name another model that does the same, so that the two can be compared";
+            self.error(&node.place, problem, Some(help.into()));
         }
     }
 

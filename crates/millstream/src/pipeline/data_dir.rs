@@ -7,6 +7,7 @@
 //! schemas/          schemas of stored rows, by fingerprint
 //! log/<stream>/     segments
 //! state/<stage>/<partition>/   SlateDB
+//! cache/<model>/    SlateDB: predictions of a model with `cache`
 //! sinks/<name>      committed offsets of a sink
 //! ```
 
@@ -97,6 +98,11 @@ impl DataDir {
     /// Path of one state below [`DataDir::state`].
     pub fn state_path(stage: &str, partition: u32) -> String {
         format!("{stage}/{partition}")
+    }
+
+    /// Where the predictions of all models are; one state below it for each.
+    pub fn model_caches(&self) -> PathBuf {
+        self.root.join("cache")
     }
 
     /// Where the offsets of `sink` are.

@@ -1,16 +1,16 @@
 //! The tree of steps that one task evaluates on each batch, and what comes out of it: rows for tables, rows for streams,
 //! and rows that failed.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::compute::concat_batches;
 use futures::future::BoxFuture;
 use millstream_core::{DeadLetter, Error, Result, RowFailure, Rows, Stage};
-use millstream_models::{Fallback, ModelHandle};
+use millstream_models::Fallback;
 use millstream_sql::SqlStep;
 
 use super::dead_letters::FailedRows;
+use super::models::ModelSet;
 use super::plan::{Entry, StagePlan};
 use super::predict::PredictStep;
 use super::streams::StreamBatch;
@@ -58,7 +58,7 @@ impl Graph {
     /// Builds the steps of one task.
     pub fn new(
         plan: Arc<StagePlan>,
-        models: &BTreeMap<Arc<str>, ModelHandle>,
+        models: &ModelSet,
         pipeline_version: Arc<str>,
         metrics: Arc<Metrics>,
     ) -> Result<Self> {
@@ -67,13 +67,16 @@ impl Graph {
             Ok(Some(match &step.kind {
                 TransformKind::Sql(sql) => Step::Sql(sql.step().map_err(|e| Error::bug(e.to_string()))?),
                 TransformKind::Predict(spec) => {
-                    let model = models.get(&spec.model).ok_or_else(|| Error::bug("a model was not loaded"))?;
+                    let model = models.handles.get(&spec.model).ok_or_else(|| Error::bug("a model was not loaded"))?;
                     let fallback = spec.fallback.as_deref();
                     let fallback = fallback
-                        .map(|config| Fallback::new(model.info(), config, |name| models.get(name).cloned()))
+                        .map(|config| Fallback::new(&model.info(), config, |name| models.handles.get(name).cloned()))
                         .transpose()?;
                     let (spec, schema) = (spec.clone(), node.schema.clone());
-                    Step::Predict(PredictStep::new(spec, schema, step.on_error, model.clone(), fallback)?)
+                    let cache = models.caches.get(&spec.model).cloned();
+                    let shadow = models.shadows.get(&spec.model).cloned();
+                    let predict = PredictStep::new(spec, schema, step.on_error, model.clone(), fallback)?;
+                    Step::Predict(predict.beside(cache, shadow))
                 }
             }))
         });

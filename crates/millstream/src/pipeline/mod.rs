@@ -13,6 +13,8 @@ pub mod dead_letters;
 pub mod deliver;
 pub mod graph;
 pub mod ingest;
+pub mod model_cache;
+pub mod models;
 pub mod outbox;
 pub mod plan;
 pub mod predict;
@@ -21,6 +23,7 @@ pub mod push;
 pub mod relations;
 pub mod replay;
 pub mod run;
+pub mod shadow;
 pub mod streams;
 pub mod task;
 

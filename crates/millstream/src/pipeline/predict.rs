@@ -4,21 +4,25 @@
 //! Retry lives here and nowhere below: only this step knows how long a record may still wait, counts the attempts for
 //! the dead letter, and asks a model's `fallback` when they are used up.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, new_null_array};
 use arrow::compute::concat;
 use arrow::datatypes::SchemaRef;
-use futures::StreamExt;
-use futures::stream;
+use futures::future::{BoxFuture, join_all};
+use futures::{FutureExt, StreamExt, stream};
 use millstream_core::{Failure, FailureKind, Result, RowFailure, Rows};
-use millstream_models::{BreakerState, Fallback, ModelHandle, Prediction, output_column_from};
+use millstream_models::{BreakerState, Fallback, ModelHandle, ModelInfo, Scored, output_column_from};
 
+use super::model_cache::ModelCache;
+use super::shadow::Shadow;
 use crate::config::checked::{OnError, PredictSpec};
 
-/// Records that one call to the model's queue carries.
+/// Records that one call to the model's queue carries, and bytes of their texts.
 const CALL_RECORDS: usize = 32;
+const CALL_BYTES: usize = 4 << 20;
 
 /// A `predict` step, ready to run; shared by the tasks of all partitions.
 #[derive(Clone)]
@@ -28,6 +32,10 @@ pub struct PredictStep {
     model: ModelHandle,
     /// Answers where the model as a whole can't.
     fallback: Option<Fallback>,
+    /// What the model has said before.
+    cache: Option<Arc<ModelCache>>,
+    /// Scores the same records on the side.
+    shadow: Option<Arc<Shadow>>,
     /// The value of the output column where `on_error: default`.
     default: Option<ArrayRef>,
 }
@@ -38,10 +46,14 @@ impl std::fmt::Debug for PredictStep {
     }
 }
 
-type Answer = std::result::Result<Prediction, Failure>;
+type Answer = std::result::Result<Scored, Failure>;
 
-/// What one call came to: an answer per text, and whether the fallback gave them.
-type Called = (Vec<Answer>, bool);
+/// Why the attempts of a call came to nothing.
+struct GaveUp {
+    failure: Failure,
+    /// A time-out, with more than one text and with attempts left: one of the texts may be what the others waited for.
+    next_attempt: Option<u32>,
+}
 
 impl PredictStep {
     /// A step whose rows come out with `schema`: the columns of the input, then the prediction.
@@ -58,81 +70,156 @@ impl PredictStep {
             (OnError::Default, None) => Some(new_null_array(schema.field(output).data_type(), 1)),
             _ => None,
         };
-        Ok(Self { spec: Arc::new(spec), schema, model, fallback, default })
+        Ok(Self { spec: Arc::new(spec), schema, model, fallback, cache: None, shadow: None, default })
+    }
+
+    /// The same with what stands beside the model.
+    #[must_use]
+    pub fn beside(mut self, cache: Option<Arc<ModelCache>>, shadow: Option<Arc<Shadow>>) -> Self {
+        self.cache = cache;
+        self.shadow = shadow;
+        self
     }
 
     /// `name@digest` of the model.
     pub fn model_version(&self) -> String {
-        format!("{}@{}", self.model.info().name, self.model.info().digest)
+        let info = self.model.info();
+        format!("{}@{}", info.name, info.digest)
     }
 
     /// Scores every row. Failures name rows of `rows.batch`; where a default is set, there are none.
+    ///
+    /// # Errors
+    /// The cache can't be read or written.
     pub async fn run(&self, rows: &Rows) -> Result<(Rows, Vec<RowFailure>)> {
         let input = rows.batch.column(self.spec.input).as_string::<i32>().clone();
-        let texts: Vec<u32> = (0..input.len() as u32).filter(|&row| input.is_valid(row as usize)).collect();
-        let calls = stream::iter(texts.chunks(CALL_RECORDS).map(<[u32]>::to_vec)).map(|call| {
-            let texts: Vec<String> = call.iter().map(|&row| input.value(row as usize).to_owned()).collect();
-            async move { (call, self.call(texts).await) }
+        let null = || Err(Failure::new(FailureKind::MissingField, "the input of the model is null"));
+        let mut answers: Vec<Answer> = (0..input.len()).map(|_| null()).collect();
+        let mut to_ask: Vec<u32> = (0..input.len() as u32).filter(|&row| input.is_valid(row as usize)).collect();
+        let mut repeats = Vec::new();
+        if let Some(cache) = &self.cache {
+            let records = to_ask.len();
+            (to_ask, repeats) = first_of_each(&input, &to_ask);
+            to_ask = self.look_up(cache, &input, to_ask, &mut answers).await?;
+            cache.count_lookups((records - to_ask.len()) as u64, to_ask.len() as u64);
+        }
+        let calls = stream::iter(cut(&input, &to_ask)).map(|call| {
+            let texts: Vec<Arc<str>> = call.iter().map(|&row| input.value(row as usize).into()).collect();
+            async move { (call, self.ask(texts).await) }
         });
         let in_flight = self.spec.max_in_flight.div_ceil(CALL_RECORDS).max(1);
         let mut answered = calls.buffered(in_flight);
-        let null = || Err(Failure::new(FailureKind::MissingField, "the input of the model is null"));
-        let mut answers: Vec<Answer> = (0..input.len()).map(|_| null()).collect();
-        let mut by_fallback = vec![false; input.len()];
-        while let Some((call, (results, is_fallback))) = answered.next().await {
-            for (row, answer) in call.into_iter().zip(results) {
+        while let Some((call, results)) = answered.next().await {
+            for (row, answer) in call.into_iter().zip(results?) {
                 answers[row as usize] = answer;
-                by_fallback[row as usize] = is_fallback;
             }
         }
-        self.assemble(rows, answers, &by_fallback)
+        for (row, first) in repeats {
+            answers[row as usize] = answers[first as usize].clone();
+        }
+        self.offer_to_shadow(&input, &answers);
+        self.assemble(rows, answers)
     }
 
-    /// One call, tried again as often as the step says; then the fallback is asked. One answer per text.
-    async fn call(&self, texts: Vec<String>) -> Called {
-        let failure = match self.attempts(&texts).await {
-            Ok(answers) => return (answers, false),
-            Err(failure) => failure,
-        };
-        let records = texts.len();
-        let Some(fallback) = &self.fallback else { return (repeat(failure, records), false) };
-        match tokio::time::timeout(self.spec.timeout, fallback.predict(texts)).await {
-            Ok(Ok(answers)) if answers.len() == records => (answers, true),
-            // Of two failures, the first is the one to look into.
-            _ => {
-                let message = format!("{}; its fallback failed too", failure.message);
-                (repeat(Failure::new(failure.kind, message), records), false)
+    /// Fills in what the cache knows; gives the rows that the model has to be asked for.
+    async fn look_up(
+        &self,
+        cache: &ModelCache,
+        input: &StringArray,
+        rows: Vec<u32>,
+        answers: &mut [Answer],
+    ) -> Result<Vec<u32>> {
+        let info = self.model.info();
+        let texts: Vec<&str> = rows.iter().map(|&row| input.value(row as usize)).collect();
+        let known = cache.lookup(&info, &texts).await?;
+        let mut missing = Vec::new();
+        for (row, prediction) in rows.into_iter().zip(known) {
+            match prediction {
+                Some(prediction) => answers[row as usize] = Ok(Scored { prediction, by: info.clone() }),
+                None => missing.push(row),
             }
         }
+        Ok(missing)
+    }
+
+    /// One call; what the model says is in the cache, if there is one, when this returns.
+    async fn ask(&self, texts: Vec<Arc<str>>) -> Result<Vec<Answer>> {
+        let answers = self.call(texts.clone(), 1).await;
+        if let Some(cache) = &self.cache {
+            let name = self.model.info().name.clone();
+            let said = texts.iter().zip(&answers).filter_map(|(text, answer)| match answer {
+                // What a fallback says is not the model's.
+                Ok(scored) if scored.by.name == name => Some((&*scored.by.digest, &**text, &scored.prediction)),
+                _ => None,
+            });
+            cache.keep(said).await?;
+        }
+        Ok(answers)
+    }
+
+    /// One call, tried again as often as the step says, from attempt `first` on; then the fallback is asked. One answer per
+    /// text.
+    fn call(&self, texts: Vec<Arc<str>>, first: u32) -> BoxFuture<'_, Vec<Answer>> {
+        async move {
+            let failure = match self.attempts(&texts, first).await {
+                Ok(answers) => return answers,
+                Err(GaveUp { next_attempt: Some(next), .. }) => {
+                    // Each for itself: whoever is to blame takes no other with it.
+                    let alone = texts.into_iter().map(|text| self.call(vec![text], next));
+                    return join_all(alone).await.into_iter().flatten().collect();
+                }
+                Err(GaveUp { failure, .. }) => failure,
+            };
+            let records = texts.len();
+            let Some(fallback) = &self.fallback else { return repeat(failure, records) };
+            match tokio::time::timeout(self.spec.timeout, fallback.predict(texts)).await {
+                Ok(Ok(answers)) if answers.len() == records => {
+                    let by = Arc::new(fallback.info());
+                    let scored = |prediction| Scored { prediction, by: by.clone() };
+                    answers.into_iter().map(|answer| answer.map(scored)).collect()
+                }
+                // Of two failures, the first is the one to look into.
+                _ => {
+                    let message = format!("{}; its fallback failed too", failure.message);
+                    repeat(Failure::new(failure.kind, message), records)
+                }
+            }
+        }
+        .boxed()
     }
 
     /// The model's answers, or why it can't answer.
-    async fn attempts(&self, texts: &[String]) -> std::result::Result<Vec<Answer>, Failure> {
+    async fn attempts(&self, texts: &[Arc<str>], first: u32) -> std::result::Result<Vec<Answer>, GaveUp> {
         let records = texts.len();
         let mut pause = self.spec.retry.initial;
-        let mut attempt = 1;
+        let mut attempt = first;
+        let gave_up = |failure| GaveUp { failure, next_attempt: None };
         loop {
-            let failure = match tokio::time::timeout(self.spec.timeout, self.model.predict(texts.to_vec())).await {
+            let asked = tokio::time::timeout(self.spec.timeout, self.model.predict_scored(texts.to_vec())).await;
+            let failure = match asked {
                 Ok(Ok(answers)) if answers.len() == records => return Ok(answers),
                 Ok(Ok(answers)) => Failure::new(
                     FailureKind::Model,
                     format!("the model gave {} answers to {records} inputs", answers.len()),
                 ),
                 Ok(Err(e)) if e.is_retry() => Failure::new(FailureKind::Model, e.to_string()),
-                Ok(Err(e)) => return Err(Failure::new(FailureKind::Model, e.to_string())),
+                Ok(Err(e)) => return Err(gave_up(Failure::new(FailureKind::Model, e.to_string()))),
                 Err(_) => Failure::new(FailureKind::Timeout, format!("no answer within {:?}", self.spec.timeout)),
             };
             // An open breaker stays open longer than these pauses: with a fallback there is nothing to wait for.
             if self.fallback.is_some() && self.is_shut_off() {
-                return Err(failure);
+                return Err(gave_up(failure));
             }
             if attempt >= self.spec.retry.attempts {
                 let message = format!("{} (attempt {attempt} of {})", failure.message, self.spec.retry.attempts);
-                return Err(Failure::new(failure.kind, message));
+                return Err(gave_up(Failure::new(failure.kind, message)));
             }
             attempt += 1;
             tokio::time::sleep(jittered(pause)).await;
             pause = (pause * 2).min(self.spec.retry.max);
+            if failure.kind == FailureKind::Timeout && records > 1 {
+                return Err(GaveUp { failure, next_attempt: Some(attempt) });
+            }
         }
     }
 
@@ -140,25 +227,41 @@ impl PredictStep {
         self.model.stats().endpoint.is_some_and(|endpoint| endpoint.breaker != BreakerState::Closed)
     }
 
-    fn assemble(&self, rows: &Rows, answers: Vec<Answer>, by_fallback: &[bool]) -> Result<(Rows, Vec<RowFailure>)> {
+    fn offer_to_shadow(&self, input: &StringArray, answers: &[Answer]) {
+        let Some(shadow) = &self.shadow else { return };
+        let name = self.model.info().name.clone();
+        let scored = answers.iter().enumerate().filter_map(|(row, answer)| {
+            let scored = answer.as_ref().ok().filter(|scored| scored.by.name == name)?;
+            Some((row, scored))
+        });
+        let (mut offer, mut bytes) = (Vec::new(), 0);
+        for (row, scored) in scored {
+            bytes += input.value(row).len();
+            offer.push((input.value(row).into(), scored.clone()));
+            if offer.len() == CALL_RECORDS || bytes >= CALL_BYTES {
+                shadow.offer(std::mem::take(&mut offer));
+                bytes = 0;
+            }
+        }
+        shadow.offer(offer);
+    }
+
+    fn assemble(&self, rows: &Rows, answers: Vec<Answer>) -> Result<(Rows, Vec<RowFailure>)> {
         let mut good = Vec::with_capacity(answers.len());
         let mut predictions = Vec::with_capacity(answers.len());
+        let mut scorers: Vec<Arc<ModelInfo>> = Vec::with_capacity(answers.len());
         let mut failures = Vec::new();
         for (row, answer) in answers.into_iter().enumerate() {
             match answer {
-                Ok(prediction) => {
+                Ok(scored) => {
                     good.push(row as u32);
-                    predictions.push(prediction);
+                    predictions.push(scored.prediction);
+                    scorers.push(scored.by);
                 }
                 Err(failure) => failures.push(RowFailure { row: row as u32, failure }),
             }
         }
-        let fallback = self.fallback.as_ref().map(Fallback::info);
-        let scorer = |i: usize| match &fallback {
-            Some(fallback) if by_fallback[good[i] as usize] => fallback,
-            _ => self.model.info(),
-        };
-        let mut column = output_column_from(self.model.info(), &predictions, scorer)?;
+        let mut column = output_column_from(&self.model.info(), &predictions, |i| &*scorers[i])?;
         let kept = match &self.default {
             None if failures.is_empty() => rows.clone(),
             None => rows.take(&good)?,
@@ -173,6 +276,43 @@ impl PredictStep {
         let batch = RecordBatch::try_new(self.schema.clone(), columns)?;
         Ok((Rows { batch, origin: kept.origin }, failures))
     }
+}
+
+/// The first row of each text, and each further row with the first one of its text.
+fn first_of_each(input: &StringArray, rows: &[u32]) -> (Vec<u32>, Vec<(u32, u32)>) {
+    let mut first_row: HashMap<&str, u32> = HashMap::with_capacity(rows.len());
+    let mut firsts = Vec::with_capacity(rows.len());
+    let mut repeats = Vec::new();
+    for &row in rows {
+        match first_row.entry(input.value(row as usize)) {
+            std::collections::hash_map::Entry::Occupied(first) => repeats.push((row, *first.get())),
+            std::collections::hash_map::Entry::Vacant(place) => {
+                place.insert(row);
+                firsts.push(row);
+            }
+        }
+    }
+    (firsts, repeats)
+}
+
+/// Cuts rows into calls of at most [`CALL_RECORDS`] and about [`CALL_BYTES`].
+fn cut(input: &StringArray, rows: &[u32]) -> Vec<Vec<u32>> {
+    let mut calls: Vec<Vec<u32>> = Vec::new();
+    let mut bytes = 0;
+    for &row in rows {
+        let length = input.value_length(row as usize) as usize;
+        match calls.last_mut() {
+            Some(call) if call.len() < CALL_RECORDS && bytes + length <= CALL_BYTES => {
+                call.push(row);
+                bytes += length;
+            }
+            _ => {
+                calls.push(vec![row]);
+                bytes = length;
+            }
+        }
+    }
+    calls
 }
 
 /// Puts `default` where a row failed; `good` holds the other rows in order.

@@ -25,6 +25,7 @@ use super::data_dir::DataDir;
 use super::deliver::{Deliver, STOPPED, Wish};
 use super::graph::Graph;
 use super::ingest::Ingest;
+use super::models::ModelSet;
 use super::plan::{Plan, StagePlan, StreamPlan};
 use super::progress::Progress;
 use super::push::Push;
@@ -71,6 +72,8 @@ pub struct Running {
     pub pushes: BTreeMap<Arc<str>, Push>,
     /// Loaded models.
     pub models: BTreeMap<Arc<str>, ModelHandle>,
+    /// The same with their caches and shadows.
+    pub model_set: ModelSet,
     /// Positions.
     pub progress: Arc<Progress>,
     /// Metrics.
@@ -121,7 +124,7 @@ impl Running {
         let data_dir = DataDir::open(&options.data_dir, &pipeline.name)?;
         let schemas = SchemaStore::open(&data_dir.schemas())?;
         let streams = Arc::new(open_streams(&plan, &data_dir, &schemas, &clock).await?);
-        let models = load_models(&pipeline, &plan).await?;
+        let models = ModelSet::open(&pipeline, &plan, &data_dir.model_caches(), &clock).await?;
         let catalog = Catalog::load(&data_dir.catalog())?.update(&data_dir.catalog(), &plan, &schemas)?;
 
         let mut progress = Progress::default();
@@ -155,7 +158,8 @@ impl Running {
             catalog,
             ingests,
             pushes,
-            models,
+            models: models.handles.clone(),
+            model_set: models,
             progress: context.progress.clone(),
             metrics: context.metrics.clone(),
             clock,
@@ -306,6 +310,7 @@ impl Supervisor {
         let mut first = join_all(&mut self.sources).await;
         self.stop_tasks.cancel();
         first = first.and(join_all(&mut self.tasks).await);
+        first = first.and(self.running.model_set.close().await);
         self.wish.send_replace(Wish::Stop);
         first = first.and(join_all(&mut self.sinks).await);
         for stream in self.running.streams.values() {
@@ -395,16 +400,6 @@ async fn open_streams(
     Ok(streams)
 }
 
-async fn load_models(pipeline: &Pipeline, plan: &Plan) -> Result<BTreeMap<Arc<str>, ModelHandle>> {
-    let mut models = BTreeMap::new();
-    for model in pipeline.models.iter().filter(|m| plan.uses_model(&m.name)) {
-        let handle = tokio::task::block_in_place(|| model.config.load(&model.name))
-            .map_err(|e| e.context(format!("load model {}", model.name)))?;
-        models.insert(model.name.clone(), handle);
-    }
-    Ok(models)
-}
-
 type Readers = BTreeMap<(Arc<str>, Arc<str>), Arc<super::progress::ReaderProgress>>;
 
 fn register_readers(plan: &Plan, streams: &Streams, progress: &mut Progress) -> Readers {
@@ -429,7 +424,7 @@ async fn open_tasks(
     plan: &Plan,
     context: &TaskContext,
     data_dir: &DataDir,
-    models: &BTreeMap<Arc<str>, ModelHandle>,
+    models: &ModelSet,
     readers: &Readers,
     options: &RunOptions,
     states: &mut BTreeMap<(Arc<str>, u32), State>,

@@ -12,7 +12,7 @@ pub const VERSION: u32 = 1;
 pub const BUCKET_BITS: u32 = 17;
 
 /// Texts are cut off here: a headline is far shorter, and the time per text stays bounded.
-const TEXT_BYTES_MAX: usize = 4096;
+pub(super) const TEXT_BYTES_MAX: usize = 4096;
 /// Lengths of character runs, in bytes.
 const RUN_LENGTHS: std::ops::RangeInclusive<usize> = 3..=5;
 

@@ -9,7 +9,8 @@ use std::sync::{Arc, LazyLock};
 use millstream_core::{Error, Failure, Result};
 
 use crate::config::short_digest;
-use crate::{BatchConfig, Model, ModelHandle, ModelInfo, Prediction, Task};
+use crate::model::estimated_tokens;
+use crate::{BatchConfig, Model, ModelFactory, ModelHandle, ModelInfo, Prediction, Task, TokenEstimate};
 
 use features::Featurizer;
 use weights::Weights;
@@ -85,6 +86,16 @@ impl Model for LinearModel {
     fn predict(&mut self, inputs: &[&str]) -> Result<Vec<Result<Prediction, Failure>>> {
         let score = |text: &&str| Ok(Prediction::Scores(self.weights.scores(self.featurizer.features(text))));
         Ok(inputs.iter().map(score).collect())
+    }
+
+    /// It reads no further than the limit, however long a text is.
+    fn token_estimate(&self) -> TokenEstimate {
+        Arc::new(|text| estimated_tokens(text).min(features::TEXT_BYTES_MAX / 4))
+    }
+
+    fn factory(&self) -> Option<ModelFactory> {
+        let (info, weights) = (self.info.clone(), self.weights.clone());
+        Some(Arc::new(move || Ok(Box::new(Self::new(info.clone(), weights.clone())))))
     }
 }
 

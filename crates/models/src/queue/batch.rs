@@ -5,13 +5,33 @@ use std::time::{Duration, Instant};
 
 use millstream_core::{Error, Failure, FailureKind, Result};
 
-use super::{Answer, Item, Queue, State};
+use super::call::Item;
+use super::waiting::{Limits, Standing};
+use super::{Answer, BATCH_BYTES_MAX, Queue, State};
+use crate::Scored;
+
+/// A batch that has taken this long, or that a caller has given up on, has perhaps hung: the same texts, sent again, go
+/// alone.
+const SUSPECT_AFTER: Duration = Duration::from_secs(1);
 
 /// Texts on their way through the model. Dropped without an answer, it fails its calls.
 pub(crate) struct Batch {
     queue: Arc<Queue>,
-    items: Vec<Item>,
-    started: Instant,
+    number: u64,
+    texts: Vec<Arc<str>>,
+    ended: bool,
+}
+
+/// The queue's side of a batch: who takes it out ends it, be that the worker or the one who gives the worker up.
+pub(super) struct UnderWay {
+    pub(super) items: Vec<Item>,
+    pub(super) started: Instant,
+}
+
+impl UnderWay {
+    fn is_suspect(&self, after: Duration) -> bool {
+        self.started.elapsed() > after || self.items.iter().any(|item| item.call.is_over())
+    }
 }
 
 /// What a worker finds when it asks for work.
@@ -21,7 +41,7 @@ pub(super) enum Next {
     WaitAtMost(Duration),
     /// Nothing is there.
     Wait,
-    /// The last handle is gone.
+    /// The last handle is gone, or another model has taken over.
     Closed,
 }
 
@@ -31,84 +51,104 @@ impl Queue {
         if state.closed {
             return Next::Closed;
         }
-        state.waiting.retain(|item| !item.call.is_over());
-        let Some(oldest) = state.waiting.first() else { return Next::Wait };
-        if state.waiting.len() < self.batch.max && state.batches_under_way >= self.eager_batches {
+        let Some(oldest) = state.waiting.oldest() else { return Next::Wait };
+        let full = state.waiting.len() >= self.batch.max || state.waiting.tokens() >= self.batch.max_tokens;
+        if !full && state.under_way.len() >= self.eager_batches {
             let waited = oldest.queued_at.elapsed();
             if waited < self.batch.max_delay.0 {
                 return Next::WaitAtMost(self.batch.max_delay.0 - waited);
             }
         }
-        let mut items = take_similar(&mut state.waiting, self.batch.max);
+        let limits = Limits { texts: self.batch.max, tokens: self.batch.max_tokens, bytes: BATCH_BYTES_MAX };
+        let suspect_after = SUSPECT_AFTER.min(self.stall_timeout() / 2);
+        let is_slow = |batch: &&UnderWay| self.is_watched && batch.is_suspect(suspect_after);
+        let slow: Vec<&UnderWay> = state.under_way.values().filter(is_slow).collect();
+        let mut items = state.waiting.take(limits, |item| standing(item, &slow));
+        if items.is_empty() {
+            return Next::Wait;
+        }
         items.iter_mut().for_each(|item| item.place = None);
-        state.batches_under_way += 1;
-        Next::Batch(Batch { queue: self.clone(), items, started: Instant::now() })
+        let texts = items.iter().map(|item| item.text.clone()).collect();
+        let number = state.next_batch;
+        state.next_batch += 1;
+        state.under_way.insert(number, UnderWay { items, started: Instant::now() });
+        Next::Batch(Batch { queue: self.clone(), number, texts, ended: false })
     }
 }
 
-/// Takes the oldest item and those nearest to it in length, `max` in all; the rest stays in order.
-fn take_similar(waiting: &mut Vec<Item>, max: usize) -> Vec<Item> {
-    if waiting.len() <= max {
-        return std::mem::take(waiting);
+fn standing(item: &Item, slow: &[&UnderWay]) -> Standing {
+    if item.call.is_over() {
+        return Standing::Over;
     }
-    let oldest_len = waiting[0].text.len();
-    let mut by_distance: Vec<usize> = (0..waiting.len()).collect();
-    // Index last: of two texts at the same distance, the older one goes first, and the oldest always does.
-    by_distance.select_nth_unstable_by_key(max - 1, |&i| (waiting[i].text.len().abs_diff(oldest_len), i));
-    let mut is_taken = vec![false; waiting.len()];
-    by_distance[..max].iter().for_each(|&i| is_taken[i] = true);
-    let mut taken = Vec::with_capacity(max);
-    let mut rest = Vec::with_capacity(waiting.len() - max);
-    for (item, is_taken) in waiting.drain(..).zip(is_taken) {
-        if is_taken { taken.push(item) } else { rest.push(item) }
+    let mut standing = if item.alone { Standing::Alone } else { Standing::Free };
+    for batch in slow {
+        // Equal lengths first: most texts differ in it.
+        if batch.items.iter().any(|i| i.text.len() == item.text.len() && i.text == item.text) {
+            // The only text of a batch that hangs is what it hangs on: a second thread would hang too.
+            standing = if batch.items.len() == 1 { return Standing::Held } else { Standing::Alone };
+        }
     }
-    *waiting = rest;
-    taken
+    standing
 }
 
 impl Batch {
     /// The texts.
     pub(crate) fn texts(&self) -> Vec<&str> {
-        self.items.iter().map(|item| &*item.text).collect()
+        self.texts.iter().map(|text| &**text).collect()
     }
 
-    /// Hands the answers to the callers.
-    pub(crate) fn answer(mut self, answers: Result<Vec<Answer>>) {
+    /// Hands the answers to the callers. False where the batch was given up meanwhile: nobody wants them.
+    pub(crate) fn answer(mut self, answers: Result<Vec<Answer>>) -> bool {
+        let Some(UnderWay { items, started }) = self.end() else { return false };
         let answers = match answers {
-            Ok(answers) if answers.len() != self.items.len() => {
-                let message = format!("the model gave {} answers to {} texts", answers.len(), self.items.len());
-                Ok(vec![Err(Failure::new(FailureKind::Model, message)); self.items.len()])
+            Ok(answers) if answers.len() != items.len() => {
+                let message = format!("the model gave {} answers to {} texts", answers.len(), items.len());
+                Ok(vec![Err(Failure::new(FailureKind::Model, message)); items.len()])
             }
             other => other,
         };
-        let failed = answers.as_ref().map_or(self.items.len(), |all| all.iter().filter(|a| a.is_err()).count());
+        let failed = answers.as_ref().map_or(items.len(), |all| all.iter().filter(|a| a.is_err()).count());
         // Before the callers know: whoever has an answer finds it counted.
-        self.queue.stats.batch(self.items.len(), failed, self.started.elapsed());
+        self.queue.stats.batch(items.len(), failed, started.elapsed());
         match answers {
             Ok(answers) => {
-                for (item, answer) in self.items.drain(..).zip(answers) {
-                    item.call.answer(item.index, answer);
+                for (item, answer) in items.into_iter().zip(answers) {
+                    let by = self.queue.info.clone();
+                    item.call.answer(item.index, answer.map(|prediction| Scored { prediction, by }));
                 }
             }
-            Err(error) => self.fail(&error),
+            Err(error) => fail(items, &error),
         }
+        true
     }
 
-    /// An error belongs to one call; the others get a copy of its kind and message.
-    fn fail(&mut self, error: &Error) {
-        let message = error.to_string();
-        for item in self.items.drain(..) {
-            item.call.fail(Error::new(error.kind(), message.clone()));
+    fn end(&mut self) -> Option<UnderWay> {
+        self.ended = true;
+        let mut state = self.queue.state.lock();
+        let batch = state.under_way.remove(&self.number);
+        if state.closed {
+            self.queue.watch.notify_all();
         }
+        drop(state);
+        self.queue.wake();
+        batch
     }
 }
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        self.fail(&Error::retry("the model stopped in the middle of a batch"));
-        let mut state = self.queue.state.lock();
-        state.batches_under_way -= 1;
-        drop(state);
-        self.queue.wake();
+        if !self.ended
+            && let Some(batch) = self.end()
+        {
+            fail(batch.items, &Error::retry("the model stopped in the middle of a batch"));
+        }
+    }
+}
+
+/// An error belongs to one call; the others get a copy of its kind and message.
+pub(super) fn fail(items: Vec<Item>, error: &Error) {
+    let message = error.to_string();
+    for item in items {
+        item.call.fail(Error::new(error.kind(), message.clone()));
     }
 }

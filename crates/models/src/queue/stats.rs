@@ -26,6 +26,12 @@ pub struct ModelStats {
     pub queue_depth: usize,
     /// Of an endpoint: its circuit breaker, and the requests to it.
     pub endpoint: Option<EndpointStats>,
+    /// How often the model hung and a thread was given up (`model_stalls_total`).
+    pub stalls: u64,
+    /// Threads that were given up and have not come back.
+    pub threads_given_up: usize,
+    /// Why the model answers nothing any more; none where it does.
+    pub out_of_order: Option<String>,
 }
 
 /// Counts by size, as Prometheus wants them.
@@ -58,7 +64,8 @@ impl Histogram {
 /// Collects; the lock is held for a few additions per batch.
 #[derive(Default)]
 pub(super) struct Recorder {
-    recorded: Mutex<Recorded>,
+    /// Shared with the models that this one replaces: counts go on.
+    recorded: Mutex<Arc<Mutex<Recorded>>>,
     /// What stands before an endpoint, and counts for itself.
     gate: OnceLock<Arc<Gate>>,
 }
@@ -87,20 +94,36 @@ impl Recorder {
     }
 
     pub(super) fn batch(&self, texts: usize, failed: usize, took: Duration) {
-        let mut recorded = self.recorded.lock();
+        let shared = self.recorded.lock().clone();
+        let mut recorded = shared.lock();
         recorded.batch_size.observe(texts as f64);
         recorded.inference_seconds.observe(took.as_secs_f64());
         recorded.failed += failed as u64;
     }
 
+    /// Forgets what was counted: that of a warm-up.
+    pub(super) fn reset(&self) {
+        *self.recorded.lock() = Arc::default();
+    }
+
+    /// Goes on where the recorder of the model that is replaced is.
+    pub(super) fn go_on_from(&self, replaced: &Self) {
+        let shared = replaced.recorded.lock().clone();
+        *self.recorded.lock() = shared;
+    }
+
     pub(super) fn snapshot(&self, queue_depth: usize) -> ModelStats {
-        let recorded = self.recorded.lock();
+        let shared = self.recorded.lock().clone();
+        let recorded = shared.lock();
         ModelStats {
             batch_size: recorded.batch_size.clone(),
             inference_seconds: recorded.inference_seconds.clone(),
             failed: recorded.failed,
             queue_depth,
             endpoint: self.gate.get().map(|gate| gate.stats()),
+            stalls: 0,
+            threads_given_up: 0,
+            out_of_order: None,
         }
     }
 }

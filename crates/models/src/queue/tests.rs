@@ -9,7 +9,11 @@ use millstream_core::{ErrorKind, FailureKind, HumanDuration};
 use proptest::prelude::*;
 
 use super::*;
-use crate::Task;
+use crate::{Model, Task};
+
+mod hang;
+mod limits;
+mod replace;
 
 fn info() -> ModelInfo {
     ModelInfo {
@@ -23,7 +27,7 @@ fn info() -> ModelInfo {
 }
 
 fn batch(max: usize) -> BatchConfig {
-    BatchConfig { max, max_delay: HumanDuration(Duration::from_millis(1)) }
+    BatchConfig { max, max_delay: HumanDuration(Duration::from_millis(1)), ..BatchConfig::default() }
 }
 
 /// Answers every text with its own number; panics at `panic`; fails `bad`; waits at a gate before every batch, if it
@@ -138,7 +142,7 @@ async fn calls_made_while_the_model_works_share_batches_of_at_most_max() {
 async fn a_lone_call_is_not_held_back_while_the_model_is_idle() {
     let seen = Seen::default();
     let model = Fake { info: info(), seen: seen.clone(), gate: None };
-    let patient = BatchConfig { max: 32, max_delay: HumanDuration(Duration::from_secs(3600)) };
+    let patient = BatchConfig { max_delay: HumanDuration(Duration::from_secs(3600)), ..BatchConfig::default() };
     let handle = ModelHandle::spawn(vec![Box::new(model)], patient).unwrap();
     for i in 0..3 {
         assert_eq!(numbers(handle.predict(vec![i.to_string()]).await.unwrap()), [i as f32]);
@@ -226,7 +230,7 @@ async fn a_dropped_call_leaves_the_queue_and_its_texts_are_never_scored() {
     assert_eq!(numbers(first.await.unwrap().unwrap()), [0.0]);
     assert_eq!(numbers(kept.await.unwrap().unwrap()), [1.0]);
     assert_eq!(*seen.lock(), [["0"], ["1"]]);
-    assert_eq!(handle.owner.queue.places.available_permits(), 256, "its places are free again");
+    assert_eq!(handle.queue().places.available_permits(), 256, "its places are free again");
 }
 
 #[tokio::test]

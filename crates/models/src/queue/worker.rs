@@ -13,18 +13,46 @@ use crate::remote::Remote;
 use crate::remote::gate::{Gate, Turn};
 use crate::{BatchConfig, Model, ModelInfo};
 
-/// Runs `model` on a thread of its own, until the queue is closed.
+/// Runs `model` on a thread of its own, until the queue is closed or the thread was given up.
 pub(super) fn spawn_local(queue: Arc<Queue>, mut model: Box<dyn Model>) -> Result<()> {
     let name = format!("model-{}", queue.info.name);
+    let mut seat = Seat { queue: queue.clone(), given_up: false };
+    queue.state.lock().workers += 1;
     let work = move || {
-        while let Some(batch) = wait_for_batch(&queue) {
+        while let Some(batch) = wait_for_batch(&seat.queue) {
             let answers = predict(model.as_mut(), &batch.texts());
-            batch.answer(answers);
+            if !batch.answer(answers) {
+                seat.given_up = true;
+                return;
+            }
         }
     };
     match std::thread::Builder::new().name(name).spawn(work) {
         Ok(_) => Ok(()),
         Err(e) => Err(Error::environment("can't start a thread for the model").caused_by(e)),
+    }
+}
+
+/// A worker's place among those of its queue.
+struct Seat {
+    queue: Arc<Queue>,
+    /// Its place was taken from it while it hung.
+    given_up: bool,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut state = self.queue.state.lock();
+        if self.given_up {
+            state.given_up -= 1;
+            return;
+        }
+        state.workers -= 1;
+        let nobody_left = state.workers == 0 && !state.closed;
+        drop(state);
+        if nobody_left {
+            self.queue.break_down("its last thread has ended".into());
+        }
     }
 }
 

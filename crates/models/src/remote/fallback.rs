@@ -50,7 +50,7 @@ impl Fallback {
         Ok(Self(match config {
             FallbackConfig::Model(name) => {
                 let handle = models(name).ok_or_else(|| unknown(name))?;
-                let places = places(of, handle.info())?;
+                let places = places(of, &handle.info())?;
                 Kind::Model { handle, places }
             }
             FallbackConfig::Value(value) => {
@@ -69,7 +69,7 @@ impl Fallback {
     /// `.fallback`.
     pub fn info(&self) -> ModelInfo {
         match &self.0 {
-            Kind::Model { handle, .. } => handle.info().clone(),
+            Kind::Model { handle, .. } => ModelInfo::clone(&handle.info()),
             Kind::Value { info, .. } => info.clone(),
         }
     }

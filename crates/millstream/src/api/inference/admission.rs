@@ -74,7 +74,7 @@ impl Inference {
             return Err(Refusal::too_large(format!("{sent} texts in one request; send at most {TEXTS_MAX}")));
         }
         let limits = &self.0.limits;
-        let room = self.room(texts.len() * answer_bytes(model.info())).await?;
+        let room = self.room(texts.len() * answer_bytes(&model.info())).await?;
         let turns = self.turns(model);
         let take = |texts: usize| turns.clone().acquire_many_owned(texts.min(CALL_TEXTS) as u32);
         let Ok(Ok(first)) = timeout(limits.wait_max, take(texts.len())).await else { return Err(overloaded()) };

@@ -1,4 +1,4 @@
-//! `millstream models list|info|pull|eval|bench`: what models there are, what they are, how good and how fast.
+//! `millstream models list|info|pull|reload|eval|bench`: what models there are, what they are, how good and how fast.
 
 mod bench;
 mod eval;
@@ -14,7 +14,7 @@ use millstream_models::source::Source;
 use millstream_models::{ModelConfig, ModelInfo, PrecisionSetting, Task};
 use serde_json::{Map, Value};
 
-use super::{Failed, fetch, load};
+use super::{Failed, fetch, load, models_reload};
 use crate::render::{Format, csv_cell, text_table};
 
 #[derive(Debug, Args)]
@@ -31,6 +31,8 @@ enum ModelsCommand {
     Info(info::InfoArgs),
     /// Download a model of the Hugging Face hub into its cache, or bring it up to date.
     Pull(pull::PullArgs),
+    /// Have a running server load a model's files anew, while records go on.
+    Reload(models_reload::ReloadArgs),
     /// Compare a classifier with the labels of a CSV file.
     Eval(eval::EvalArgs),
     /// Measure how fast a model is, by itself and through its queue.
@@ -42,6 +44,7 @@ pub async fn run(args: ModelsArgs) -> std::result::Result<(), Failed> {
         ModelsCommand::List(args) => list::run(args).await,
         ModelsCommand::Info(args) => info::run(&args),
         ModelsCommand::Pull(args) => Ok(pull::run(args).await?),
+        ModelsCommand::Reload(args) => Ok(models_reload::run(args).await?),
         ModelsCommand::Eval(args) => eval::run(args).await,
         ModelsCommand::Bench(args) => bench::run(args).await,
     }

@@ -2,7 +2,9 @@
 
 use arrow::array::StringArray;
 use arrow::datatypes::{DataType, Field, Schema};
-use millstream_models::{FallbackConfig, ModelConfig, Task, output_type};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use millstream_models::{BatchConfig, FallbackConfig, Model, ModelConfig, ModelFactory, Prediction, Task, output_type};
 use serde_json::{Value, json};
 
 use super::*;
@@ -28,11 +30,11 @@ fn step(model: ModelHandle, attempts: u32, fallback: Option<Value>) -> PredictSt
         let linear = ModelConfig::new(Task::TextClassification, "builtin:headline-sentiment-linear").load("linear");
         let linear = linear.unwrap();
         let config: FallbackConfig = serde_json::from_value(value).unwrap();
-        Fallback::new(model.info(), &config, |_| Some(linear.clone())).unwrap()
+        Fallback::new(&model.info(), &config, |_| Some(linear.clone())).unwrap()
     });
     let schema = Arc::new(Schema::new(vec![
         Field::new("headline", DataType::Utf8, true),
-        Field::new("tone", output_type(model.info()), true),
+        Field::new("tone", output_type(&model.info()), true),
     ]));
     let pause = Duration::from_micros(1);
     let spec = PredictSpec {
@@ -91,4 +93,59 @@ async fn while_the_breaker_is_open_the_fallback_answers_without_further_attempts
     }
     let stats = model.stats().endpoint.unwrap();
     assert_eq!((stats.requests, stats.breaker), (2, BreakerState::Open));
+}
+
+/// Hangs at `hang` while `stuck` is set, and says the same of every other text.
+struct Hanging {
+    info: ModelInfo,
+    stuck: Arc<AtomicBool>,
+}
+
+impl Model for Hanging {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn predict(&mut self, inputs: &[&str]) -> Result<Vec<std::result::Result<Prediction, Failure>>> {
+        while inputs.contains(&"hang") && self.stuck.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(inputs.iter().map(|_| Ok(Prediction::Scores(vec![0.5, 0.25, 0.25]))).collect())
+    }
+
+    fn factory(&self) -> Option<ModelFactory> {
+        let (info, stuck) = (self.info.clone(), self.stuck.clone());
+        Some(Arc::new(move || Ok(Box::new(Self { info: info.clone(), stuck: stuck.clone() }))))
+    }
+}
+
+async fn hang_in_a_call(threads: usize, stall_timeout: Duration, timeout: Duration) -> (Rows, Vec<RowFailure>) {
+    let labels = ["positive", "negative", "neutral"].map(Arc::from).to_vec();
+    let (name, digest) = ("tone".into(), "1".into());
+    let info = ModelInfo { name, digest, task: Task::TextClassification, labels, multi_label: false, dimensions: None };
+    let stuck = Arc::new(AtomicBool::new(true));
+    let model = |_| Box::new(Hanging { info: info.clone(), stuck: stuck.clone() }) as Box<dyn Model>;
+    let handle = ModelHandle::spawn((0..threads).map(model).collect(), BatchConfig::default()).unwrap();
+    handle.set_stall_timeout(stall_timeout);
+    let mut step = step(handle, 3, None);
+    step.spec = Arc::new(PredictSpec { timeout, ..(*step.spec).clone() });
+    let schema = Arc::new(Schema::new(vec![Field::new("headline", DataType::Utf8, true)]));
+    let headlines = StringArray::from(vec!["up", "down", "hang", "flat"]);
+    let rows = Rows::all(RecordBatch::try_new(schema, vec![Arc::new(headlines)]).unwrap());
+    let ran = step.run(&rows).await.unwrap();
+    stuck.store(false, Ordering::SeqCst);
+    ran
+}
+
+#[tokio::test]
+async fn a_record_that_the_model_hangs_on_takes_no_other_record_of_its_call_with_it() {
+    let minute = Duration::from_secs(60);
+    // The queue gives the thread up, or the step gives the call up.
+    for (threads, stall_timeout, timeout) in
+        [(1, Duration::from_millis(50), minute), (3, minute, Duration::from_secs(1))]
+    {
+        let (scored, failures) = hang_in_a_call(threads, stall_timeout, timeout).await;
+        assert_eq!((scored.origin.len(), failures.len()), (3, 1), "{failures:?}");
+        assert_eq!((failures[0].row, failures[0].failure.kind), (2, FailureKind::Timeout));
+    }
 }

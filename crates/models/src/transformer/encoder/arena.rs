@@ -123,6 +123,15 @@ impl Table {
         unsafe { self.numbers.get_mut(row * self.width, length) }
     }
 
+    /// The first `length` numbers of `rows` rows, with all that is between them.
+    ///
+    /// # Safety
+    /// As [`Shared::get`].
+    pub(super) unsafe fn rows(&self, row: usize, rows: usize, length: usize) -> &[f32] {
+        // SAFETY: handed on.
+        unsafe { self.numbers.get(row * self.width, (rows - 1) * self.width + length) }
+    }
+
     /// The address of a number, behind which there are `rows` rows of `columns` columns.
     pub(super) fn pointer(&self, row: usize, column: usize, rows: usize, columns: usize) -> *mut f32 {
         assert!(column + columns <= self.width);

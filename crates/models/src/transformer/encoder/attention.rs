@@ -66,15 +66,11 @@ impl Head {
         let tiles = Tiles::new(self.queries, kernels.rows_max());
         for (first, rows) in (0..tiles.count()).map(|index| tiles.tile(index)) {
             // SAFETY: the scratch is this thread's.
-            let operand = unsafe { scratch.tile.get_mut(0, rows * padded.max(self.width)) };
-            for row in 0..rows {
-                // SAFETY: as above.
-                let query = unsafe { scratch.heads.row(self.first + first + row, self.width) };
-                for (block, numbers) in query.as_chunks::<LANES>().0.iter().enumerate() {
-                    let lanes = &mut operand[(block * rows + row) * LANES..][..LANES];
-                    lanes.iter_mut().zip(numbers).for_each(|(lane, x)| *lane = x.to_bits());
-                }
-            }
+            let (operand, queries) = unsafe {
+                let operand = scratch.tile.get_mut(0, rows * padded.max(self.width));
+                (operand, scratch.heads.rows(self.first + first, rows, self.width))
+            };
+            kernels.place(queries, scratch.heads.width(), &mut operand[..rows * self.width]);
             let call = TileCall {
                 rows,
                 steps: self.depth,
@@ -94,15 +90,9 @@ impl Head {
                 // SAFETY: all pointers are into scratch of the stated shapes; single precision reads no scales.
                 unsafe { kernels.tile(&TileCall { panel, output, ..call }) };
             }
-            for row in 0..rows {
-                // SAFETY: the scratch is this thread's.
-                let scores = unsafe { scratch.scores.get_mut(row * padded, padded) };
-                kernels.softmax(scores, self.length);
-                for (block, numbers) in scores.as_chunks::<LANES>().0.iter().enumerate() {
-                    let lanes = &mut operand[(block * rows + row) * LANES..][..LANES];
-                    lanes.iter_mut().zip(numbers).for_each(|(lane, x)| *lane = x.to_bits());
-                }
-            }
+            // SAFETY: the scratch is this thread's.
+            let scores = unsafe { scratch.scores.get_mut(0, rows * padded) };
+            kernels.softmax(scores, self.length, &mut operand[..rows * self.length.next_multiple_of(LANES)]);
             let call = TileCall {
                 steps: self.length,
                 panel_stride: scratch.heads.width(),
@@ -130,8 +120,17 @@ impl Head {
             // SAFETY: as above.
             let row = unsafe { scratch.heads.row(self.first + token, self.width + self.depth) };
             let panel = &mut panels[token / PANEL * PANEL * self.depth..][..PANEL * self.depth];
-            for (column, x) in panel.iter_mut().skip(token % PANEL).step_by(PANEL).zip(&row[self.width..]) {
-                *column = *x;
+            let place = token % PANEL;
+            // By eight, so that few instructions are spent on counting.
+            let (numbers, rest) = row[self.width..].as_chunks::<8>();
+            let (columns, last) = panel.as_chunks_mut::<{ 8 * PANEL }>();
+            for (columns, numbers) in columns.iter_mut().zip(numbers) {
+                for (index, x) in numbers.iter().enumerate() {
+                    columns[index * PANEL + place] = *x;
+                }
+            }
+            for (column, x) in last.chunks_exact_mut(PANEL).zip(rest) {
+                column[place] = *x;
             }
         }
     }

@@ -258,9 +258,20 @@ impl Kernels {
         unsafe { activate(row) }
     }
 
-    /// Turns the first `count` numbers of `row` into their softmax and the others into 0; `row` is a multiple of 16 long.
-    pub fn softmax(&self, row: &mut [f32], count: usize) {
+    /// The softmax of a tile of scores as an operand tile in single precision. Each row is the softmax of its first `count`
+    /// numbers, behind which there are zeros up to a whole block.
+    ///
+    /// `tile` has rows of so many whole blocks, and `scores` has as many rows, of any one length that is a multiple of 16; what
+    /// they hold is lost.
+    pub fn softmax(&self, scores: &mut [f32], count: usize, tile: &mut [u32]) {
         // SAFETY: `new` made sure that the processor has the instructions.
-        unsafe { (self.rows.softmax)(row, count) }
+        unsafe { (self.rows.softmax)(scores, count, tile) }
+    }
+
+    /// Rows of single precision as an operand tile: one row begins every `stride` numbers, and the last may end early. A row
+    /// of the tile is as many whole blocks as fit.
+    pub fn place(&self, numbers: &[f32], stride: usize, tile: &mut [u32]) {
+        // SAFETY: `new` made sure that the processor has the instructions.
+        unsafe { (self.rows.place)(numbers, stride, tile) }
     }
 }

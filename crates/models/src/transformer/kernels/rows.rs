@@ -3,7 +3,7 @@
 //! Everything here is free of branches inside its loops, so that the compiler turns them into vectors. `FMA` says whether
 //! the instruction set multiplies and adds in one instruction; where it doesn't, `f32::mul_add` would be a function call.
 
-use super::RowScale;
+use super::{LANES, RowScale};
 
 /// Numbers of a block.
 const BLOCK: usize = 16;
@@ -24,7 +24,8 @@ pub(super) struct RowKernels {
     pub(super) gelu_rough: unsafe fn(&mut [f32]),
     pub(super) gelu_tanh: unsafe fn(&mut [f32]),
     pub(super) relu: unsafe fn(&mut [f32]),
-    pub(super) softmax: unsafe fn(&mut [f32], usize),
+    pub(super) softmax: unsafe fn(&mut [f32], usize, &mut [u32]),
+    pub(super) place: unsafe fn(&[f32], usize, &mut [u32]),
 }
 
 macro_rules! row_kernels {
@@ -40,6 +41,7 @@ macro_rules! row_kernels {
             gelu_tanh: $module::gelu_tanh,
             relu: $module::relu,
             softmax: $module::softmax,
+            place: $module::place,
         };
 
         /// Each function is safe on a processor with the features.
@@ -79,8 +81,12 @@ macro_rules! row_kernels {
                 super::for_each(row, |x| x.max(0.0));
             }
             $(#[target_feature(enable = $features)])?
-            pub(super) unsafe fn softmax(row: &mut [f32], count: usize) {
-                super::softmax::<$fma>(row, count);
+            pub(super) unsafe fn softmax(scores: &mut [f32], count: usize, tile: &mut [u32]) {
+                super::softmax::<$fma>(scores, count, tile);
+            }
+            $(#[target_feature(enable = $features)])?
+            pub(super) unsafe fn place(rows: &[f32], stride: usize, tile: &mut [u32]) {
+                super::place(rows, stride, tile);
             }
         }
     };
@@ -309,15 +315,40 @@ fn gelu_tanh<const FMA: bool>(x: f32) -> f32 {
     x / (1.0 + exp::<FMA>(smaller(-2.0 * inner, 87.0)))
 }
 
+/// Each row of `scores` becomes its softmax over the first `count` numbers, and a row of the operand `tile`.
 #[inline(always)]
-fn softmax<const FMA: bool>(row: &mut [f32], count: usize) {
-    // A number of the row once more does not change its maximum, and leaves whole blocks.
-    let first = row[0];
-    row[count..].fill(first);
-    let largest = fold(row, f32::NEG_INFINITY, larger, larger);
-    for_each(row, |x| exp::<FMA>(x - largest));
-    row[count..].fill(0.0);
-    let sum = fold(row, 0.0, |sum, x| sum + x, |a, b| a + b);
-    let factor = 1.0 / sum;
-    for_each(row, |x| x * factor);
+fn softmax<const FMA: bool>(scores: &mut [f32], count: usize, tile: &mut [u32]) {
+    let width = count.next_multiple_of(LANES);
+    let rows = tile.len() / width;
+    let stride = scores.len() / rows;
+    for (index, row) in scores.chunks_exact_mut(stride).enumerate() {
+        let row = &mut row[..width];
+        // A number of the row once more does not change its maximum, and leaves whole blocks.
+        let first = row[0];
+        row[count..].fill(first);
+        let largest = fold(row, f32::NEG_INFINITY, larger, larger);
+        for_each(row, |x| exp::<FMA>(x - largest));
+        row[count..].fill(0.0);
+        let factor = 1.0 / fold(row, 0.0, |sum, x| sum + x, |a, b| a + b);
+        for (block, numbers) in row.as_chunks::<LANES>().0.iter().enumerate() {
+            let lanes = &mut tile.as_chunks_mut::<LANES>().0[block * rows + index];
+            for (lane, x) in lanes.iter_mut().zip(numbers) {
+                *lane = (x * factor).to_bits();
+            }
+        }
+    }
+}
+
+/// Rows of single precision become an operand tile; `rows` begins with the first and has one every `stride` numbers.
+#[inline(always)]
+fn place(numbers: &[f32], stride: usize, tile: &mut [u32]) {
+    let rows = numbers.len().div_ceil(stride);
+    let blocks = tile.as_chunks_mut::<LANES>().0;
+    for (index, row) in numbers.chunks(stride).enumerate() {
+        for (block, numbers) in row.as_chunks::<LANES>().0.iter().enumerate().take(blocks.len() / rows) {
+            for (lane, x) in blocks[block * rows + index].iter_mut().zip(numbers) {
+                *lane = x.to_bits();
+            }
+        }
+    }
 }

@@ -205,23 +205,39 @@ fn activations_keep_their_promised_distance_to_the_functions() {
 }
 
 #[test]
-fn softmax_of_a_part_of_a_row_leaves_the_rest_zero() {
+fn softmax_of_a_tile_equals_its_definition_and_pads_with_zeros() {
     let mut random = StdRng::seed_from_u64(4);
     for kernels in all_kernels() {
-        for count in [1, 2, 15, 16, 17, 47, 48] {
-            let xs = numbers(&mut random, 48, -20.0, 20.0);
-            let mut row = xs.clone();
-            kernels.softmax(&mut row, count);
-            let largest = xs[..count].iter().copied().fold(f32::MIN, f32::max);
-            let sum: f64 = xs[..count].iter().map(|x| f64::from(x - largest).exp()).sum();
-            for (index, y) in row.iter().enumerate() {
-                let exact = if index < count { f64::from(xs[index] - largest).exp() / sum } else { 0.0 };
-                assert!(
-                    (f64::from(*y) - exact).abs() < 1e-6,
-                    "{:?}, {index} of {count}: {y}, not {exact}",
-                    kernels.path()
-                );
+        for count in [1usize, 2, 15, 16, 17, 47, 48] {
+            for rows in [1, 2, 5] {
+                let (stride, blocks) = (64, count.div_ceil(LANES));
+                let xs = numbers(&mut random, rows * stride, -20.0, 20.0);
+                let mut tile = vec![u32::MAX; rows * blocks * LANES];
+                kernels.softmax(&mut xs.clone(), count, &mut tile);
+                for (row, xs) in xs.chunks(stride).enumerate() {
+                    let largest = xs[..count].iter().copied().fold(f32::MIN, f32::max);
+                    let sum: f64 = xs[..count].iter().map(|x| f64::from(x - largest).exp()).sum();
+                    for index in 0..blocks * LANES {
+                        let exact = if index < count { f64::from(xs[index] - largest).exp() / sum } else { 0.0 };
+                        let y = f32::from_bits(tile[(index / LANES * rows + row) * LANES + index % LANES]);
+                        let place = format!("{:?}, {index} of {count} in row {row}", kernels.path());
+                        assert!((f64::from(y) - exact).abs() < 1e-6, "{place}: {y}, not {exact}");
+                    }
+                }
             }
+        }
+    }
+}
+
+#[test]
+fn rows_are_placed_in_blocks_side_by_side() {
+    let xs: Vec<f32> = (0..3 * 40).map(|x| x as f32).collect();
+    for kernels in all_kernels() {
+        let mut tile = vec![u32::MAX; 3 * 2 * LANES];
+        kernels.place(&xs[..2 * 40 + 32], 40, &mut tile);
+        for (row, index) in (0..3).flat_map(|row| (0..32).map(move |index| (row, index))) {
+            let placed = tile[(index / LANES * 3 + row) * LANES + index % LANES];
+            assert_eq!(f32::from_bits(placed), xs[row * 40 + index], "{:?}", kernels.path());
         }
     }
 }

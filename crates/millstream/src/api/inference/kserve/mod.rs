@@ -68,7 +68,7 @@ pub async fn index(State(inference): State<Inference>) -> Result<Json<Value>, Re
 
 /// What a model takes and gives.
 pub async fn metadata(State(inference): State<Inference>, Path(asked): Path<Asked>) -> Result<Json<Value>, Refusal> {
-    Ok(Json(wire::metadata(asked.find(&inference)?.info())))
+    Ok(Json(wire::metadata(&asked.find(&inference)?.info())))
 }
 
 /// Whether a model answers; there is none that is known and does not.
@@ -91,10 +91,10 @@ pub async fn infer(
     };
     let admitted = inference.read(&headers, body).await?;
     let request = wire::decode(&admitted.body, header_length)?;
-    let outputs = wire::outputs(&request, model.info())?;
+    let outputs = wire::outputs(&request, &model.info())?;
     let (answers, room) = inference.predict(model, request.texts.clone()).await?;
     let predictions = all_good(answers)?;
-    let answer = wire::encode(&request, &outputs, model.info(), &predictions)?;
+    let answer = wire::encode(&request, &outputs, &model.info(), &predictions)?;
     let body = answered(answer.body, room);
     Ok(match answer.header_length {
         None => ([(CONTENT_TYPE, "application/json")], body).into_response(),

@@ -57,7 +57,7 @@ pub async fn info(
     RawQuery(query): RawQuery,
 ) -> Result<Json<serde_json::Value>, TeiRefusal> {
     let model = inference.choose(model_of_query(query.as_deref()).as_deref(), None)?;
-    Ok(Json(wire::info(model.info())))
+    Ok(Json(wire::info(&model.info())))
 }
 
 /// Embeddings of texts.

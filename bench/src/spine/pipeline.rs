@@ -17,27 +17,36 @@ pub const SQL: &str = "SELECT id, upper(source) AS source, headline, body, urgen
 const SCHEMA: &str = "{ id: string, headline: string, body: string?, language: string?, source: string, section: string?, \
                       urgency: int, words: int?, published_at: timestamp";
 
-/// The pipeline file: `source` and `sink` are the connectors' own lines, `extra` is one more declared field.
-pub fn file(source: &str, sink: &str, extra: Option<&str>, partitions: u32) -> String {
+/// The pipeline file: `source` and `sink` are the connectors' own lines, `extra` is one more declared field, `model` the
+/// source of a model that scores every headline.
+pub fn file(source: &str, sink: &str, extra: Option<&str>, partitions: u32, model: Option<&str>) -> String {
     let schema = extra.map_or_else(|| format!("{SCHEMA} }}"), |field| format!("{SCHEMA}, {field}: int }}"));
     let sql = extra.map_or_else(|| SQL.to_owned(), |field| SQL.replace(" FROM", &format!(", {field} FROM")));
+    let (models, scored, rows) = match model {
+        None => (String::new(), "", "english"),
+        Some(source) => (
+            format!("models:\n  tone: {{ task: text-classification, source: \"{source}\" }}\n"),
+            "  scored: { from: english, predict: { model: tone, input: headline, output: tone, timeout: 60s } }\n",
+            "scored",
+        ),
+    };
     format!(
-        "pipeline: spine\n\
+        "pipeline: spine\n{models}\
          sources:\n  wire:\n    type: file\n{source}    decode: json\n    schema: {schema}\n    event_time: published_at\n    \
          key: [id]\n    partitions: {partitions}\n\
-         transforms:\n  english:\n    sql: \"{sql}\"\n\
-         tables:\n  news: {{ from: english, key: [id] }}\n\
+         transforms:\n  english:\n    sql: \"{sql}\"\n{scored}\
+         tables:\n  news: {{ from: {rows}, key: [id] }}\n\
          sinks:\n  out:\n    from: news.changes\n    image: new\n{sink}"
     )
 }
 
 /// One run into a new data folder, with its output checked. The time is that of the whole process.
-pub fn run(millstream: &Path, input: &Input, dir: &Path, partitions: u32) -> Outcome<Usage> {
+pub fn run(millstream: &Path, input: &Input, dir: &Path, partitions: u32, model: Option<&str>) -> Outcome<Usage> {
     clear(dir)?;
     let (pipeline, out) = (dir.join("pipeline.yaml"), dir.join("out"));
     let source = format!("    path: {}\n", input.path.display());
     let sink = format!("    type: file\n    folder: {}\n", out.display());
-    std::fs::write(&pipeline, file(&source, &sink, None, partitions))?;
+    std::fs::write(&pipeline, file(&source, &sink, None, partitions, model))?;
     let usage = process::run(command(millstream, &pipeline, dir).arg("--exit-when-idle"))?;
 
     let mut seen = Seen::new(input.records);

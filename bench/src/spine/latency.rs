@@ -36,7 +36,7 @@ pub fn measure(millstream: &Path, dir: &Path, partitions: u32, rate: u64, second
     pipeline::clear(dir)?;
     let (config, feed) = (dir.join("pipeline.yaml"), dir.join("feed.jsonl"));
     let source = format!("    path: {}\n    follow: true\n    poll_interval: {POLL}\n", feed.display());
-    std::fs::write(&config, pipeline::file(&source, "    type: stdout\n", Some("sent_at"), partitions))?;
+    std::fs::write(&config, pipeline::file(&source, "    type: stdout\n", Some("sent_at"), partitions, None))?;
     let mut out = File::create(&feed)?;
     let mut child = pipeline::command(millstream, &config, dir).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
     let rows = child.stdout.take().ok_or("no standard output")?;

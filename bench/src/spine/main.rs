@@ -12,24 +12,19 @@
 mod generate;
 mod latency;
 mod limits;
-mod machine;
 mod peer;
 mod pipeline;
-mod process;
 mod verify;
 
-use std::error::Error;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+pub use millstream_bench::{Outcome, machine, median, process, round};
 use serde_json::{Value, json};
 
 use crate::process::Usage;
-
-/// What everything here fails with: a message for the person who runs it.
-pub type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Measures Millstream from file to file beside Redpanda Connect.
 #[derive(Debug, Parser)]
@@ -58,6 +53,12 @@ struct Args {
     /// Records per second of the latency part; half of the measured throughput where it is not given.
     #[arg(long)]
     latency_rate: Option<u64>,
+    /// Also measure the pipeline with a model in it: its source, such as `builtin:headline-sentiment`.
+    #[arg(long)]
+    model: Option<String>,
+    /// Records of the runs with a model.
+    #[arg(long, default_value_t = 100_000)]
+    model_records: u64,
     /// Folder for input, data and output: its disk is measured. About 3 GB for a million records.
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -92,7 +93,7 @@ fn measure(args: &Args) -> Outcome<Value> {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for run in 1..=args.runs.max(1) {
         eprintln!("run {run}: Millstream");
-        ours.push(pipeline::run(&millstream, &input, &dir.join("ours"), args.partitions)?);
+        ours.push(pipeline::run(&millstream, &input, &dir.join("ours"), args.partitions, None)?);
         eprintln!("  {:.2} s, {} MiB at most", ours[run - 1].wall_s, ours[run - 1].peak_rss_bytes >> 20);
         let Some(peer) = &peer else { continue };
         eprintln!("run {run}: the peer");
@@ -110,6 +111,10 @@ fn measure(args: &Args) -> Outcome<Value> {
             eprintln!("latency at {rate} records/s for {seconds} s");
             latency::measure(&millstream, &dir.join("latency"), args.partitions, rate, seconds)?
         }
+    };
+    let with_model = match &args.model {
+        Some(model) => with_model(args, model, &millstream, dir)?,
+        None => Value::Null,
     };
     let ratio = (!theirs.is_empty())
         .then(|| round(median(theirs.iter().map(|u| u.wall_s)) / median(ours.iter().map(|u| u.wall_s)), 3));
@@ -131,8 +136,25 @@ fn measure(args: &Args) -> Outcome<Value> {
         "peer": (!theirs.is_empty()).then(|| summary(&theirs, &input)),
         "times_as_fast_as_peer": ratio,
         "latency": latency,
+        "with_model": with_model,
         "limits": limits,
     }))
+}
+
+/// The same pipeline with a prediction for every record that passes the filter.
+fn with_model(args: &Args, model: &str, millstream: &std::path::Path, dir: &std::path::Path) -> Outcome<Value> {
+    let input = generate::input(&dir.join("in-model"), args.model_records)?;
+    let mut runs = Vec::new();
+    for run in 1..=args.runs.max(1) {
+        eprintln!("run {run}: Millstream with {model}");
+        runs.push(pipeline::run(millstream, &input, &dir.join("model"), args.partitions, Some(model))?);
+    }
+    let mut summary = summary(&runs, &input);
+    let wall_s = median(runs.iter().map(|u| u.wall_s));
+    summary["model"] = model.into();
+    summary["records"] = input.records.into();
+    summary["predictions_per_s"] = (input.passing as f64 / wall_s).round().into();
+    Ok(summary)
 }
 
 /// Medians over the runs, and each run.
@@ -146,17 +168,4 @@ fn summary(runs: &[Usage], input: &generate::Input) -> Value {
         "peak_rss_mib": round(runs.iter().map(|u| u.peak_rss_bytes).max().unwrap_or(0) as f64 / 1_048_576.0, 1),
         "wall_s_of_runs": runs.iter().map(|u| round(u.wall_s, 3)).collect::<Vec<_>>(),
     })
-}
-
-/// The middle value, or the upper of the two.
-pub fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// To `digits` behind the point, for people.
-pub fn round(value: f64, digits: i32) -> f64 {
-    let factor = 10_f64.powi(digits);
-    (value * factor).round() / factor
 }
