@@ -226,7 +226,10 @@ fn the_api_document_lists_exactly_the_routes_that_are_served() {
             assert!(answer.status != 405 && !answer.text.contains("no such path"), "{path}: {answer:?}");
         }
     }
-    let source = include_str!("../crates/millstream/src/api/mod.rs");
+    let source = concat!(
+        include_str!("../crates/millstream/src/api/mod.rs"),
+        include_str!("../crates/millstream/src/api/inference/mod.rs")
+    );
     let routes = source.split(".route(\"").skip(1).map(|rest| {
         let (path, rest) = rest.split_once("\", ").unwrap();
         (path.to_owned(), rest.split_once('(').unwrap().0.to_owned())
@@ -241,7 +244,7 @@ fn with_a_token_everything_but_health_asks_for_it() {
     let place = Place::new(PIPELINE).with_env("MILLSTREAM_TOKEN", "s3cret");
     let server = place.start(&[]);
     let url = server.url();
-    for path in ["/healthz", "/readyz"] {
+    for path in ["/healthz", "/readyz", "/ping", "/health", "/v2/health/live", "/v2/health/ready"] {
         assert_eq!(get(&format!("{url}{path}")).status, 200, "{path}");
     }
     let guarded = [
@@ -252,6 +255,10 @@ fn with_a_token_everything_but_health_asks_for_it() {
         "/api/v1/streams",
         "/api/v1/tables",
         "/api/v1/dlq",
+        "/v2",
+        "/v2/models/sentiment",
+        "/v2/models/sentiment/ready",
+        "/info",
     ];
     for path in guarded {
         let refused = get(&format!("{url}{path}"));
@@ -264,7 +271,9 @@ fn with_a_token_everything_but_health_asks_for_it() {
     }
     assert_eq!(push(&server, r#"{"id":"a","n":1}"#).status, 401);
     assert_eq!(http::post(&format!("{url}/api/v1/query"), "{}").status, 401);
-    assert_eq!(http::post(&format!("{url}/api/v1/dlq/redrive"), "{}").status, 401);
+    for path in ["api/v1/dlq/redrive", "invocations", "v2/models/sentiment/infer", "predict", "embed"] {
+        assert_eq!(http::post(&format!("{url}/{path}"), "{}").status, 401, "{path}");
+    }
     // The commands take it from the environment.
     place.stdout(&["query", "SELECT * FROM items", "--url", &url]);
     let stranger =

@@ -14,5 +14,7 @@ mod data_dir;
 mod endpoints;
 mod examples;
 mod golden;
+mod model_commands;
 mod models;
+mod serve;
 mod support;

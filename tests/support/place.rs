@@ -45,7 +45,7 @@ impl Place {
     /// `millstream ARGS` in the folder, with nothing of this process's own settings.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
-        for name in ["DATA_DIR", "LISTEN", "TOKEN", "URL", "LOG"] {
+        for name in ["DATA_DIR", "LISTEN", "MODEL", "TOKEN", "URL", "LOG"] {
             command.env_remove(format!("MILLSTREAM_{name}"));
         }
         command.args(args).current_dir(self.dir.path()).env("NO_COLOR", "1");

@@ -161,7 +161,8 @@ fn csv_lines(batch: &RecordBatch, out: &mut dyn Write) -> Result<()> {
     Ok(())
 }
 
-fn csv_cell(text: &str) -> String {
+/// A cell of a CSV file, in quotes where it must be.
+pub fn csv_cell(text: &str) -> String {
     if text.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
 }
 

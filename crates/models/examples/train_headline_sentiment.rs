@@ -48,7 +48,7 @@ async fn main() -> Result<()> {
         std::fs::write(out, &bytes).doing(|| format!("write {}", out.display()))?;
     }
     for path in &arguments.check {
-        let report = evaluate(&handle(weights.clone())?, &EvalRow::read_csv(path)?).await?;
+        let report = evaluate(&handle(weights.clone())?, &EvalRow::read_csv(path, "text", "label")?).await?;
         print(&path.display().to_string(), &report);
     }
     Ok(())
@@ -86,7 +86,7 @@ fn rows(path: &Path, weight: f32) -> Result<Vec<TrainRow>> {
             label.ok_or_else(|| Error::input(format!("unknown label `{}` in {}", row.label, path.display())))?;
         Ok(TrainRow { text: row.text, label, weight })
     };
-    EvalRow::read_csv(path)?.into_iter().map(row).collect()
+    EvalRow::read_csv(path, "text", "label")?.into_iter().map(row).collect()
 }
 
 /// Headlines are held out in turn; tweets are always trained on, never judged by.

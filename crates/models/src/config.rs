@@ -14,7 +14,7 @@ use crate::huggingface::hub::{self, Hub};
 use crate::remote::config::EndpointConfig;
 use crate::source::{self, Source};
 use crate::transformer::Precision;
-use crate::{ModelHandle, ModelInfo, Task, linear, remote, text_model};
+use crate::{Model, ModelHandle, ModelInfo, Task, linear, remote, text_model};
 
 /// The most texts that a batch may hold.
 const BATCH_MAX: usize = 4096;
@@ -219,6 +219,32 @@ impl ModelConfig {
             handle.set_stall_timeout(timeout.0);
         }
         Ok(handle)
+    }
+
+    /// One copy of the model without a queue, to measure what the queue adds; none for an endpoint.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::load`].
+    pub fn open(&self, name: &str) -> Result<Option<Box<dyn Model>>> {
+        let (backend, info) = self.resolve().map_err(|e| e.context(format!("load model `{name}`")))?;
+        let info = ModelInfo { name: name.into(), ..info };
+        match backend {
+            Backend::HeadlineSentimentLinear => linear::open(info).map(Some),
+            Backend::Text(found) => text_model::TextModel::new(info, &found).map(|model| Some(Box::new(model) as _)),
+            Backend::Remote(_) => Ok(None),
+        }
+        .map_err(|e| e.context(format!("load model `{name}`")))
+    }
+
+    /// How a model from files computes, with all defaults filled in; none for other models.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::check`].
+    pub fn computing(&self) -> Result<Option<text_model::Computing>> {
+        match self.resolve()?.0 {
+            Backend::Text(found) => Ok(Some(found.computing())),
+            Backend::HeadlineSentimentLinear | Backend::Remote(_) => Ok(None),
+        }
     }
 
     /// True where the model is behind an endpoint: it has nothing to load or to warm up.

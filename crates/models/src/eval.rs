@@ -1,5 +1,6 @@
 //! How good a classifier is on labelled texts.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,31 +24,58 @@ pub struct EvalRow {
 }
 
 impl EvalRow {
-    /// The rows of a CSV file with the columns `text` and `label` (others are ignored).
+    /// The rows of a CSV file with a header, from its columns `text` and `label`; others are ignored.
     ///
     /// # Errors
-    /// `Environment`: the file can't be read. `Input`: a column is missing, or a row is broken.
-    pub fn read_csv(path: &Path) -> Result<Vec<Self>> {
-        let doing = || format!("read {}", path.display());
-        let file = std::fs::File::open(path).doing(doing)?;
-        Self::parse_csv(file).map_err(|e| e.context(doing()))
+    /// `Environment`: the file can't be read. `Config`: there is no such column. `Input`: a row is broken.
+    pub fn read_csv(path: &Path, text: &str, label: &str) -> Result<Vec<Self>> {
+        read(path, |file| parse(file, [text, label], |[text, label]| Self { text, label }))
     }
 
-    fn parse_csv(source: impl std::io::Read) -> Result<Vec<Self>> {
-        let mut reader = csv::Reader::from_reader(source);
-        let wrong = |e: csv::Error| Error::input("broken CSV").caused_by(e);
-        let header = reader.headers().map_err(wrong)?;
-        let column = |name: &str| {
-            let place = header.iter().position(|column| column == name);
-            place.ok_or_else(|| Error::input(format!("no column `{name}`: the columns `text` and `label` are needed")))
-        };
-        let (text, label) = (column("text")?, column("label")?);
-        let row = |record: csv::Result<csv::StringRecord>| {
-            let record = record.map_err(wrong)?;
-            Ok(Self { text: record[text].into(), label: record[label].into() })
-        };
-        reader.records().map(row).collect()
+    /// Gives the rows the labels of the model instead of their own, by `map`; a label that is not in it stays.
+    pub fn map_labels(rows: &mut [Self], map: &BTreeMap<String, Arc<str>>) {
+        for row in rows {
+            if let Some(label) = map.get(&*row.label) {
+                row.label = label.clone();
+            }
+        }
     }
+}
+
+/// One column of a CSV file with a header.
+///
+/// # Errors
+/// As [`EvalRow::read_csv`].
+pub fn read_texts(path: &Path, column: &str) -> Result<Vec<Arc<str>>> {
+    read(path, |file| parse(file, [column], |[text]| text))
+}
+
+fn read<T>(path: &Path, parse: impl FnOnce(std::fs::File) -> Result<Vec<T>>) -> Result<Vec<T>> {
+    let doing = || format!("read {}", path.display());
+    let file = std::fs::File::open(path).doing(doing)?;
+    parse(file).map_err(|e| e.context(doing()))
+}
+
+fn parse<T, const N: usize>(
+    source: impl std::io::Read,
+    columns: [&str; N],
+    row: impl Fn([Arc<str>; N]) -> T,
+) -> Result<Vec<T>> {
+    let mut reader = csv::Reader::from_reader(source);
+    let wrong = |e: csv::Error| Error::input("broken CSV").caused_by(e);
+    let header = reader.headers().map_err(wrong)?;
+    let mut places = [0; N];
+    for (place, name) in places.iter_mut().zip(columns) {
+        *place = header.iter().position(|column| column == name).ok_or_else(|| {
+            let known: Vec<&str> = header.iter().collect();
+            Error::config(format!("no column `{name}`; the file has {}", known.join(", ")))
+        })?;
+    }
+    let rows = reader.records().map(|record| {
+        let record = record.map_err(wrong)?;
+        Ok(row(places.map(|place| record[place].into())))
+    });
+    rows.collect()
 }
 
 /// What [`evaluate`] found.
@@ -61,6 +89,9 @@ pub struct EvalReport {
     pub n: usize,
     /// Rows that the model failed on; they count as wrong.
     pub failed: usize,
+    /// Why it failed on the first of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_failure: Option<String>,
     /// The share of rows with the right label.
     pub accuracy: f64,
     /// The mean of the labels' F1, each label weighing the same.
@@ -94,6 +125,18 @@ pub struct ClassReport {
 /// `Input`: there are no rows, or a row's label is none of the model's. `Config`: the model is no classifier. Else
 /// whatever kept the model from answering.
 pub async fn evaluate(handle: &ModelHandle, rows: &[EvalRow]) -> Result<EvalReport> {
+    evaluate_with_progress(handle, rows, |_| {}).await
+}
+
+/// As [`evaluate`]; `progress` is told how many rows are done.
+///
+/// # Errors
+/// As [`evaluate`].
+pub async fn evaluate_with_progress(
+    handle: &ModelHandle,
+    rows: &[EvalRow],
+    mut progress: impl FnMut(usize),
+) -> Result<EvalReport> {
     let info = handle.info();
     if info.task != Task::TextClassification {
         return Err(Error::config(format!("model `{}` is no classifier: nothing to compare labels with", info.name)));
@@ -101,7 +144,7 @@ pub async fn evaluate(handle: &ModelHandle, rows: &[EvalRow]) -> Result<EvalRepo
     let truths = rows.iter().enumerate().map(|(i, row)| {
         info.labels.iter().position(|label| *label == row.label).ok_or_else(|| {
             let (row, label, known) = (i + 1, &row.label, info.labels.join(", "));
-            Error::input(format!("row {row} has the label `{label}`; the model knows {known}"))
+            Error::input(format!("row {row} has the label `{label}`, which the model does not know; it knows {known}"))
         })
     });
     let truths = truths.collect::<Result<Vec<usize>>>()?;
@@ -110,17 +153,24 @@ pub async fn evaluate(handle: &ModelHandle, rows: &[EvalRow]) -> Result<EvalRepo
     }
     let started = Instant::now();
     let mut guesses = Vec::with_capacity(rows.len());
+    let mut first_failure = None;
     for chunk in rows.chunks(CALL_TEXTS) {
         let answers = handle.predict(chunk.iter().map(|row| row.text.clone()).collect()).await?;
         guesses.extend(answers.into_iter().map(|answer| match answer {
             Ok(Prediction::Scores(scores)) => Some(highest(&scores)),
-            _ => None,
+            Ok(_) => None,
+            Err(failure) => {
+                first_failure.get_or_insert(failure.message);
+                None
+            }
         }));
+        progress(guesses.len());
     }
     let seconds = started.elapsed().as_secs_f64();
     let mut report = compare(&info.labels, &truths, &guesses);
     report.model = info.name.clone();
     report.digest = info.digest.clone();
+    report.first_failure = first_failure;
     report.seconds = seconds;
     Ok(report)
 }
@@ -159,6 +209,7 @@ fn compare(labels: &[Arc<str>], truths: &[usize], guesses: &[Option<usize>]) -> 
         digest: "".into(),
         n: truths.len(),
         failed,
+        first_failure: None,
         accuracy: share(hits, truths.len()),
         macro_f1: per_class.iter().map(|class| class.f1).sum::<f64>() / labels.len() as f64,
         per_class,
@@ -183,11 +234,25 @@ mod tests {
         assert!((report.macro_f1 - 0.65).abs() < 1e-12);
     }
 
+    fn rows(csv: &str, columns: [&str; 2]) -> Result<Vec<EvalRow>> {
+        parse(csv.as_bytes(), columns, |[text, label]| EvalRow { text, label })
+    }
+
     #[test]
     fn rows_come_from_columns_by_name() {
-        let rows = EvalRow::parse_csv("no,label,text\n1,neutral,\"a, b\"\n".as_bytes()).unwrap();
-        assert_eq!(rows, [EvalRow { text: "a, b".into(), label: "neutral".into() }]);
-        assert!(EvalRow::parse_csv("text\nx\n".as_bytes()).unwrap_err().to_string().contains("`label`"));
-        assert!(EvalRow::parse_csv("text,label\nx\n".as_bytes()).is_err());
+        let row = || EvalRow { text: "a, b".into(), label: "neutral".into() };
+        assert_eq!(rows("no,label,text\n1,neutral,\"a, b\"\n", ["text", "label"]).unwrap(), [row()]);
+        assert_eq!(rows("mood,headline\nneutral,\"a, b\"\n", ["headline", "mood"]).unwrap(), [row()]);
+        let missing = rows("text,mood\nx,y\n", ["text", "label"]).unwrap_err().to_string();
+        assert!(missing.contains("`label`") && missing.contains("text, mood"), "{missing}");
+        assert!(rows("text,label\nx\n", ["text", "label"]).is_err());
+    }
+
+    #[test]
+    fn labels_are_replaced_by_the_map_and_others_stay() {
+        let row = |label: &str| EvalRow { text: "x".into(), label: label.into() };
+        let mut rows = [row("Bullish"), row("neutral")];
+        EvalRow::map_labels(&mut rows, &BTreeMap::from([("Bullish".to_owned(), "positive".into())]));
+        assert_eq!(rows, [row("positive"), row("neutral")]);
     }
 }

@@ -9,6 +9,8 @@
 //!
 //! This is the only crate that names an inference library or a model server's protocol.
 
+pub mod bench;
+pub mod builtin;
 pub mod config;
 pub mod eval;
 pub mod huggingface;
@@ -21,8 +23,9 @@ pub mod source;
 pub mod text_model;
 pub mod transformer;
 
+pub use builtin::{Builtin, builtins};
 pub use config::{BatchConfig, CacheConfig, ModelConfig, PrecisionSetting};
-pub use eval::{EvalReport, EvalRow, evaluate};
+pub use eval::{EvalReport, EvalRow, evaluate, evaluate_with_progress, read_texts};
 pub use model::{Model, ModelFactory, ModelInfo, Prediction, Scored, Task, TokenEstimate};
 pub use output::{highest, output_column, output_column_from, output_type};
 pub use queue::{Histogram, ModelHandle, ModelStats};

@@ -41,6 +41,24 @@ pub struct Found {
     pub info: ModelInfo,
 }
 
+/// How a model computes, with all defaults filled in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Computing {
+    /// The numbers it computes in.
+    pub precision: Precision,
+    /// The most tokens of a text; what is behind is cut off.
+    pub tokens_max: usize,
+    /// Threads.
+    pub threads: usize,
+}
+
+impl Found {
+    /// How it will compute.
+    pub fn computing(&self) -> Computing {
+        Computing { precision: self.precision, tokens_max: self.tokens_max, threads: self.threads }
+    }
+}
+
 /// The model in a folder. Reads its small files and the names and shapes of its tensors.
 ///
 /// # Errors

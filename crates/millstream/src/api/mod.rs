@@ -1,10 +1,12 @@
-//! The server: records in, tables and streams out, dead letters, metrics and health.
+//! The server: records in, tables and streams out, dead letters, models, metrics and health.
 //!
 //! It binds to loopback unless told otherwise; with a token set, everything but health asks for `Authorization: Bearer`.
 
 mod auth;
 mod dead_letters;
 mod error;
+pub mod inference;
+pub mod model_server;
 mod models;
 mod query;
 mod records;
@@ -62,6 +64,8 @@ pub async fn serve(listener: TcpListener, state: ApiState) -> Result<()> {
 
 /// All routes.
 pub fn router(state: ApiState) -> Router {
+    let models = inference::Inference::of(state.running.models.clone(), inference::Limits::default());
+    let token = state.token.clone();
     let guarded = Router::new()
         .route("/", get(status::page))
         .route("/metrics", get(status::metrics))
@@ -79,11 +83,12 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/v1/dlq/redrive", post(dead_letters::redrive))
         // The limit of a body is the source's own, checked where it is read.
         .route("/streams/{name}/records", post(records::push).layer(DefaultBodyLimit::disable()))
-        .layer(axum::middleware::from_fn_with_state(state.clone(), auth::require_token));
+        .layer(axum::middleware::from_fn_with_state(token.clone(), auth::require_token));
     Router::new()
         .route("/healthz", get(status::healthz))
         .route("/readyz", get(status::readyz))
         .merge(guarded)
         .fallback(status::not_found)
         .with_state(state)
+        .merge(inference::router(models, token))
 }

@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 use super::ApiState;
 use super::error::ApiError;
 
+/// The media type of figures.
+pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// The process answers.
 pub async fn healthz() -> &'static str {
     "ok\n"
@@ -32,10 +35,9 @@ pub async fn readyz(State(state): State<ApiState>) -> Response {
 
 /// Prometheus text.
 pub async fn metrics(State(state): State<ApiState>) -> Response {
-    let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let models: Vec<_> = state.running.models.iter().map(|(name, model)| (name.clone(), model.stats())).collect();
     (
-        [(CONTENT_TYPE, media_type)],
+        [(CONTENT_TYPE, OPEN_METRICS)],
         state.running.metrics.text_with(&models, |text| super::models::figures(&state.running.model_set, text)),
     )
         .into_response()

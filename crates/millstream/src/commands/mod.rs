@@ -3,11 +3,14 @@
 mod demo;
 mod dlq;
 mod init;
+mod models;
 mod models_reload;
+mod progress;
 mod query;
 mod replay;
 mod run;
 mod schema;
+mod serve;
 mod tap;
 mod target;
 mod validate;
@@ -53,21 +56,16 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// List, show and redrive records that failed.
     Dlq(dlq::DlqArgs),
-    /// Work with models.
-    #[command(subcommand)]
-    Models(ModelsCommand),
+    /// List, check, measure and fetch models.
+    Models(models::ModelsArgs),
+    /// Serve a model to other systems, as SageMaker, KServe and TEI do.
+    Serve(serve::ServeArgs),
     /// Print the JSON Schema of pipeline files.
     Schema,
     /// Write an example pipeline to start from.
     Init(init::InitArgs),
     /// Watch headlines being read, scored and stored; needs nothing.
     Demo(demo::DemoArgs),
-}
-
-#[derive(Debug, Subcommand)]
-enum ModelsCommand {
-    /// Have a running server load a model's files anew, while records go on.
-    Reload(models_reload::ReloadArgs),
 }
 
 /// How a command can fail.
@@ -102,7 +100,8 @@ pub fn run(cli: Cli) -> std::result::Result<(), Failed> {
             Command::Tap(args) => Ok(tap::run(args).await?),
             Command::Replay(args) => replay::run(args).await,
             Command::Dlq(args) => dlq::run(args).await,
-            Command::Models(ModelsCommand::Reload(args)) => Ok(models_reload::run(args).await?),
+            Command::Models(args) => models::run(args).await,
+            Command::Serve(args) => serve::run(args).await,
             Command::Schema => Ok(schema::run()?),
             Command::Init(args) => Ok(init::run(&args)?),
             Command::Demo(args) => demo::run(args).await,

@@ -42,6 +42,16 @@ pub struct ServerArgs {
     pub token: Option<String>,
 }
 
+impl ServerArgs {
+    /// The token; says where the server is open to the network without one.
+    pub fn checked_token(&self, address: SocketAddr) -> Option<Arc<Secret>> {
+        if self.token.is_none() && !address.ip().is_loopback() {
+            tracing::warn!(%address, "the server is open to the network without a token: set MILLSTREAM_TOKEN");
+        }
+        self.token.clone().map(|token| Arc::new(Secret::new(token)))
+    }
+}
+
 pub async fn run(args: RunArgs) -> Result<(), Failed> {
     let pipeline = load(&args.file)?;
     let options = RunOptions {
@@ -55,10 +65,7 @@ pub async fn run(args: RunArgs) -> Result<(), Failed> {
     let address = listener.local_addr()?;
     let supervisor = Running::start(pipeline.clone(), options, Arc::new(SystemClock)).await?;
     let stop_server = CancellationToken::new();
-    let token = args.server.token.map(|t| Arc::new(Secret::new(t)));
-    if token.is_none() && !address.ip().is_loopback() {
-        tracing::warn!(%address, "the server is open to the network without a token: set MILLSTREAM_TOKEN");
-    }
+    let token = args.server.checked_token(address);
     let state = ApiState { running: supervisor.running().clone(), token, stop: stop_server.clone() };
     let server = tokio::spawn(api::serve(listener, state));
     tracing::info!(pipeline = %pipeline.name, data_dir = %args.data_dir.display(), "running; http://{address}");

@@ -46,22 +46,13 @@ pub struct Server {
 impl TargetArgs {
     /// Finds out which of the two is meant.
     pub async fn resolve(self) -> Result<Target> {
-        let client = reqwest::Client::builder()
-            .connect_timeout(Duration::from_secs(5))
-            .build()
-            .map_err(|e| Error::bug("build HTTP client").caused_by(e))?;
-        let server = |url: String| Server {
-            client: client.clone(),
-            url: url.trim_end_matches('/').to_owned(),
-            token: self.token.clone(),
-        };
         match (self.url, self.data_dir) {
-            (Some(url), _) => Ok(Target::Server(server(url))),
+            (Some(url), _) => Ok(Target::Server(Server::at(&url, self.token)?)),
             (None, Some(folder)) => Ok(Target::Folder(folder)),
             (None, None) => {
-                let server = server(DEFAULT_URL.to_owned());
-                let answers =
-                    client.get(format!("{DEFAULT_URL}/healthz")).timeout(Duration::from_millis(500)).send().await;
+                let server = Server::at(DEFAULT_URL, self.token)?;
+                let health = server.client.get(format!("{DEFAULT_URL}/healthz"));
+                let answers = health.timeout(Duration::from_millis(500)).send().await;
                 let folder = default_data_dir();
                 match answers {
                     Ok(answer) if answer.status().is_success() => Ok(Target::Server(server)),
@@ -77,6 +68,13 @@ impl TargetArgs {
 }
 
 impl Server {
+    /// The server at `url`; nothing is sent yet.
+    pub fn at(url: &str, token: Option<String>) -> Result<Self> {
+        let client = reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).build();
+        let client = client.map_err(|e| Error::bug("build HTTP client").caused_by(e))?;
+        Ok(Self { client, url: url.trim_end_matches('/').to_owned(), token })
+    }
+
     /// Sends a request and gives its answer, where that is a success.
     pub async fn send(
         &self,

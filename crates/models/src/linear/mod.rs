@@ -45,6 +45,16 @@ pub(crate) fn info() -> Result<ModelInfo> {
     Ok(headline_sentiment()?.1.clone())
 }
 
+/// The size of its file.
+pub(crate) fn bytes() -> usize {
+    HEADLINE_SENTIMENT.len()
+}
+
+/// The built-in headline sentiment model without a queue, under the name in `info`.
+pub(crate) fn open(info: ModelInfo) -> Result<Box<dyn Model>> {
+    Ok(Box::new(LinearModel::new(info, headline_sentiment()?.0.clone())))
+}
+
 /// The built-in headline sentiment model behind a queue, under the name in `info`.
 pub(crate) fn load(info: ModelInfo, batch: BatchConfig) -> Result<ModelHandle> {
     let weights = &headline_sentiment()?.0;

@@ -21,7 +21,7 @@ async fn the_builtin_model_reaches_its_promised_f1_on_headlines_it_was_not_train
         eprintln!("skipped: {} is not there", path.display());
         return;
     }
-    let report = evaluate(&builtin(), &EvalRow::read_csv(&path).unwrap()).await.unwrap();
+    let report = evaluate(&builtin(), &EvalRow::read_csv(&path, "text", "label").unwrap()).await.unwrap();
     eprintln!("{}", serde_json::to_string_pretty(&report).unwrap());
     assert_eq!((report.n, report.failed), (929, 0));
     assert!(report.macro_f1 >= 0.80, "{report:?}");
@@ -29,7 +29,8 @@ async fn the_builtin_model_reaches_its_promised_f1_on_headlines_it_was_not_train
 
 #[tokio::test]
 async fn the_builtin_model_reads_our_own_headlines() {
-    let rows = EvalRow::read_csv(&Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/headlines.csv")).unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/headlines.csv");
+    let rows = EvalRow::read_csv(&path, "text", "label").unwrap();
     let report = evaluate(&builtin(), &rows).await.unwrap();
     assert!(report.n >= 30 && report.accuracy >= 0.8, "{report:?}");
     assert!(report.per_class.iter().all(|class| class.recall >= 0.6), "{report:?}");

@@ -1,0 +1,163 @@
+//! What requests hold at once is bounded: bytes of bodies, texts in a model's queue, bytes of answers. Whoever finds no
+//! room waits for a moment, then is sent away with 429, so that a client learns of the load instead of adding to it.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::HeaderMap;
+use axum::http::header::CONTENT_LENGTH;
+use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, TryStreamExt, stream};
+use millstream_core::{Error, Failure};
+use millstream_models::{ModelHandle, ModelInfo, Prediction, Task};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use super::refusal::{Reason, Refusal};
+use super::{Inference, Limits};
+
+/// Bytes of bodies that may be held at once.
+const BODY_BYTES_IN_ALL: usize = 128 << 20;
+/// Bytes of answers that may be held at once, sent or not.
+pub const ANSWER_BYTES_IN_ALL: usize = 256 << 20;
+/// What a small body counts as: it bounds the number of requests, each of which takes more than its body.
+const BODY_KIB_MIN: usize = 64;
+/// Texts in one request: an empty text is 3 bytes in a body, but more than a hundred in the queue and in the answer.
+pub const TEXTS_MAX: usize = 16_384;
+/// Texts that requests may have in one model's queue at once.
+const TURNS: usize = 1024;
+/// Texts that go to the queue together. Large requests take turns with small ones.
+const CALL_TEXTS: usize = 256;
+
+/// The length of an embedding of which nothing is known.
+const DIMENSIONS_GUESS: usize = 1024;
+
+/// A body, and the room that it takes until it is dropped.
+pub struct Admitted {
+    pub body: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
+/// Room for an answer: kept until the answer is sent.
+pub struct Room(OwnedSemaphorePermit);
+
+/// What a model says about one text.
+pub type Answer = std::result::Result<Prediction, Failure>;
+
+/// KiB of bodies that a server with these limits may hold.
+pub fn body_kib_in_all(limits: &Limits) -> usize {
+    BODY_BYTES_IN_ALL.max(limits.body_bytes_max).div_ceil(1024)
+}
+
+impl Inference {
+    /// Reads a body.
+    pub async fn read(&self, headers: &HeaderMap, body: Body) -> Result<Admitted, Refusal> {
+        let limits = &self.0.limits;
+        let length = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+        if length > Some(limits.body_bytes_max) {
+            return Err(body_too_large(limits.body_bytes_max));
+        }
+        let kib = length.unwrap_or(limits.body_bytes_max).div_ceil(1024).max(BODY_KIB_MIN).min(body_kib_in_all(limits));
+        let room = self.0.body_kib.clone().acquire_many_owned(u32::try_from(kib).unwrap_or(u32::MAX));
+        let Ok(Ok(room)) = timeout(limits.wait_max, room).await else { return Err(overloaded()) };
+        match timeout(limits.answer_max, read_body(body, limits.body_bytes_max)).await {
+            Ok(body) => Ok(Admitted { body: body?, _room: room }),
+            Err(_) => Err(Refusal::input(format!("the body did not arrive within {:?}", limits.answer_max))),
+        }
+    }
+
+    /// One answer per text, in order; and the room that they take.
+    pub async fn predict(&self, model: &ModelHandle, texts: Vec<Arc<str>>) -> Result<(Vec<Answer>, Room), Refusal> {
+        if texts.len() > TEXTS_MAX {
+            let sent = texts.len();
+            return Err(Refusal::too_large(format!("{sent} texts in one request; send at most {TEXTS_MAX}")));
+        }
+        let limits = &self.0.limits;
+        let room = self.room(texts.len() * answer_bytes(&model.info())).await?;
+        let turns = self.turns(model);
+        let take = |texts: usize| turns.clone().acquire_many_owned(texts.min(CALL_TEXTS) as u32);
+        let Ok(Ok(first)) = timeout(limits.wait_max, take(texts.len())).await else { return Err(overloaded()) };
+        let mut first = Some(first);
+        let calls = stream::iter(texts.chunks(CALL_TEXTS).map(<[Arc<str>]>::to_vec)).map(|texts| {
+            let turn = first.take();
+            async {
+                let _turn = match turn {
+                    Some(turn) => turn,
+                    None => take(texts.len()).await.map_err(|_| overloaded())?,
+                };
+                Ok::<_, Refusal>(model.predict(texts).await?)
+            }
+        });
+        match timeout(limits.answer_max, calls.buffered(2).try_concat()).await {
+            Ok(answers) => Ok((answers?, room)),
+            Err(_) => {
+                let message = format!("the model gave no answer within {:?}", limits.answer_max);
+                Err(Refusal::new(Reason::Unavailable, message))
+            }
+        }
+    }
+
+    async fn room(&self, bytes: usize) -> Result<Room, Refusal> {
+        if bytes > ANSWER_BYTES_IN_ALL {
+            let mib = bytes >> 20;
+            return Err(Refusal::too_large(format!("the answer would take {mib} MiB; send fewer texts at once")));
+        }
+        let room = self.0.answer_kib.clone().acquire_many_owned(bytes.div_ceil(1024) as u32);
+        match timeout(self.0.limits.wait_max, room).await {
+            Ok(Ok(room)) => Ok(Room(room)),
+            _ => Err(overloaded()),
+        }
+    }
+
+    fn turns(&self, model: &ModelHandle) -> Arc<Semaphore> {
+        let mut turns = self.0.turns.lock();
+        turns.entry(model.info().name.clone()).or_insert_with(|| Arc::new(Semaphore::new(TURNS))).clone()
+    }
+}
+
+/// What one answer takes at most: its numbers, and the text that they become.
+fn answer_bytes(info: &ModelInfo) -> usize {
+    match info.task {
+        Task::TextClassification => 128 + info.labels.iter().map(|label| 64 + 2 * label.len()).sum::<usize>(),
+        Task::Embedding => 128 + 24 * info.dimensions.unwrap_or(DIMENSIONS_GUESS),
+    }
+}
+
+/// An answer whose room is given back once it is sent.
+pub fn answered(body: Vec<u8>, room: Room) -> Response {
+    let length = body.len();
+    let last = stream::once(async move {
+        // Asked for when the bytes before are with the connection.
+        drop(room.0);
+        Ok::<_, Error>(Bytes::new())
+    });
+    let pieces = stream::iter([Ok(Bytes::from(body))]).chain(last);
+    ([(CONTENT_LENGTH, length)], Body::from_stream(pieces)).into_response()
+}
+
+/// The predictions, where the model failed on no text.
+pub fn all_good(answers: Vec<Answer>) -> Result<Vec<Prediction>, Refusal> {
+    answers.into_iter().enumerate().map(|(i, answer)| answer.map_err(|failure| Refusal::text(i, &failure))).collect()
+}
+
+async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Refusal> {
+    let mut pieces = body.into_data_stream();
+    let mut read = BytesMut::new();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(|e| Refusal::input(format!("the body broke off: {e}")))?;
+        if read.len() + piece.len() > bytes_max {
+            return Err(body_too_large(bytes_max));
+        }
+        read.extend_from_slice(&piece);
+    }
+    Ok(read.freeze())
+}
+
+fn body_too_large(bytes_max: usize) -> Refusal {
+    Refusal::too_large(format!("the body is larger than {bytes_max} bytes; send fewer texts at once"))
+}
+
+fn overloaded() -> Refusal {
+    Refusal::new(Reason::Overloaded, "too many requests are waiting; send this again later")
+}

@@ -1,0 +1,56 @@
+//! The server of `millstream serve`: models and their figures, without a pipeline.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use millstream_core::{Error, Result, Secret};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::inference::{self, Inference};
+use super::{auth, status};
+use crate::metrics::Metrics;
+
+/// Serves until `stop` is cancelled, and then until what is under way is answered.
+pub async fn serve(
+    listener: TcpListener,
+    inference: Inference,
+    token: Option<Arc<Secret>>,
+    stop: CancellationToken,
+) -> Result<()> {
+    let app = router(inference, token);
+    axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await.map_err(Error::from)
+}
+
+fn router(inference: Inference, token: Option<Arc<Secret>>) -> Router {
+    let guarded = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/api/v1/openapi.json", get(status::openapi))
+        .layer(axum::middleware::from_fn_with_state(token.clone(), auth::require_token));
+    Router::new()
+        .route("/healthz", get(status::healthz))
+        .route("/readyz", get(readyz))
+        .merge(guarded)
+        .fallback(status::not_found)
+        .with_state(inference.clone())
+        .merge(inference::router(inference, token))
+}
+
+async fn readyz(State(inference): State<Inference>) -> Response {
+    if inference.is_ready() {
+        "ready\n".into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
+    }
+}
+
+async fn metrics(State(inference): State<Inference>) -> Response {
+    let models = inference.models().into_iter().flatten();
+    let models: Vec<_> = models.map(|(name, model)| (name.clone(), model.stats())).collect();
+    ([(CONTENT_TYPE, status::OPEN_METRICS)], Metrics::default().text(&models)).into_response()
+}

@@ -1,0 +1,126 @@
+//! `millstream models eval`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use millstream_core::{Error, Result};
+use millstream_models::{EvalReport, EvalRow, Task, evaluate_with_progress};
+use serde_json::{Value, json};
+
+use super::{ModelArgs, print_rows};
+use crate::commands::progress::Progress;
+use crate::commands::{Failed, print_json};
+use crate::render::{Format, text_table};
+
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// A CSV file with a header.
+    #[arg(long, value_name = "FILE.csv")]
+    input: PathBuf,
+    /// The column of the texts.
+    #[arg(long, value_name = "COLUMN", default_value = "text")]
+    text: String,
+    /// The column of the right labels.
+    #[arg(long, value_name = "COLUMN", default_value = "label")]
+    label: String,
+    /// What a label of the file is called in the model: `Bullish=positive`; once for each.
+    #[arg(long, value_name = "FILE=MODEL", value_parser = pair)]
+    map: Vec<(String, String)>,
+    /// How the findings are printed.
+    #[arg(long, value_enum, default_value = "table")]
+    format: Format,
+}
+
+fn pair(text: &str) -> std::result::Result<(String, String), String> {
+    let (file, model) = text.split_once('=').ok_or("write LABEL_OF_THE_FILE=LABEL_OF_THE_MODEL")?;
+    Ok((file.to_owned(), model.to_owned()))
+}
+
+pub async fn run(args: EvalArgs) -> std::result::Result<(), Failed> {
+    let chosen = args.model.resolve()?;
+    // Before anything is read: a mistake in the command is told at once.
+    if chosen.info.task != Task::TextClassification {
+        let message = format!("`{}` is no classifier: there are no labels to compare with", chosen.name);
+        return Err(Error::config(message).into());
+    }
+    let map = label_map(&args.map, &chosen.info.labels)?;
+    let mut rows = EvalRow::read_csv(&args.input, &args.text, &args.label)?;
+    EvalRow::map_labels(&mut rows, &map);
+    let handle = tokio::task::block_in_place(|| chosen.config.load(&chosen.name))?;
+    let mut progress = Progress::new("evaluating", rows.len() as u64, "rows");
+    let report = evaluate_with_progress(&handle, &rows, |done| progress.set(done as u64)).await;
+    drop(progress);
+    let report = report.map_err(|e| e.context(format!("evaluate on {}", args.input.display())))?;
+    match args.format {
+        Format::Json => print_json(&report)?,
+        Format::Csv => print_rows(&["metric", "label", "predicted", "value"], &facts(&report), Format::Csv),
+        Format::Table => print_tables(&report),
+    }
+    Ok(())
+}
+
+fn label_map(pairs: &[(String, String)], known: &[Arc<str>]) -> Result<BTreeMap<String, Arc<str>>> {
+    let mut map = BTreeMap::new();
+    for (file, model) in pairs {
+        let label = known.iter().find(|label| ***label == **model).ok_or_else(|| {
+            Error::config(format!(
+                "--map {file}={model}: the model has no label `{model}`; it has {}",
+                known.join(", ")
+            ))
+        })?;
+        map.insert(file.clone(), label.clone());
+    }
+    Ok(map)
+}
+
+/// Everything as rows of one shape, so that a spreadsheet or SQL can take it.
+fn facts(report: &EvalReport) -> Vec<Vec<Value>> {
+    let whole = |metric: &str, value: Value| vec![metric.into(), Value::Null, Value::Null, value];
+    let mut rows = vec![
+        whole("n", report.n.into()),
+        whole("failed", report.failed.into()),
+        whole("accuracy", report.accuracy.into()),
+        whole("macro_f1", report.macro_f1.into()),
+        whole("seconds", report.seconds.into()),
+    ];
+    for class in &report.per_class {
+        let fact = |metric: &str, value: Value| vec![metric.into(), json!(class.label), Value::Null, value];
+        rows.push(fact("support", class.support.into()));
+        rows.push(fact("precision", class.precision.into()));
+        rows.push(fact("recall", class.recall.into()));
+        rows.push(fact("f1", class.f1.into()));
+    }
+    for (truth, counts) in report.per_class.iter().zip(&report.confusion) {
+        for (predicted, &count) in report.per_class.iter().zip(counts) {
+            rows.push(vec!["confusion".into(), json!(truth.label), json!(predicted.label), count.into()]);
+        }
+    }
+    rows
+}
+
+fn print_tables(report: &EvalReport) {
+    println!("{} {}", report.model, report.digest);
+    println!(
+        "{} rows in {:.3} s: accuracy {:.4}, macro-F1 {:.4}",
+        report.n, report.seconds, report.accuracy, report.macro_f1
+    );
+    if let Some(failure) = &report.first_failure {
+        println!("{} rows failed and count as wrong; the first: {failure}", report.failed);
+    }
+    let share = |value: f64| format!("{value:.4}");
+    let classes = report
+        .per_class
+        .iter()
+        .map(|c| vec![c.label.to_string(), c.support.to_string(), share(c.precision), share(c.recall), share(c.f1)]);
+    println!("{}", text_table(&["label", "rows", "precision", "recall", "F1"], classes));
+    let mut header = vec!["is, is called"];
+    header.extend(report.per_class.iter().map(|c| &*c.label));
+    let rows = report.per_class.iter().zip(&report.confusion);
+    let rows =
+        rows.map(|(c, counts)| [c.label.to_string()].into_iter().chain(counts.iter().map(usize::to_string)).collect());
+    println!("{}", text_table(&header, rows));
+}

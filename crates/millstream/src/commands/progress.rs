@@ -1,0 +1,56 @@
+//! How far long work is: a bar on a terminal, a line now and then otherwise. On stderr, so that output stays output.
+
+use std::io::IsTerminal;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Lines that are printed in all where there is no terminal.
+const LINES: u64 = 10;
+
+/// Work of a known amount.
+#[derive(Debug)]
+pub struct Progress {
+    what: String,
+    total: u64,
+    /// None where there is no terminal.
+    bar: Option<ProgressBar>,
+    lines_printed: u64,
+}
+
+impl Progress {
+    /// Work called `what`, of `total` pieces of a `unit` (`bytes` are shown as KiB, MiB, …).
+    pub fn new(what: impl Into<String>, total: u64, unit: &str) -> Self {
+        let what = what.into();
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let counts = match unit {
+                "bytes" => "{bytes}/{total_bytes} ({bytes_per_sec}, {eta})".to_owned(),
+                unit => format!("{{pos}}/{{len}} {unit} ({{per_sec}}, {{eta}})"),
+            };
+            let style = ProgressStyle::with_template(&format!("{{msg}} [{{wide_bar}}] {counts}"));
+            let bar = ProgressBar::new(total).with_message(what.clone());
+            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "))
+        });
+        Self { what, total, bar, lines_printed: 0 }
+    }
+
+    /// `done` pieces are done.
+    pub fn set(&mut self, done: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+            return;
+        }
+        let lines = (done * LINES).checked_div(self.total).unwrap_or(LINES).min(LINES);
+        if lines > self.lines_printed {
+            self.lines_printed = lines;
+            eprintln!("{}: {done} of {}", self.what, self.total);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
