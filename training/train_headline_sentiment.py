@@ -1,13 +1,12 @@
 """Fine-tunes MiniLM-L6 into the headline classifier, and writes `model.pt` and `tokenizer.json` to a folder.
 
 The same input, settings and number of threads give the same weights on one machine. With `--holdout 0.1` a tenth of the
-training texts is set aside and scored after each epoch: that is how settings are chosen. The weights that ship are made
+training texts is set aside and scored after each epoch, for comparing settings. The weights that ship are made
 without it, from all training texts; `export.py` writes them in the shipped form.
 
 The recipe: AdamW with warm-up and linear decay, a learning rate that falls towards the lower layers, label smoothing, an
 average of the weights over the last steps, and in the last part of the training the 8-bit rounding of activations that
-the runtime will apply (`quantisation.py`). The table of words stays as it is: it is half of the weights, and words that the
-training texts lack keep their place among those that they have.
+the runtime will apply (`quantisation.py`). Of the table of words only the rows in the batch move.
 """
 
 import argparse
@@ -33,14 +32,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--holdout", type=float, default=0.0, help="share of the training texts set aside for choosing settings")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=1e-4, help="learning rate of the head and the top layer")
-    parser.add_argument("--layer-decay", type=float, default=0.9, help="factor of the learning rate per layer downwards")
+    parser.add_argument("--rate", type=float, default=1.5e-4, help="learning rate of the head and the top layer")
+    parser.add_argument("--layer-decay", type=float, default=0.95, help="factor of the learning rate per layer downwards")
     parser.add_argument("--weight-decay", type=float, default=0.01)
     parser.add_argument("--warm-up", type=float, default=0.1, help="share of the steps")
     parser.add_argument("--smoothing", type=float, default=0.05, help="label smoothing")
-    parser.add_argument("--rounded", type=float, default=0.34, help="last share of the steps, with activations as 8-bit numbers")
+    parser.add_argument("--rounded", type=float, default=0.4, help="last share of the steps, with activations as 8-bit numbers")
     parser.add_argument("--average", type=float, default=0.9, help="decay per ten steps of the averaged weights; 0: no average")
-    parser.add_argument("--train-words", action="store_true", help="train the table of words too")
+    parser.add_argument("--fixed-words", action="store_true", help="leave the table of words as it is: faster")
     parser.add_argument("--urls", type=float, default=0.3, help="share of the tweets that get a made-up link")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
@@ -99,12 +98,12 @@ def train(options: argparse.Namespace) -> None:
     examples, aside = split(examples, options.holdout, seed=20) if options.holdout else (examples, [])
     model = from_base(base_folder(), kept)
     words = model.bert.embeddings.word_embeddings
-    words.weight.requires_grad_(options.train_words)
-    words.sparse = options.train_words
+    words.weight.requires_grad_(not options.fixed_words)
+    words.sparse = not options.fixed_words
     groups = parameter_groups(model, options)
     dense = [parameter for group in groups for parameter in group["params"]]
     optimisers = [torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)]
-    if options.train_words:
+    if not options.fixed_words:
         # Only the rows of the words in the batch move.
         rate = options.rate * options.layer_decay ** (model.config.num_hidden_layers + 1)
         optimisers.append(torch.optim.SparseAdam([words.weight], lr=rate, betas=(0.9, 0.98)))

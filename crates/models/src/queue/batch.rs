@@ -67,12 +67,22 @@ impl Queue {
         if items.is_empty() {
             return Next::Wait;
         }
-        items.iter_mut().for_each(|item| item.place = None);
+        give_back_places(&mut items);
         let texts = items.iter().map(|item| item.text.clone()).collect();
         let number = state.next_batch;
         state.next_batch += 1;
         state.under_way.insert(number, UnderWay { items, started: Instant::now() });
         Next::Batch(Batch { queue: self.clone(), number, texts, ended: false })
+    }
+}
+
+/// All at once: each time takes a lock.
+fn give_back_places(items: &mut [Item]) {
+    let mut places = items.iter_mut().filter_map(|item| item.place.take());
+    let Some((mut texts, mut bytes)) = places.next() else { return };
+    for (text, more) in places {
+        texts.merge(text);
+        bytes.merge(more);
     }
 }
 

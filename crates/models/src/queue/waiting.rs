@@ -1,6 +1,6 @@
 //! The texts that wait, by age and by length: a batch is found without looking at all of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::call::Item;
 
@@ -31,10 +31,9 @@ pub(super) enum Standing {
 /// Texts in the order in which they came, each found by its length too.
 #[derive(Default)]
 pub(super) struct Waiting {
-    /// By length in tokens, then by age.
-    by_length: BTreeMap<usize, BTreeMap<u64, Item>>,
-    /// Length by age.
-    by_age: BTreeMap<u64, usize>,
+    by_age: BTreeMap<u64, Item>,
+    /// Ages by length in tokens, the oldest first.
+    by_length: BTreeMap<usize, VecDeque<u64>>,
     next_age: u64,
     tokens: usize,
 }
@@ -57,28 +56,24 @@ impl Waiting {
         let age = self.next_age;
         self.next_age += 1;
         self.tokens += item.tokens;
-        self.by_age.insert(age, item.tokens);
-        self.by_length.entry(item.tokens).or_default().insert(age, item);
+        self.by_length.entry(item.tokens).or_default().push_back(age);
+        self.by_age.insert(age, item);
     }
 
     pub(super) fn oldest(&self) -> Option<&Item> {
-        let (age, length) = self.by_age.first_key_value()?;
-        self.by_length.get(length)?.get(age)
+        self.by_age.first_key_value().map(|(_, item)| item)
     }
 
     /// All of them, oldest first.
     pub(super) fn drain(&mut self) -> Vec<Item> {
-        let ages: Vec<u64> = self.by_age.keys().copied().collect();
-        ages.into_iter().filter_map(|age| self.remove(age)).collect()
+        self.by_length.clear();
+        self.tokens = 0;
+        std::mem::take(&mut self.by_age).into_values().collect()
     }
 
     /// Takes out all that `unwanted` says yes to.
     pub(super) fn remove_where(&mut self, unwanted: impl Fn(&Item) -> bool) -> Vec<Item> {
-        let ages: Vec<u64> = self
-            .by_length
-            .values()
-            .flat_map(|items| items.iter().filter(|(_, item)| unwanted(item)).map(|(age, _)| *age))
-            .collect();
+        let ages: Vec<u64> = self.by_age.iter().filter(|(_, item)| unwanted(item)).map(|(age, _)| *age).collect();
         ages.into_iter().filter_map(|age| self.remove(age)).collect()
     }
 
@@ -98,12 +93,11 @@ impl Waiting {
     /// Age, length and standing of the oldest text that may go. Those that nobody wants leave.
     fn first(&mut self, standing: &impl Fn(&Item) -> Standing) -> Option<(u64, usize, Standing)> {
         let mut over = Vec::new();
-        let found = self.by_age.iter().find_map(|(&age, &length)| {
-            let item = self.by_length.get(&length)?.get(&age)?;
+        let found = self.by_age.iter().find_map(|(&age, item)| {
             match standing(item) {
                 Standing::Over => over.push(age),
                 Standing::Held => {}
-                may_go => return Some((age, length, may_go)),
+                may_go => return Some((age, item.tokens, may_go)),
             }
             None
         });
@@ -112,8 +106,8 @@ impl Waiting {
     }
 
     /// Walks from the length of the oldest text outwards, the nearer side first.
-    fn nearest(
-        &self,
+    fn nearest<'w>(
+        &'w self,
         oldest: u64,
         length: usize,
         limits: Limits,
@@ -121,20 +115,21 @@ impl Waiting {
         taken: &mut Vec<u64>,
         over: &mut Vec<u64>,
     ) {
-        let bytes_of = |age| self.by_length.get(&length).and_then(|items| items.get(&age)).map_or(0, |i| i.text.len());
-        let (mut tokens, mut bytes) = (length, bytes_of(oldest));
-        let mut longer = self.by_length.range(length..).flat_map(|(_, items)| items).peekable();
-        let mut shorter = self.by_length.range(..length).rev().flat_map(|(_, items)| items).peekable();
+        let (mut tokens, mut bytes) = (length, self.by_age.get(&oldest).map_or(0, |item| item.text.len()));
+        let with_length = |(length, ages): (&usize, &'w VecDeque<u64>)| {
+            let length = *length;
+            ages.iter().map(move |age| (*age, length))
+        };
+        let mut longer = self.by_length.range(length..).flat_map(with_length).peekable();
+        let mut shorter = self.by_length.range(..length).rev().flat_map(with_length).peekable();
         while taken.len() < limits.texts {
             let next = match (longer.peek(), shorter.peek()) {
-                (Some((_, up)), Some((_, down))) if length - down.tokens < up.tokens - length => shorter.next(),
+                (Some((_, up)), Some((_, down))) if length - down < up - length => shorter.next(),
                 (Some(_), _) => longer.next(),
                 (None, _) => shorter.next(),
             };
-            let Some((&age, item)) = next else { return };
-            if age == oldest {
-                continue;
-            }
+            let Some((age, _)) = next else { return };
+            let Some(item) = self.by_age.get(&age).filter(|_| age != oldest) else { continue };
             match standing(item) {
                 Standing::Over => over.push(age),
                 Standing::Held | Standing::Alone => {}
@@ -151,13 +146,17 @@ impl Waiting {
     }
 
     fn remove(&mut self, age: u64) -> Option<Item> {
-        let length = self.by_age.remove(&age)?;
-        let items = self.by_length.get_mut(&length)?;
-        let item = items.remove(&age);
-        if items.is_empty() {
-            self.by_length.remove(&length);
+        let item = self.by_age.remove(&age)?;
+        self.tokens -= item.tokens;
+        if let Some(ages) = self.by_length.get_mut(&item.tokens) {
+            // Mostly the first: texts of one length go in the order in which they came.
+            if let Ok(place) = ages.binary_search(&age) {
+                ages.remove(place);
+            }
+            if ages.is_empty() {
+                self.by_length.remove(&item.tokens);
+            }
         }
-        self.tokens -= length;
-        item
+        Some(item)
     }
 }
