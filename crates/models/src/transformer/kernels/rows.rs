@@ -13,13 +13,16 @@ type Block = [f32; BLOCK];
 /// Adding this to a number below 2²² leaves its rounded value in the lowest bits.
 const ROUNDER: f32 = 12_582_912.0;
 
+/// The row, what is added to it, scale, shift and epsilon.
+type AddAndNormalise = unsafe fn(&mut [f32], &[f32], &[f32], &[f32], f32);
+
 /// The functions of this module for one instruction set.
 #[derive(Debug)]
 pub(super) struct RowKernels {
     pub(super) lower_f32: unsafe fn(&[f32], &mut [u32]) -> RowScale,
     pub(super) lower_bf16: unsafe fn(&[f32], &mut [u32]) -> RowScale,
     pub(super) lower_int8: unsafe fn(&[f32], &mut [u32]) -> RowScale,
-    pub(super) add_and_normalise: unsafe fn(&mut [f32], &[f32], &[f32], &[f32], f32),
+    pub(super) add_and_normalise: AddAndNormalise,
     pub(super) gelu: unsafe fn(&mut [f32]),
     pub(super) gelu_rough: unsafe fn(&mut [f32]),
     pub(super) gelu_tanh: unsafe fn(&mut [f32]),
@@ -327,7 +330,11 @@ fn softmax<const FMA: bool>(scores: &mut [f32], count: usize, tile: &mut [u32]) 
         let first = row[0];
         row[count..].fill(first);
         let largest = fold(row, f32::NEG_INFINITY, larger, larger);
-        for_each(row, |x| exp::<FMA>(x - largest));
+        for block in row.as_chunks_mut::<LANES>().0 {
+            for x in block {
+                *x = exp::<FMA>(*x - largest);
+            }
+        }
         row[count..].fill(0.0);
         let factor = 1.0 / fold(row, 0.0, |sum, x| sum + x, |a, b| a + b);
         for (block, numbers) in row.as_chunks::<LANES>().0.iter().enumerate() {
