@@ -14,7 +14,7 @@ use crate::huggingface::hub::{self, Hub};
 use crate::remote::config::EndpointConfig;
 use crate::source::{self, Source};
 use crate::transformer::Precision;
-use crate::{Model, ModelHandle, ModelInfo, Task, linear, remote, text_model};
+use crate::{Model, ModelHandle, ModelInfo, Task, builtin, linear, remote, text_model};
 
 /// The most texts that a batch may hold.
 const BATCH_MAX: usize = 4096;
@@ -279,6 +279,13 @@ impl ModelConfig {
     fn resolve(&self) -> Result<(Backend, ModelInfo)> {
         self.check_queue()?;
         match Source::parse(&self.source)? {
+            Source::HeadlineSentiment => {
+                self.refuse_endpoint_settings()?;
+                let found = builtin::headline_sentiment(&self.text_model_settings())?;
+                let info = found.info.clone();
+                self.compare_with(&info)?;
+                Ok((Backend::Text(Box::new(found)), info))
+            }
             Source::HeadlineSentimentLinear => {
                 self.refuse_endpoint_settings()?;
                 self.refuse_text_model_settings()?;
@@ -302,15 +309,20 @@ impl ModelConfig {
     fn text_model(&self, folder: &Path) -> Result<(Backend, ModelInfo)> {
         self.refuse_endpoint_settings()?;
         check_labels_differ(&self.labels)?;
-        let settings = text_model::Settings {
-            precision: self.precision.chosen(),
-            max_length: self.max_length,
-            threads: self.threads,
-            labels: self.labels.clone(),
-        };
+        let settings = text_model::Settings { labels: self.labels.clone(), ..self.text_model_settings() };
         let found = text_model::find(folder, self.task, &settings)?;
         let info = found.info.clone();
         Ok((Backend::Text(Box::new(found)), info))
+    }
+
+    /// The settings of a model that keeps its own labels.
+    fn text_model_settings(&self) -> text_model::Settings {
+        text_model::Settings {
+            precision: self.precision.chosen(),
+            max_length: self.max_length,
+            threads: self.threads,
+            labels: Vec::new(),
+        }
     }
 
     fn refuse_endpoint_settings(&self) -> Result<()> {

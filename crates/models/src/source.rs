@@ -8,12 +8,14 @@ use millstream_core::{Error, Result};
 use crate::huggingface::hub::{Repository, SCHEME};
 use crate::remote::config::is_endpoint;
 
-/// The models that come with Millstream.
+/// The models that come with Millstream, the one to use first.
 pub const BUILTINS: [&str; 2] = ["builtin:headline-sentiment", "builtin:headline-sentiment-linear"];
 
 /// Where a model comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
+    /// The transformer for headlines that comes with Millstream.
+    HeadlineSentiment,
     /// The linear classifier of headlines.
     HeadlineSentimentLinear,
     /// A folder as Hugging Face's libraries save it.
@@ -30,7 +32,9 @@ impl Source {
     /// # Errors
     /// `Config`: it is of no known form; with those that are known.
     pub fn parse(source: &str) -> Result<Self> {
-        if BUILTINS.contains(&source) {
+        if source == BUILTINS[0] {
+            Ok(Self::HeadlineSentiment)
+        } else if source == BUILTINS[1] {
             Ok(Self::HeadlineSentimentLinear)
         } else if is_endpoint(source) {
             Ok(Self::Endpoint(source.to_owned()))
