@@ -319,7 +319,7 @@ fn a_packed_model_answers_as_transformers_do_with_its_weights() {
 fn the_faster_precisions_agree_with_single_precision_on_the_label() {
     let path = |variable: &str| std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set"));
     let bytes = std::fs::read(path("MILLSTREAM_PACKED_MODEL")).unwrap().leak();
-    let rows = crate::EvalRow::read_csv(Path::new(&path("MILLSTREAM_TEXTS"))).unwrap();
+    let rows = crate::EvalRow::read_csv(Path::new(&path("MILLSTREAM_TEXTS")), "text", "label").unwrap();
     let texts: Vec<&str> = rows.iter().map(|row| &*row.text).collect();
     let labels = |precision| {
         let settings = Settings { precision: Some(precision), ..Settings::default() };
