@@ -1,6 +1,7 @@
 //! What can be written under `models:` in a pipeline file, and what it resolves to.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
+use crate::onnx::config::{OnnxConfig, OnnxSettings};
 use crate::remote::config::EndpointConfig;
-use crate::{ModelHandle, ModelInfo, Task, linear, remote};
+use crate::{ModelHandle, ModelInfo, Task, linear, onnx, remote};
 
 /// The most texts that a batch may hold.
 const BATCH_MAX: usize = 4096;
@@ -24,8 +26,8 @@ const BUILTINS: [&str; 2] = ["builtin:headline-sentiment", "builtin:headline-sen
 pub struct ModelConfig {
     /// What the model does.
     pub task: Task,
-    /// `builtin:headline-sentiment`, `builtin:headline-sentiment-linear`, or an endpoint: `http://…`,
-    /// `https://…`, `sagemaker://…`, `lambda://…`.
+    /// `builtin:headline-sentiment`, `builtin:headline-sentiment-linear`, an ONNX file: `./model.onnx`, or an endpoint:
+    /// `http://…`, `https://…`, `sagemaker://…`, `lambda://…`.
     #[serde(serialize_with = "serialize_source")]
     pub source: String,
     /// How calls are put together.
@@ -42,10 +44,18 @@ pub struct ModelConfig {
     /// over. Default: 60s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stall_timeout: Option<HumanDuration>,
-    /// The labels, in the order in which the endpoint gives scores without names. Needed for `text-classification` at an
-    /// endpoint, so that the types of the pipeline are known without the network.
+    /// The labels, in the order of the scores. Needed for `text-classification` at an endpoint, so that the types of the
+    /// pipeline are known without the network, and for an ONNX file that does not name them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
+    /// ONNX files that read texts only: the most tokens of a text; what is behind is cut off. Default: what
+    /// `tokenizer.json` says, else 512.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_length: Option<usize>,
+    /// The settings of ONNX files.
+    #[serde(flatten)]
+    pub onnx: OnnxConfig,
     /// The settings of endpoints.
     #[serde(flatten)]
     pub endpoint: EndpointConfig,
@@ -103,6 +113,7 @@ fn default_batch_max_delay() -> HumanDuration {
 /// What `source` names.
 enum Backend {
     HeadlineSentimentLinear,
+    Onnx(PathBuf, OnnxSettings),
     Remote(Box<remote::Endpoint>),
 }
 
@@ -117,8 +128,19 @@ impl ModelConfig {
             shadow: None,
             stall_timeout: None,
             labels: Vec::new(),
+            max_length: None,
+            onnx: OnnxConfig::default(),
             endpoint: EndpointConfig::default(),
         }
+    }
+
+    /// The same with the path of a file that starts from the folder `base`.
+    pub fn relative_to(mut self, base: &Path) -> Self {
+        if is_onnx(&self.source) && Path::new(&self.source).is_relative() && !base.as_os_str().is_empty() {
+            let relative = self.source.strip_prefix("./").unwrap_or(&self.source);
+            self.source = base.join(relative).to_string_lossy().into_owned();
+        }
+        self
     }
 
     /// Whether the settings can work, and what the model will be. Touches no network.
@@ -138,6 +160,7 @@ impl ModelConfig {
         let info = ModelInfo { name: name.into(), ..info };
         let handle = match backend {
             Backend::HeadlineSentimentLinear => linear::load(info, self.batch),
+            Backend::Onnx(path, settings) => onnx::load(name, &path, self.task, &self.labels, &settings, self.batch),
             Backend::Remote(endpoint) => remote::load(info, self.batch, *endpoint),
         }
         .map_err(|e| e.context(format!("load model `{name}`")))?;
@@ -178,6 +201,13 @@ impl ModelConfig {
 
     fn resolve(&self) -> Result<(Backend, ModelInfo)> {
         self.check_queue()?;
+        if is_onnx(&self.source) {
+            self.refuse_endpoint_settings()?;
+            let (path, settings) = (PathBuf::from(&self.source), self.onnx_settings());
+            let info = onnx::check(&path, self.task, &self.labels, &settings)?;
+            return Ok((Backend::Onnx(path, settings), info));
+        }
+        self.refuse_onnx_settings()?;
         if BUILTINS.contains(&self.source.as_str()) {
             self.refuse_endpoint_settings()?;
             let info = linear::info()?;
@@ -188,7 +218,7 @@ impl ModelConfig {
             Ok((Backend::Remote(Box::new(endpoint)), info))
         } else {
             Err(Error::config(format!(
-                "unknown model source `{}`: write {}, or an endpoint such as https://host/path",
+                "unknown model source `{}`: write {}, an ONNX file such as ./model.onnx, or an endpoint such as https://host/path",
                 shown_source(&self.source),
                 BUILTINS.join(", ")
             )))
@@ -200,6 +230,28 @@ impl ModelConfig {
             None => Ok(()),
             Some(key) => Err(Error::config(format!("`{key}` is for endpoints; `{}` takes none", self.source))),
         }
+    }
+
+    fn onnx_settings(&self) -> OnnxSettings {
+        OnnxSettings::new(&self.onnx, self.max_length)
+    }
+
+    /// The model without a queue, for tests of it.
+    #[cfg(all(test, feature = "onnx"))]
+    pub(crate) fn open_onnx(&self) -> Result<onnx::OnnxModel> {
+        onnx::OnnxModel::open(std::path::Path::new(&self.source), self.task, &self.labels, &self.onnx_settings())
+    }
+
+    fn refuse_onnx_settings(&self) -> Result<()> {
+        let shown = self.shown_source();
+        if let Some(key) = self.onnx.first_set().or(self.max_length.map(|_| "max_length")) {
+            return Err(Error::config(format!("`{key}` is for ONNX files; `{shown}` takes none")));
+        }
+        if self.task.is_tabular() {
+            let task = self.task.as_str();
+            return Err(Error::config(format!("`task: {task}` is for ONNX files; `{shown}` reads texts")));
+        }
+        Ok(())
     }
 
     /// What a built-in is can't be changed, but may be repeated.
@@ -217,9 +269,19 @@ impl ModelConfig {
     }
 }
 
+/// Whether a source is an ONNX file: a path that ends so.
+pub(crate) fn is_onnx(source: &str) -> bool {
+    !source.contains("://") && !source.starts_with("builtin:") && source.to_ascii_lowercase().ends_with(".onnx")
+}
+
 /// The first 16 hexadecimal digits of SHA-256.
 pub(crate) fn short_digest(bytes: &[u8]) -> Arc<str> {
-    Sha256::digest(bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>().into()
+    short_hex(&Sha256::digest(bytes))
+}
+
+/// The first 16 hexadecimal digits.
+pub(crate) fn short_hex(digest: &[u8]) -> Arc<str> {
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>().into()
 }
 
 /// A URL may hold a password or a token.
@@ -241,6 +303,8 @@ impl fmt::Debug for ModelConfig {
             .field("shadow", &self.shadow)
             .field("stall_timeout", &self.stall_timeout)
             .field("labels", &self.labels)
+            .field("max_length", &self.max_length)
+            .field("onnx", &self.onnx)
             .field("endpoint", &self.endpoint)
             .finish()
     }

@@ -4,6 +4,7 @@
 //! columns are not needed.
 
 mod outputs;
+mod predict_input;
 mod sources;
 mod transforms;
 
@@ -13,7 +14,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use millstream_core::partition::can_be_key;
-use millstream_models::{FallbackConfig, check_fallback};
+use millstream_models::{FallbackConfig, Task, check_fallback};
 
 use crate::config::checked::{ModelSpec, OnError, Pipeline, RetentionSpec, Settings};
 use crate::config::diagnostics::{Problem, suggestion};
@@ -133,6 +134,7 @@ impl<'a> Checker<'a> {
             let Some(config) = self.read::<millstream_models::ModelConfig>(entry, entry.value.to_json()) else {
                 continue;
             };
+            let config = config.relative_to(self.input.base);
             match config.check() {
                 Ok(info) => {
                     let name: Arc<str> = entry.key.as_str().into();
@@ -194,6 +196,10 @@ impl<'a> Checker<'a> {
                 "its shadow has another task"
             } else if labels(other) != labels(model) {
                 "its shadow has other labels"
+            } else if other.info.reads != model.info.reads {
+                "its shadow reads other columns"
+            } else if model.info.task == Task::TabularRegression {
+                "labels and embeddings can be compared, values can't"
             } else {
                 continue;
             };

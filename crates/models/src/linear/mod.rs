@@ -10,7 +10,7 @@ use millstream_core::{Error, Failure, Result};
 
 use crate::config::short_digest;
 use crate::model::estimated_tokens;
-use crate::{BatchConfig, Model, ModelFactory, ModelHandle, ModelInfo, Prediction, Task, TokenEstimate};
+use crate::{BatchConfig, Model, ModelFactory, ModelHandle, ModelInfo, Prediction, Reads, Task, TokenEstimate};
 
 use features::Featurizer;
 use weights::Weights;
@@ -29,6 +29,7 @@ static LOADED: LazyLock<Result<(Arc<Weights>, ModelInfo)>> = LazyLock::new(|| {
         task: Task::TextClassification,
         labels: weights.labels.clone(),
         dimensions: None,
+        reads: Reads::Text,
     };
     Ok((Arc::new(weights), info))
 });

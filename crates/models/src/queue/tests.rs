@@ -9,14 +9,15 @@ use millstream_core::{ErrorKind, FailureKind, HumanDuration};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Model, Task};
+use crate::{Model, Reads, Task};
 
 mod hang;
 mod limits;
 mod replace;
 
 fn info() -> ModelInfo {
-    ModelInfo { name: "fake".into(), digest: "0".into(), task: Task::Embedding, labels: vec![], dimensions: Some(1) }
+    let (task, reads) = (Task::Embedding, Reads::Text);
+    ModelInfo { name: "fake".into(), digest: "0".into(), task, labels: vec![], dimensions: Some(1), reads }
 }
 
 fn batch(max: usize) -> BatchConfig {

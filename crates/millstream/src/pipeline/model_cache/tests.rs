@@ -9,7 +9,14 @@ const TTL: Duration = Duration::from_secs(60);
 
 fn info(digest: &str) -> ModelInfo {
     let labels = vec!["bad".into(), "good".into()];
-    ModelInfo { name: "tone".into(), digest: digest.into(), task: Task::TextClassification, labels, dimensions: None }
+    ModelInfo {
+        name: "tone".into(),
+        digest: digest.into(),
+        task: Task::TextClassification,
+        labels,
+        dimensions: None,
+        reads: millstream_models::Reads::Text,
+    }
 }
 
 fn scores(good: f32) -> Prediction {

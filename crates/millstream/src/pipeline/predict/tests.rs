@@ -1,6 +1,6 @@
 //! What the step does where its model can't answer.
 
-use arrow::array::StringArray;
+use arrow::array::{AsArray, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,7 +8,7 @@ use millstream_models::{BatchConfig, FallbackConfig, Model, ModelConfig, ModelFa
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::checked::RetrySpec;
+use crate::config::checked::{PredictInput, RetrySpec};
 
 /// An address where nobody listens.
 fn nowhere() -> String {
@@ -41,7 +41,7 @@ fn step(model: ModelHandle, attempts: u32, fallback: Option<Value>) -> PredictSt
         from: "wire".into(),
         model: "tone".into(),
         fallback: None,
-        input: 0,
+        input: PredictInput::Text(0),
         output: "tone".into(),
         timeout: Duration::from_secs(30),
         max_in_flight: 64,

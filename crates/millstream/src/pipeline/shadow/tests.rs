@@ -15,7 +15,14 @@ struct Fake {
 
 fn info(labels: &[&str]) -> ModelInfo {
     let labels = labels.iter().map(|label| Arc::from(*label)).collect();
-    ModelInfo { name: "next".into(), digest: "2".into(), task: Task::TextClassification, labels, dimensions: None }
+    ModelInfo {
+        name: "next".into(),
+        digest: "2".into(),
+        task: Task::TextClassification,
+        labels,
+        dimensions: None,
+        reads: millstream_models::Reads::Text,
+    }
 }
 
 impl Model for Fake {
@@ -41,7 +48,7 @@ fn spawn(gate: Option<gates::Receiver<()>>) -> Shadow {
 }
 
 /// What a model with the labels the other way round says: always `up`.
-fn scored(text: &str) -> (Arc<str>, Scored) {
+fn scored(text: &str) -> (Input, Scored) {
     let by = Arc::new(ModelInfo { name: "now".into(), digest: "1".into(), ..info(&["down", "up"]) });
     (text.into(), Scored { prediction: Prediction::Scores(vec![0.3, 0.7]), by })
 }
