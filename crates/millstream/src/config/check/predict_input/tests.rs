@@ -35,11 +35,15 @@ fn input(predict: &str) -> PredictInput {
     spec.input.clone()
 }
 
-fn assert_wrong(predict: &str, column: usize, parts: &[&str]) {
+/// `at`: what stands, behind `input:`, at the place that the message names.
+fn assert_wrong(predict: &str, at: &str, parts: &[&str]) {
     let wrong = parse(predict).expect_err(predict);
     for part in parts {
         assert!(wrong.contains(part), "`{part}` is not in: {wrong}");
     }
+    let line = format!("  scored: {{ from: cards, predict: {predict} }}");
+    let input = line.find("input: ").unwrap() + "input: ".len();
+    let column = input + line[input..].find(at).unwrap() + 1;
     assert!(wrong.contains(&format!("pipeline.yaml:13:{column}: ")), "not at column {column}: {wrong}");
 }
 
@@ -62,44 +66,43 @@ fn a_map_gives_columns_the_models_names() {
 
 #[test]
 fn columns_that_do_not_fit_are_named_with_their_place() {
-    let at_input = 51;
     assert_wrong(
         "{ model: forest,  input: [amt, hour], output: f }",
-        at_input,
+        "",
         &["`input` names 2 columns", "[float, float, float]"],
     );
     assert_wrong(
         "{ model: forest,  input: [amt, hour, country], output: f }",
-        63,
+        "country]",
         &["column 3 as float", "`country` is a string", "CAST(country AS float)"],
     );
     assert_wrong(
         "{ model: forest,  input: [amt, hour, at], output: f }",
-        63,
+        "at]",
         &["column 3 as float", "`at` is a timestamp"],
     );
-    assert_wrong("{ model: forest,  input: [amt, huor, hour], output: f }", 57, &["there is no column `huor`"]);
+    assert_wrong("{ model: forest,  input: [amt, huor, hour], output: f }", "huor,", &["there is no column `huor`"]);
     assert_wrong(
         "{ model: forest,  input: { a: amt }, output: f }",
-        at_input,
+        "",
         &["the columns of the model `forest` have no names"],
     );
     assert_wrong(
         "{ model: columns, input: [amt, hour, country, channel], output: f }",
-        at_input,
+        "",
         &["`amount: float`", "write a map"],
     );
-    assert_wrong("{ model: columns, input: [amount, hour, country, amt], output: f }", at_input, &["`channel: int`"]);
+    assert_wrong("{ model: columns, input: [amount, hour, country, amt], output: f }", "", &["`channel: int`"]);
     assert_wrong(
         "{ model: columns, input: { amount: amt, hour: hour, country: country, channel: amount }, output: f }",
-        110,
+        "amount }",
         &["`channel` as int", "`amount` is a float"],
     );
     assert_wrong(
         "{ model: columns, input: { amount: amt, huor: hour, country: country, channel: channel }, output: f }",
-        66,
+        "huor:",
         &["reads no column `huor`", "hour"],
     );
-    assert_wrong("{ model: tone,     input: [note, country], output: f }", 52, &["reads one text"]);
-    assert_wrong("{ model: columns, input: amount, output: f }", at_input, &["`input` names one column"]);
+    assert_wrong("{ model: tone,     input: [note, country], output: f }", "", &["reads one text"]);
+    assert_wrong("{ model: columns, input: amount, output: f }", "", &["`input` names one column"]);
 }
