@@ -138,7 +138,7 @@ impl Queue {
 
     /// Waits until there is room for `texts`; none where the queue is closed.
     async fn room(&self, texts: &[Input]) -> Option<Places> {
-        let bytes: usize = texts.iter().map(|text| held_bytes(text)).sum();
+        let bytes: usize = texts.iter().map(held_bytes).sum();
         let places = self.places.clone().acquire_many_owned(texts.len() as u32).await.ok()?;
         let bytes = self.bytes.clone().acquire_many_owned(bytes as u32).await.ok()?;
         Some((places, bytes))

@@ -25,7 +25,7 @@ pub(super) fn read(mapping: &Mapping, output: &Tensor, rows: usize, lengths: &[u
     let count: usize = shape.iter().product();
     // An output without a dimension for the batch is fine for a single row.
     let batch = if shape.is_empty() { 1 } else { shape[0] };
-    if batch < rows || count % batch.max(1) != 0 {
+    if batch < rows || !count.is_multiple_of(batch.max(1)) {
         return Err(wrong());
     }
     let width = count / batch.max(1);

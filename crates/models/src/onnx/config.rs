@@ -118,7 +118,7 @@ pub struct OnnxConfig {
     pub activation: Option<OnnxActivation>,
     /// ONNX files only: what a column that is null becomes. Default: `fail`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub null: Option<OnnxNull>,
+    pub on_null: Option<OnnxNull>,
     /// ONNX files only: for an embedding from a graph that gives a vector for each token, what makes one of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pooling: Option<OnnxPooling>,
@@ -137,7 +137,7 @@ impl OnnxConfig {
             ("inputs", !self.inputs.is_empty()),
             ("outputs", self.outputs.is_some()),
             ("activation", self.activation.is_some()),
-            ("null", self.null.is_some()),
+            ("on_null", self.on_null.is_some()),
             ("pooling", self.pooling.is_some()),
             ("normalize", self.normalize.is_some()),
             ("runtime", self.runtime.is_some()),
@@ -156,7 +156,7 @@ pub struct OnnxSettings {
     /// What turns the graph's numbers into scores.
     pub activation: Option<OnnxActivation>,
     /// What a null becomes.
-    pub null: OnnxNull,
+    pub on_null: OnnxNull,
     /// What makes one vector of those of the tokens.
     pub pooling: Option<OnnxPooling>,
     /// Whether embeddings are made 1 long.
@@ -174,7 +174,7 @@ impl OnnxSettings {
             inputs: config.inputs.clone(),
             outputs: config.outputs.clone().unwrap_or_default(),
             activation: config.activation,
-            null: config.null.unwrap_or_default(),
+            on_null: config.on_null.unwrap_or_default(),
             pooling: config.pooling,
             normalize: config.normalize.unwrap_or(false),
             max_length,

@@ -89,16 +89,17 @@ impl Mapping {
     }
 
     fn resolve(file: &OnnxFile, task: Task, labels: &[String], settings: &OnnxSettings) -> Result<Self> {
-        for name in settings.inputs.keys().filter(|name| file.inputs.iter().all(|input| input.name != **name)) {
+        let is_there = |name: &String| file.inputs.iter().any(|input| input.name == *name);
+        if let Some(name) = settings.inputs.keys().find(|name| !is_there(name)) {
             return Err(Error::config(format!("`inputs` names `{name}`; {}", inputs_there(file))));
         }
         let (reads, feeds) =
             if task.is_tabular() { column_feeds(file, settings)? } else { (Reads::Text, text_feeds(file, settings)?) };
-        if settings.null == OnnxNull::Nan {
+        if settings.on_null == OnnxNull::Nan {
             let other = feeds.iter().find(|feed| !feed.kind.is_float() && matches!(feed.content, Content::Columns(_)));
             if let Some(feed) = other {
                 let kind = feed.kind.as_str();
-                return Err(Error::config(format!("`null: nan` can't be: the input `{}` takes {kind}", feed.name)));
+                return Err(Error::config(format!("`on_null: nan` can't be: the input `{}` takes {kind}", feed.name)));
             }
         }
         let first = |input: &Port| input.shape.as_ref().and_then(|shape| shape.first().copied().flatten());
@@ -113,7 +114,7 @@ impl Mapping {
         let labels = labels_of(task, labels, output, &answer)?;
         let width = output.port.shape.as_ref().and_then(|shape| shape.last().copied().flatten());
         let dimensions = width.filter(|_| matches!(answer.meaning, Meaning::Embedding { .. }));
-        Ok(Self { reads, feeds, fixed_batch, fixed_tokens, null: settings.null, answer, labels, dimensions })
+        Ok(Self { reads, feeds, fixed_batch, fixed_tokens, null: settings.on_null, answer, labels, dimensions })
     }
 }
 

@@ -41,5 +41,6 @@ mod model;
 pub use model::OnnxModel;
 pub(crate) use model::{check, load};
 
-#[cfg(all(test, feature = "onnx"))]
+#[cfg(feature = "onnx")]
+#[cfg(test)]
 mod tests;

@@ -96,7 +96,7 @@ fn classifiers_of_the_usual_exporters_score_as_onnx_runtime_does() {
         ("ordinal", "output_probability", &["0", "1"]),
     ] {
         let nulls = if file == "ordinal" { "fail" } else { "nan" };
-        let mut model = open(file, json!({ "task": "tabular-classification", "null": nulls }));
+        let mut model = open(file, json!({ "task": "tabular-classification", "on_null": nulls }));
         assert_eq!(model.info().labels.iter().map(|label| &**label).collect::<Vec<_>>(), labels, "{file}");
         assert_near(file, &numbers(&mut model, &rows(file)), &expected()[file]["outputs"][output]);
     }
@@ -105,7 +105,7 @@ fn classifiers_of_the_usual_exporters_score_as_onnx_runtime_does() {
 #[test]
 fn regressors_of_the_usual_exporters_give_the_values_of_onnx_runtime() {
     for file in ["forest_regressor", "boosted_regressor", "xgboost_regressor", "linear_regressor"] {
-        let mut model = open(file, json!({ "task": "tabular-regression", "null": "nan" }));
+        let mut model = open(file, json!({ "task": "tabular-regression", "on_null": "nan" }));
         assert_near(file, &numbers(&mut model, &rows(file)), &expected()[file]["outputs"]["variable"]);
     }
 }
@@ -117,7 +117,7 @@ fn a_pipeline_of_scikit_learn_takes_columns_of_numbers_and_words() {
     let columns: Vec<String> = columns.iter().map(|column| column.to_string()).collect();
     assert_eq!(columns, ["amount: float", "hour: float", "country: string", "channel: int"]);
     let mut rows = rows("columns");
-    // The graph fills in a missing amount itself; without `null: nan` a record with a null fails before.
+    // The graph fills in a missing amount itself; without `on_null: nan` a record with a null fails before.
     let missing = answers(&mut model, &rows[2..]);
     assert_eq!(missing[0].as_ref().unwrap_err().kind, FailureKind::MissingField);
     let Input::Row(cells) = &rows[2] else { unreachable!() };
@@ -128,7 +128,7 @@ fn a_pipeline_of_scikit_learn_takes_columns_of_numbers_and_words() {
 
 #[test]
 fn the_label_that_a_graph_gives_stands_for_scores() {
-    let settings = json!({ "task": "tabular-classification", "outputs": { "label": "label" }, "null": "nan" });
+    let settings = json!({ "task": "tabular-classification", "outputs": { "label": "label" }, "on_null": "nan" });
     let mut model = open("lightgbm_three", settings);
     let labels = expected()["lightgbm_three"]["outputs"]["label"].clone();
     for (scores, label) in numbers(&mut model, &rows("lightgbm_three")).iter().zip(labels.as_array().unwrap()) {

@@ -29,7 +29,7 @@ impl LinearClassifier {
             models == classes || (models, classes) == (1, 2),
             "there are {models} intercepts for {classes} classes"
         );
-        let is_whole = !coefficients.is_empty() && coefficients.len() % models == 0;
+        let is_whole = !coefficients.is_empty() && coefficients.len().is_multiple_of(models);
         ensure!(is_whole, "{} coefficients can't be shared by {models} classes", coefficients.len());
         Ok(Self { labels, coefficients, intercepts, post_transform: PostTransform::new(node)? })
     }

@@ -99,8 +99,8 @@ fn what_the_mapping_lacks_is_asked_for_with_what_is_there() {
         let other_runtime = json!({ "runtime": "onnxruntime", "activation": "softmax", "labels": ["a", "b"] });
         assert_has(&classify(other_runtime), &["--features onnxruntime"]);
     }
-    let words = json!({ "task": "tabular-classification", "null": "nan" });
-    assert_has(&refused("columns", words), &["null: nan", "`country` takes string"]);
+    let words = json!({ "task": "tabular-classification", "on_null": "nan" });
+    assert_has(&refused("columns", words), &["on_null: nan", "`country` takes string"]);
     assert_has(&refused("text/encoder", json!({ "task": "embedding" })), &["pooling: mean"]);
     assert_has(&refused("mlp", json!({ "task": "embedding" })), &["`x`", "input_ids"]);
     let labelled = json!({ "task": "tabular-regression", "labels": ["a", "b"] });

@@ -16,10 +16,10 @@ fn the_library_gives_the_answers_that_tract_gives() {
         ("ordinal", "output_probability"),
     ] {
         let nulls = if file == "ordinal" { "fail" } else { "nan" };
-        let settings = json!({ "task": "tabular-classification", "null": nulls, "runtime": "onnxruntime" });
+        let settings = json!({ "task": "tabular-classification", "on_null": nulls, "runtime": "onnxruntime" });
         assert_near(file, &numbers(&mut open(file, settings), &rows(file)), &expected()[file]["outputs"][output]);
     }
-    let settings = json!({ "task": "tabular-regression", "null": "nan", "runtime": "onnxruntime" });
+    let settings = json!({ "task": "tabular-regression", "on_null": "nan", "runtime": "onnxruntime" });
     let mut model = open("xgboost_regressor", settings);
     let wanted = &expected()["xgboost_regressor"]["outputs"]["variable"];
     assert_near("xgboost_regressor", &numbers(&mut model, &rows("xgboost_regressor")), wanted);
