@@ -122,7 +122,14 @@ impl Model for Hanging {
 async fn hang_in_a_call(threads: usize, stall_timeout: Duration, timeout: Duration) -> (Rows, Vec<RowFailure>) {
     let labels = ["positive", "negative", "neutral"].map(Arc::from).to_vec();
     let (name, digest) = ("tone".into(), "1".into());
-    let info = ModelInfo { name, digest, task: Task::TextClassification, labels, dimensions: None };
+    let info = ModelInfo {
+        name,
+        digest,
+        task: Task::TextClassification,
+        labels,
+        dimensions: None,
+        reads: millstream_models::Reads::Text,
+    };
     let stuck = Arc::new(AtomicBool::new(true));
     let model = |_| Box::new(Hanging { info: info.clone(), stuck: stuck.clone() }) as Box<dyn Model>;
     let handle = ModelHandle::spawn((0..threads).map(model).collect(), BatchConfig::default()).unwrap();
