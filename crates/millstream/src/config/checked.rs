@@ -115,7 +115,7 @@ pub enum TransformKind {
     /// SQL.
     Sql(SqlTransform),
     /// A model's prediction as a new, last column.
-    Predict(PredictSpec),
+    Predict(Box<PredictSpec>),
 }
 
 /// A prediction.

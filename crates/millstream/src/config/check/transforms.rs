@@ -207,7 +207,7 @@ impl<'a> Checker<'a> {
             name,
             schema: Arc::new(Schema::new(fields)),
             on_error,
-            kind: TransformKind::Predict(spec),
+            kind: TransformKind::Predict(Box::new(spec)),
         })
     }
 
