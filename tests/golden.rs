@@ -28,7 +28,7 @@ macro_rules! cases {
 
 cases! {
     changes, csv_with_bad_rows, fan_in, fan_out, metadata, on_error_default, on_error_dead_letter, on_error_skip, predict,
-    sql, xml,
+    sql, tabular, xml,
 }
 
 /// Kills on the way of the second run, at most: it may be done before.
@@ -71,7 +71,7 @@ fn place(case: &Path, pipeline: &str) -> Place {
     for entry in std::fs::read_dir(case).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap();
-        if name.starts_with("input") {
+        if name.starts_with("input") || name.ends_with(".onnx") {
             place.write(name, std::fs::read(&path).unwrap());
         }
     }

@@ -17,7 +17,7 @@ use millstream_core::{Error, Result, ResultExt};
 use millstream_models::linear::LinearModel;
 use millstream_models::linear::train::{TrainConfig, TrainRow, train};
 use millstream_models::linear::weights::Weights;
-use millstream_models::{BatchConfig, EvalReport, EvalRow, ModelHandle, ModelInfo, Task, evaluate};
+use millstream_models::{BatchConfig, EvalReport, EvalRow, ModelHandle, ModelInfo, Reads, Task, evaluate};
 
 const LABELS: [&str; 3] = ["negative", "neutral", "positive"];
 /// Tweets are not headlines, and there are more of them: they help a little, at this weight.
@@ -117,6 +117,7 @@ fn handle(weights: Weights) -> Result<ModelHandle> {
         labels: labels(),
         multi_label: false,
         dimensions: None,
+        reads: Reads::Text,
     };
     ModelHandle::spawn(vec![Box::new(LinearModel::new(info, Arc::new(weights)))], BatchConfig::default())
 }

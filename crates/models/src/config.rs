@@ -1,7 +1,7 @@
 //! What can be written under `models:` in a pipeline file, and what it resolves to.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
 use crate::huggingface::hub::{self, Hub};
+use crate::onnx::config::{OnnxConfig, OnnxSettings};
 use crate::remote::config::EndpointConfig;
 use crate::source::{self, Source};
 use crate::transformer::Precision;
-use crate::{Model, ModelHandle, ModelInfo, Task, builtin, linear, remote, text_model};
+use crate::{Model, ModelHandle, ModelInfo, Task, builtin, linear, onnx, remote, text_model};
 
 /// The most texts that a batch may hold.
 const BATCH_MAX: usize = 4096;
@@ -26,8 +27,8 @@ pub struct ModelConfig {
     /// What the model does.
     pub task: Task,
     /// `builtin:headline-sentiment`, `builtin:headline-sentiment-linear`; a folder as Hugging Face's libraries save it
-    /// (`./finbert`); a model of the hub (`hf://org/name`, `hf://org/name@revision`); or an endpoint (`http://…`,
-    /// `https://…`, `sagemaker://…`, `lambda://…`).
+    /// (`./finbert`); a model of the hub (`hf://org/name`, `hf://org/name@revision`); an ONNX file (`./model.onnx`); or an
+    /// endpoint (`http://…`, `https://…`, `sagemaker://…`, `lambda://…`).
     #[serde(serialize_with = "serialize_source")]
     pub source: String,
     /// How calls are put together.
@@ -45,15 +46,15 @@ pub struct ModelConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stall_timeout: Option<HumanDuration>,
     /// The labels. At an endpoint: in the order in which it gives scores without names; needed for `text-classification`,
-    /// so that the types of the pipeline are known without the network. Of a folder or a model of the hub: other names for
-    /// the model's labels, in its order.
+    /// so that the types of the pipeline are known without the network. Of an ONNX file: in the order of the scores; needed
+    /// where the file does not name them. Of a folder or a model of the hub: other names for the model's labels, in its order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
     /// Folders and models of the hub only: the numbers to compute in. Default: `auto`, the fastest on this processor.
     #[serde(default, skip_serializing_if = "PrecisionSetting::is_auto")]
     pub precision: PrecisionSetting,
-    /// Folders and models of the hub only: the most tokens of a text; what is behind is cut off. Default: as the model's
-    /// files say.
+    /// Folders, models of the hub, and ONNX files that read texts: the most tokens of a text; what is behind is cut off.
+    /// Default: as the model's files say, else 512.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub max_length: Option<usize>,
@@ -61,6 +62,9 @@ pub struct ModelConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 256))]
     pub threads: Option<usize>,
+    /// The settings of ONNX files.
+    #[serde(flatten)]
+    pub onnx: OnnxConfig,
     /// The settings of endpoints.
     #[serde(flatten)]
     pub endpoint: EndpointConfig,
@@ -149,6 +153,7 @@ impl PrecisionSetting {
 enum Backend {
     HeadlineSentimentLinear,
     Text(Box<text_model::Found>),
+    Onnx(PathBuf, OnnxSettings),
     Remote(Box<remote::Endpoint>),
 }
 
@@ -166,13 +171,17 @@ impl ModelConfig {
             precision: PrecisionSetting::Auto,
             max_length: None,
             threads: None,
+            onnx: OnnxConfig::default(),
             endpoint: EndpointConfig::default(),
         }
     }
 
     /// Makes a relative path in `source` start from `folder`.
     pub fn start_from(&mut self, folder: &Path) {
-        if source::is_path(&self.source) && Path::new(&self.source).is_relative() && !folder.as_os_str().is_empty() {
+        if (source::is_path(&self.source) || source::is_onnx(&self.source))
+            && Path::new(&self.source).is_relative()
+            && !folder.as_os_str().is_empty()
+        {
             let path = folder.join(self.source.strip_prefix("./").unwrap_or(&self.source));
             self.source = path.to_string_lossy().into_owned();
         }
@@ -212,6 +221,7 @@ impl ModelConfig {
         let handle = match backend {
             Backend::HeadlineSentimentLinear => linear::load(info, self.batch),
             Backend::Text(found) => text_model::load(info, self.batch, &found),
+            Backend::Onnx(path, settings) => onnx::load(name, &path, self.task, &self.labels, &settings, self.batch),
             Backend::Remote(endpoint) => remote::load(info, self.batch, *endpoint),
         }
         .map_err(|e| e.context(format!("load model `{name}`")))?;
@@ -221,7 +231,7 @@ impl ModelConfig {
         Ok(handle)
     }
 
-    /// One copy of the model without a queue, to measure what the queue adds; none for an endpoint.
+    /// One copy of the model without a queue, to measure what the queue adds; none for ONNX files and endpoints.
     ///
     /// # Errors
     /// As [`ModelConfig::load`].
@@ -231,7 +241,7 @@ impl ModelConfig {
         match backend {
             Backend::HeadlineSentimentLinear => linear::open(info).map(Some),
             Backend::Text(found) => text_model::TextModel::new(info, &found).map(|model| Some(Box::new(model) as _)),
-            Backend::Remote(_) => Ok(None),
+            Backend::Onnx(..) | Backend::Remote(_) => Ok(None),
         }
         .map_err(|e| e.context(format!("load model `{name}`")))
     }
@@ -243,7 +253,7 @@ impl ModelConfig {
     pub fn computing(&self) -> Result<Option<text_model::Computing>> {
         match self.resolve()?.0 {
             Backend::Text(found) => Ok(Some(found.computing())),
-            Backend::HeadlineSentimentLinear | Backend::Remote(_) => Ok(None),
+            Backend::HeadlineSentimentLinear | Backend::Onnx(..) | Backend::Remote(_) => Ok(None),
         }
     }
 
@@ -278,7 +288,11 @@ impl ModelConfig {
 
     fn resolve(&self) -> Result<(Backend, ModelInfo)> {
         self.check_queue()?;
-        match Source::parse(&self.source)? {
+        let source = Source::parse(&self.source)?;
+        if !matches!(source, Source::Onnx(_)) {
+            self.refuse_onnx_settings()?;
+        }
+        match source {
             Source::HeadlineSentiment => {
                 self.refuse_endpoint_settings()?;
                 let found = builtin::headline_sentiment(&self.text_model_settings())?;
@@ -297,6 +311,13 @@ impl ModelConfig {
             Source::Hub(repository) => {
                 let (backend, info) = self.text_model(&hub::locate(&Hub::from_env()?, &repository)?)?;
                 Ok((backend, ModelInfo { name: repository.id.into(), ..info }))
+            }
+            Source::Onnx(path) => {
+                self.refuse_endpoint_settings()?;
+                self.refuse_encoder_settings()?;
+                let settings = self.onnx_settings();
+                let info = onnx::check(&path, self.task, &self.labels, &settings)?;
+                Ok((Backend::Onnx(path, settings), info))
             }
             Source::Endpoint(_) => {
                 self.refuse_text_model_settings()?;
@@ -332,19 +353,46 @@ impl ModelConfig {
         }
     }
 
+    /// Neither those of encoders nor a length.
     fn refuse_text_model_settings(&self) -> Result<()> {
-        let set = [
-            ("precision", !self.precision.is_auto()),
-            ("max_length", self.max_length.is_some()),
-            ("threads", self.threads.is_some()),
-        ];
+        match self.max_length {
+            Some(_) => Err(self.only_for("max_length", "folders, models of the hub and ONNX files")),
+            None => self.refuse_encoder_settings(),
+        }
+    }
+
+    /// What only encoders of our own have.
+    fn refuse_encoder_settings(&self) -> Result<()> {
+        let set = [("precision", !self.precision.is_auto()), ("threads", self.threads.is_some())];
         match set.iter().find(|(_, is_set)| *is_set) {
             None => Ok(()),
-            Some((key, _)) => {
-                let source = source::shown(&self.source);
-                Err(Error::config(format!("`{key}` is for folders and models of the hub; `{source}` takes none")))
-            }
+            Some((key, _)) => Err(self.only_for(key, "folders and models of the hub")),
         }
+    }
+
+    fn only_for(&self, key: &str, kinds: &str) -> Error {
+        Error::config(format!("`{key}` is for {kinds}; `{}` takes none", self.shown_source()))
+    }
+
+    fn onnx_settings(&self) -> OnnxSettings {
+        OnnxSettings::new(&self.onnx, self.max_length)
+    }
+
+    /// The model without a queue, for tests of it.
+    #[cfg(all(test, feature = "onnx"))]
+    pub(crate) fn open_onnx(&self) -> Result<onnx::OnnxModel> {
+        onnx::OnnxModel::open(Path::new(&self.source), self.task, &self.labels, &self.onnx_settings())
+    }
+
+    fn refuse_onnx_settings(&self) -> Result<()> {
+        if let Some(key) = self.onnx.first_set() {
+            return Err(self.only_for(key, "ONNX files"));
+        }
+        if self.task.is_tabular() {
+            let (task, shown) = (self.task.as_str(), self.shown_source());
+            return Err(Error::config(format!("`task: {task}` is for ONNX files; `{shown}` reads texts")));
+        }
+        Ok(())
     }
 
     /// What a built-in is can't be changed, but may be repeated.
@@ -377,7 +425,12 @@ pub(crate) fn check_labels_differ(labels: &[String]) -> Result<()> {
 
 /// The first 16 hexadecimal digits of SHA-256.
 pub(crate) fn short_digest(bytes: &[u8]) -> Arc<str> {
-    Sha256::digest(bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>().into()
+    short_hex(&Sha256::digest(bytes))
+}
+
+/// The first 16 hexadecimal digits.
+pub(crate) fn short_hex(digest: &[u8]) -> Arc<str> {
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>().into()
 }
 
 fn serialize_source<S: Serializer>(source: &str, serializer: S) -> Result<S::Ok, S::Error> {
@@ -397,6 +450,7 @@ impl fmt::Debug for ModelConfig {
             .field("precision", &self.precision)
             .field("max_length", &self.max_length)
             .field("threads", &self.threads)
+            .field("onnx", &self.onnx)
             .field("endpoint", &self.endpoint)
             .finish()
     }

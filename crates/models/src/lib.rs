@@ -1,7 +1,7 @@
 //! Models: the [`Model`] trait, the queue that batches calls in front of every model, and the backends.
 //!
 //! ```text
-//! predict step ── ModelHandle::predict ──▶ queue ──batch──▶ a Model on its own threads   (linear, text_model)
+//! predict step ── ModelHandle::predict ──▶ queue ──batch──▶ a Model on its own threads   (linear, text_model, onnx)
 //!   (many callers)                        (bounded)   └───▶ an endpoint, asynchronously  (remote)
 //! ```
 //!
@@ -14,8 +14,10 @@ pub mod builtin;
 pub mod config;
 pub mod eval;
 pub mod huggingface;
+pub mod input;
 pub mod linear;
 pub mod model;
+pub mod onnx;
 pub mod output;
 pub mod queue;
 pub mod remote;
@@ -26,6 +28,7 @@ pub mod transformer;
 pub use builtin::{Builtin, builtins};
 pub use config::{BatchConfig, CacheConfig, ModelConfig, PrecisionSetting};
 pub use eval::{EvalReport, EvalRow, evaluate, evaluate_with_progress, read_texts};
+pub use input::{Cell, Column, ColumnKind, Input, Reads};
 pub use model::{Model, ModelFactory, ModelInfo, Prediction, Scored, Task, TokenEstimate};
 pub use output::{highest, output_column, output_column_from, output_type};
 pub use queue::{Histogram, ModelHandle, ModelStats};

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use millstream_core::{Failure, Result};
+use millstream_core::{Error, Failure, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What a model does with a text.
+use crate::{Cell, Reads};
+
+/// What a model does with a text, or with a row of columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Task {
@@ -14,6 +16,10 @@ pub enum Task {
     TextClassification,
     /// A list of numbers that stands for the text's meaning.
     Embedding,
+    /// A score for each label, from columns.
+    TabularClassification,
+    /// A number, from columns.
+    TabularRegression,
 }
 
 impl Task {
@@ -22,7 +28,19 @@ impl Task {
         match self {
             Self::TextClassification => "text-classification",
             Self::Embedding => "embedding",
+            Self::TabularClassification => "tabular-classification",
+            Self::TabularRegression => "tabular-regression",
         }
+    }
+
+    /// Whether it gives a score for each label.
+    pub fn is_classification(self) -> bool {
+        matches!(self, Self::TextClassification | Self::TabularClassification)
+    }
+
+    /// Whether it reads columns, not a text.
+    pub fn is_tabular(self) -> bool {
+        matches!(self, Self::TabularClassification | Self::TabularRegression)
     }
 }
 
@@ -42,9 +60,11 @@ pub struct ModelInfo {
     pub multi_label: bool,
     /// The length of its embeddings, where it is known.
     pub dimensions: Option<usize>,
+    /// What it reads.
+    pub reads: Reads,
 }
 
-/// What a model says about one text.
+/// What a model says about one input.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Prediction {
     /// One score per label, in the order of [`ModelInfo::labels`]; each in 0..=1, together 1 unless
@@ -52,6 +72,8 @@ pub enum Prediction {
     Scores(Vec<f32>),
     /// An embedding; every number is finite.
     Embedding(Vec<f32>),
+    /// The number that a regression gives; finite.
+    Value(f32),
 }
 
 /// How many tokens a text has, about; asked for every text on its way into the queue, so it must be quick.
@@ -88,6 +110,15 @@ pub trait Model: Send {
     /// # Errors
     /// The model as a whole can't answer; a text that it can't digest is a [`Failure`] in its place instead.
     fn predict(&mut self, inputs: &[&str]) -> Result<Vec<Result<Prediction, Failure>>>;
+
+    /// The same for rows, of a model whose [`ModelInfo::reads`] says that it reads them.
+    ///
+    /// # Errors
+    /// As [`Model::predict`].
+    fn predict_rows(&mut self, rows: &[&[Cell]]) -> Result<Vec<Result<Prediction, Failure>>> {
+        let (name, rows) = (&self.info().name, rows.len());
+        Err(Error::bug(format!("model `{name}` reads texts, and got {rows} rows of columns")))
+    }
 
     /// What `batch.max_tokens` counts. A model that cuts texts off counts no more than it reads.
     fn token_estimate(&self) -> TokenEstimate {

@@ -12,6 +12,7 @@ use crate::{ModelInfo, Prediction, Task};
 ///
 /// * Classification: `{label: Utf8, score: Float64, scores: {<label>: Float64, …}, model: Utf8, model_digest: Utf8}`.
 /// * Embedding: `{embedding: List<Float32>, model: Utf8, model_digest: Utf8}`.
+/// * Regression: `{value: Float64, model: Utf8, model_digest: Utf8}`.
 ///
 /// Every field may be null, so that a default value need not name all of them.
 pub fn output_type(info: &ModelInfo) -> DataType {
@@ -37,7 +38,8 @@ pub fn output_column_from<'a>(
     scorer: impl Fn(usize) -> &'a ModelInfo,
 ) -> Result<ArrayRef> {
     let mut columns = match info.task {
-        Task::TextClassification => classification_columns(info, predictions)?,
+        Task::TextClassification | Task::TabularClassification => classification_columns(info, predictions)?,
+        Task::TabularRegression => vec![value_column(info, predictions)?],
         Task::Embedding => vec![embedding_column(info, predictions)?],
     };
     let rows = || (0..predictions.len()).map(&scorer);
@@ -48,7 +50,8 @@ pub fn output_column_from<'a>(
 
 fn fields(info: &ModelInfo) -> Fields {
     let mut fields = match info.task {
-        Task::TextClassification => vec![
+        Task::TabularRegression => vec![Field::new("value", DataType::Float64, true)],
+        Task::TextClassification | Task::TabularClassification => vec![
             Field::new("label", DataType::Utf8, true),
             Field::new("score", DataType::Float64, true),
             Field::new("scores", DataType::Struct(score_fields(info)), true),
@@ -72,7 +75,7 @@ fn classification_columns(info: &ModelInfo, predictions: &[Prediction]) -> Resul
     let mut best_scores = Vec::with_capacity(predictions.len());
     let mut scores: Vec<Vec<f64>> = info.labels.iter().map(|_| Vec::with_capacity(predictions.len())).collect();
     for prediction in predictions {
-        let Prediction::Scores(row) = prediction else { return Err(wrong_shape(info, "an embedding")) };
+        let Prediction::Scores(row) = prediction else { return Err(wrong_shape(info, "no scores")) };
         if row.len() != info.labels.len() || row.is_empty() {
             return Err(wrong_shape(info, &format!("{} scores for {} labels", row.len(), info.labels.len())));
         }
@@ -95,11 +98,19 @@ fn classification_columns(info: &ModelInfo, predictions: &[Prediction]) -> Resul
 fn embedding_column(info: &ModelInfo, predictions: &[Prediction]) -> Result<ArrayRef> {
     let mut list = ListBuilder::new(Float32Builder::new());
     for prediction in predictions {
-        let Prediction::Embedding(numbers) = prediction else { return Err(wrong_shape(info, "scores")) };
+        let Prediction::Embedding(numbers) = prediction else { return Err(wrong_shape(info, "no embedding")) };
         list.values().append_slice(numbers);
         list.append(true);
     }
     Ok(Arc::new(list.finish()))
+}
+
+fn value_column(info: &ModelInfo, predictions: &[Prediction]) -> Result<ArrayRef> {
+    let value = |prediction: &Prediction| match prediction {
+        Prediction::Value(value) => Ok(f64::from(*value)),
+        _ => Err(wrong_shape(info, "no value")),
+    };
+    Ok(Arc::new(Float64Array::from(predictions.iter().map(value).collect::<Result<Vec<f64>>>()?)))
 }
 
 /// The index of the highest score, the first of equals.
@@ -127,10 +138,19 @@ mod tests {
     use arrow::datatypes::Float64Type;
 
     use super::*;
+    use crate::Reads;
 
     fn info(task: Task) -> ModelInfo {
-        let labels = if task == Task::Embedding { vec![] } else { vec!["negative".into(), "positive".into()] };
-        ModelInfo { name: "m".into(), digest: "d".into(), task, labels, multi_label: false, dimensions: None }
+        let labels = if task.is_classification() { vec!["negative".into(), "positive".into()] } else { vec![] };
+        ModelInfo {
+            name: "m".into(),
+            digest: "d".into(),
+            task,
+            labels,
+            multi_label: false,
+            dimensions: None,
+            reads: Reads::Text,
+        }
     }
 
     #[test]
@@ -157,6 +177,16 @@ mod tests {
             assert_eq!(column.data_type(), &output_type(&info));
             assert_eq!(column.len(), rows.len());
         }
+    }
+
+    #[test]
+    fn a_value_becomes_the_declared_struct() {
+        let info = info(Task::TabularRegression);
+        let column = output_column(&info, &[Prediction::Value(1.5)]).unwrap();
+        assert_eq!(column.data_type(), &output_type(&info));
+        let values = column.as_struct().column_by_name("value").unwrap();
+        assert_eq!(values.as_primitive::<Float64Type>().value(0), 1.5);
+        assert!(output_column(&info, &[Prediction::Scores(vec![1.0])]).is_err());
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub use stats::{Histogram, ModelStats};
 pub(crate) use worker::spawn_remote;
 
 use crate::model::estimated_tokens;
-use crate::{BatchConfig, ModelFactory, ModelInfo, Prediction, TokenEstimate};
+use crate::{BatchConfig, Input, ModelFactory, ModelInfo, Prediction, TokenEstimate};
 use batch::UnderWay;
 use call::{Call, Item};
 use waiting::Waiting;
@@ -99,7 +99,7 @@ struct State {
 /// Why texts were not taken in.
 enum Refused {
     /// The queue is closed; here they are again.
-    Closed(Vec<Arc<str>>),
+    Closed(Vec<Input>),
     /// The model is out of order.
     Broken(Error),
 }
@@ -137,20 +137,20 @@ impl Queue {
     }
 
     /// Waits until there is room for `texts`; none where the queue is closed.
-    async fn room(&self, texts: &[Arc<str>]) -> Option<Places> {
-        let bytes: usize = texts.iter().map(|text| held_bytes(text)).sum();
+    async fn room(&self, texts: &[Input]) -> Option<Places> {
+        let bytes: usize = texts.iter().map(held_bytes).sum();
         let places = self.places.clone().acquire_many_owned(texts.len() as u32).await.ok()?;
         let bytes = self.bytes.clone().acquire_many_owned(bytes as u32).await.ok()?;
         Some((places, bytes))
     }
 
-    fn push(&self, call: &Arc<Call>, first: usize, texts: Vec<Arc<str>>, room: Places) -> Result<(), Refused> {
+    fn push(&self, call: &Arc<Call>, first: usize, texts: Vec<Input>, room: Places) -> Result<(), Refused> {
         let (mut places, mut bytes) = room;
         let queued_at = Instant::now();
         let mut items = Vec::with_capacity(texts.len());
         for (i, text) in texts.into_iter().enumerate() {
             let place = places.split(1).zip(bytes.split(held_bytes(&text)));
-            let tokens = (self.estimate)(&text);
+            let tokens = self.tokens(&text);
             items.push(Item { text, tokens, call: call.clone(), index: first + i, queued_at, alone: false, place });
         }
         let mut state = self.state.lock();
@@ -186,13 +186,18 @@ impl Queue {
         waiting
     }
 
+    /// What an input counts against `batch.max_tokens`; a row has none, and counts as one.
+    fn tokens(&self, input: &Input) -> usize {
+        input.as_text().map_or(1, |text| (self.estimate)(text))
+    }
+
     /// Takes over what waited for another model.
     fn take_over(&self, items: Vec<Item>) {
         let mut state = self.state.lock();
         for mut item in items {
             // Its place was in the other queue.
             item.place = None;
-            item.tokens = (self.estimate)(&item.text);
+            item.tokens = self.tokens(&item.text);
             state.waiting.push(item);
         }
         drop(state);
@@ -201,7 +206,7 @@ impl Queue {
 }
 
 /// What a text takes of [`QUEUE_BYTES_MAX`]: one that is larger takes all of it.
-fn held_bytes(text: &str) -> usize {
+fn held_bytes(text: &Input) -> usize {
     text.len().min(QUEUE_BYTES_MAX)
 }
 

@@ -18,6 +18,8 @@ pub enum Source {
     HeadlineSentiment,
     /// The linear classifier of headlines.
     HeadlineSentimentLinear,
+    /// An ONNX file.
+    Onnx(PathBuf),
     /// A folder as Hugging Face's libraries save it.
     Folder(PathBuf),
     /// A model of the Hugging Face hub.
@@ -40,13 +42,15 @@ impl Source {
             Ok(Self::Endpoint(source.to_owned()))
         } else if source.starts_with(SCHEME) {
             Ok(Self::Hub(Repository::parse(source)?))
+        } else if is_onnx(source) {
+            Ok(Self::Onnx(PathBuf::from(source)))
         } else if is_path(source) {
             Ok(Self::Folder(PathBuf::from(source)))
         } else {
             let builtins = BUILTINS.join(", ");
             Err(Error::config(format!(
                 "unknown model source `{}`: write {builtins}, a folder such as ./model, a model of the hub such as \
-                 hf://org/name, or an endpoint such as https://host/path",
+                 hf://org/name, an ONNX file such as ./model.onnx, or an endpoint such as https://host/path",
                 shown(source)
             )))
         }
@@ -60,6 +64,11 @@ pub fn is_path(source: &str) -> bool {
     });
     let has_drive = source.as_bytes().get(1) == Some(&b':');
     has_drive || (!has_scheme && (source.starts_with('.') || source.contains(['/', '\\'])))
+}
+
+/// Whether a source is an ONNX file: a path that ends so.
+pub fn is_onnx(source: &str) -> bool {
+    !source.contains("://") && !source.starts_with("builtin:") && source.to_ascii_lowercase().ends_with(".onnx")
 }
 
 /// As it may be printed: a URL may hold a password or a token.
@@ -77,6 +86,7 @@ mod tests {
         for path in ["./finbert", "../m", "/models/m", "models/m", ".", "C:\\m"] {
             assert_eq!(Source::parse(path).unwrap(), folder(path), "{path}");
         }
+        assert_eq!(Source::parse("fraud.ONNX").unwrap(), Source::Onnx("fraud.ONNX".into()));
         let hub = |id: &str, revision: &str| Source::Hub(Repository { id: id.into(), revision: revision.into() });
         assert_eq!(Source::parse("hf://ProsusAI/finbert").unwrap(), hub("ProsusAI/finbert", "main"));
         assert_eq!(Source::parse("hf://a/b@refs/pr/1").unwrap(), hub("a/b", "refs/pr/1"));

@@ -11,7 +11,7 @@ use crate::huggingface::tokenizer::TextTokenizer;
 use crate::huggingface::{ModelFiles, Parts};
 use crate::model::estimated_tokens;
 use crate::transformer::{Encoder, PackedEncoder, Precision, Tokens, default_precision};
-use crate::{BatchConfig, Model, ModelFactory, ModelHandle, ModelInfo, Prediction, Task, TokenEstimate};
+use crate::{BatchConfig, Model, ModelFactory, ModelHandle, ModelInfo, Prediction, Reads, Task, TokenEstimate};
 
 /// The most tokens that go through the encoder at once: its buffers grow with them. A longer text goes alone.
 const TOKENS_AT_ONCE_MAX: usize = 8192;
@@ -111,6 +111,7 @@ fn found(files: ModelFiles, name: &str, task: Task, settings: &Settings) -> Resu
         labels,
         multi_label: files.multi_label(),
         dimensions: files.dimensions,
+        reads: Reads::Text,
     };
     Ok(Found { files, tokens_max, precision, threads, info })
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use millstream_core::{ByteSize, Error, HumanDuration, Result};
-use millstream_models::ModelHandle;
 use millstream_models::source::Source;
+use millstream_models::{ModelHandle, Reads};
 use tokio_util::sync::CancellationToken;
 
 use super::models::{Chosen, ModelArgs};
@@ -84,6 +84,10 @@ async fn load(chosen: &Chosen) -> Result<ModelHandle> {
         config.load(&name)
     });
     let model = loaded.await.map_err(|e| Error::bug(format!("loading the model panicked: {e}")))??;
+    if model.info().reads != Reads::Text {
+        let source = chosen.config.shown_source();
+        return Err(Error::config(format!("`{source}` reads columns; served are models that read texts")));
+    }
     if !is_remote {
         model.predict(vec!["warm up"]).await?;
     }

@@ -5,6 +5,7 @@
 //! columns are not needed.
 
 mod outputs;
+mod predict_input;
 mod sources;
 mod transforms;
 
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use millstream_core::Result;
 use millstream_core::partition::can_be_key;
-use millstream_models::{FallbackConfig, ModelConfig, ModelInfo, check_fallback};
+use millstream_models::{FallbackConfig, ModelConfig, ModelInfo, Task, check_fallback};
 
 use crate::config::checked::{ModelSpec, OnError, Pipeline, RetentionSpec, Settings};
 use crate::config::diagnostics::{Problem, suggestion};
@@ -199,6 +200,10 @@ impl<'a> Checker<'a> {
                 "its shadow has another task"
             } else if labels(other) != labels(model) {
                 "its shadow has other labels"
+            } else if other.info.reads != model.info.reads {
+                "its shadow reads other columns"
+            } else if model.info.task == Task::TabularRegression {
+                "labels and embeddings can be compared, values can't"
             } else {
                 continue;
             };

@@ -9,7 +9,7 @@ use millstream_connectors::format::DecodeConfig;
 use millstream_connectors::sink::SinkConfig;
 use millstream_connectors::source::SourceConfig;
 use millstream_core::StreamSchema;
-use millstream_models::{FallbackConfig, ModelConfig, ModelInfo};
+use millstream_models::{ColumnKind, FallbackConfig, ModelConfig, ModelInfo};
 use millstream_sql::{Predicate, SqlTransform};
 
 use crate::config::diagnostics::Diagnostic;
@@ -115,7 +115,7 @@ pub enum TransformKind {
     /// SQL.
     Sql(SqlTransform),
     /// A model's prediction as a new, last column.
-    Predict(PredictSpec),
+    Predict(Box<PredictSpec>),
 }
 
 /// A prediction.
@@ -127,8 +127,8 @@ pub struct PredictSpec {
     pub model: Arc<str>,
     /// What answers where it can't.
     pub fallback: Option<Box<FallbackConfig>>,
-    /// The column of `from` that the model reads; a string.
-    pub input: usize,
+    /// What the model reads.
+    pub input: PredictInput,
     /// The name of the new column.
     pub output: String,
     /// How long one call may take.
@@ -146,6 +146,15 @@ impl PredictSpec {
     pub fn uses_model(&self, name: &str) -> bool {
         &*self.model == name || matches!(self.fallback.as_deref(), Some(FallbackConfig::Model(model)) if model == name)
     }
+}
+
+/// What a model reads of a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PredictInput {
+    /// The column of `from` with this index; a string.
+    Text(usize),
+    /// Columns of `from`, by their index, and what their cells become; in the order of the model.
+    Row(Vec<(usize, ColumnKind)>),
 }
 
 /// How often a call is tried.

@@ -2,6 +2,7 @@
 //! `docs/pipeline-file.md`; nothing is checked here that needs a second entry to look at.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::time::Duration;
 
@@ -139,8 +140,9 @@ pub struct RawTransform {
 pub struct RawPredict {
     /// The model, by its name in `models`.
     pub model: String,
-    /// The column that the model reads; a string.
-    pub input: String,
+    /// What the model reads: a column with a text; or columns, as a list in the model's order, or as a map from the
+    /// model's names for them.
+    pub input: RawPredictInput,
     /// The name of the new column.
     #[schemars(length(min = 1, max = 64))]
     pub output: String,
@@ -158,6 +160,18 @@ pub struct RawPredict {
     /// With `on_error: default`: what is written instead. Default: `null`.
     #[serde(default)]
     pub default: Option<Value>,
+}
+
+/// A column, a list of columns, or a map from a model's names to columns.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum RawPredictInput {
+    /// One column.
+    One(String),
+    /// Several columns.
+    Many(#[schemars(length(min = 1))] Vec<String>),
+    /// The model's name for a column → the column.
+    Named(#[schemars(length(min = 1))] BTreeMap<String, String>),
 }
 
 /// How often a call is tried, and the pause in between, which doubles.

@@ -86,7 +86,8 @@ fn a_whole_file_becomes_a_pipeline_with_every_type_known() {
     );
     assert_eq!(p.transforms.iter().map(|t| &*t.name).collect::<Vec<_>>(), ["english", "scored"]);
     let TransformKind::Predict(predict) = &p.transforms[1].kind else { panic!() };
-    assert_eq!((predict.input, predict.output.as_str(), predict.max_in_flight), (1, "sentiment", 16));
+    assert_eq!(predict.input, crate::config::checked::PredictInput::Text(1));
+    assert_eq!((predict.output.as_str(), predict.max_in_flight), ("sentiment", 16));
     assert_eq!(p.transforms[1].on_error, OnError::DeadLetter);
     let news = p.table("news").unwrap();
     assert_eq!((news.partitions, news.key.as_slice()), (4, &[0][..]));

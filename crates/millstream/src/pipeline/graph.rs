@@ -72,7 +72,7 @@ impl Graph {
                     let fallback = fallback
                         .map(|config| Fallback::new(&model.info(), config, |name| models.handles.get(name).cloned()))
                         .transpose()?;
-                    let (spec, schema) = (spec.clone(), node.schema.clone());
+                    let (spec, schema) = (spec.as_ref().clone(), node.schema.clone());
                     let cache = models.caches.get(&spec.model).cloned();
                     let shadow = models.shadows.get(&spec.model).cloned();
                     let predict = PredictStep::new(spec, schema, step.on_error, model.clone(), fallback)?;

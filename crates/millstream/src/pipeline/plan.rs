@@ -11,7 +11,7 @@ use arrow::datatypes::SchemaRef;
 use millstream_core::{Error, Result};
 
 use crate::config::checked::{
-    OnError, Pipeline, PredictSpec, RetentionSpec, SinkSpec, SourceSpec, TableSpec, TransformKind, TransformSpec,
+    OnError, Pipeline, RetentionSpec, SinkSpec, SourceSpec, TableSpec, TransformKind, TransformSpec,
 };
 
 /// Everything that runs.
@@ -313,7 +313,7 @@ fn source_stream(source: &SourceSpec) -> StreamPlan {
 fn readers<'a>(pipeline: &'a Pipeline, name: &'a str) -> impl Iterator<Item = &'a TransformSpec> {
     pipeline.transforms.iter().filter(move |t| match &t.kind {
         TransformKind::Sql(sql) => sql.inputs().iter().any(|input| input == name),
-        TransformKind::Predict(PredictSpec { from, .. }) => &**from == name,
+        TransformKind::Predict(spec) => *spec.from == *name,
     })
 }
 

@@ -1,26 +1,29 @@
-//! The `predict` step: a column of text in, a struct column out. The only step that suspends: bounded in flight, with
+//! The `predict` step: a column of text, or several columns, in; a struct column out. The only step that suspends: bounded in flight, with
 //! time-out, retry with back-off and jitter, and order kept.
 //!
 //! Retry lives here and nowhere below: only this step knows how long a record may still wait, counts the attempts for
 //! the dead letter, and asks a model's `fallback` when they are used up.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, new_null_array};
+use arrow::array::{Array, ArrayRef, RecordBatch, new_null_array};
 use arrow::compute::concat;
 use arrow::datatypes::SchemaRef;
 use futures::future::{BoxFuture, join_all};
 use futures::{FutureExt, StreamExt, stream};
 use millstream_core::{Failure, FailureKind, Result, RowFailure, Rows};
-use millstream_models::{BreakerState, Fallback, ModelHandle, ModelInfo, Scored, output_column_from};
+use millstream_models::{BreakerState, Fallback, Input, ModelHandle, ModelInfo, Scored, output_column_from};
 
 use super::model_cache::ModelCache;
 use super::shadow::Shadow;
 use crate::config::checked::{OnError, PredictSpec};
 
-/// Records that one call to the model's queue carries, and bytes of their texts.
+mod inputs;
+
+/// Records that one call to the model's queue carries, and bytes of what they ask.
 const CALL_RECORDS: usize = 32;
 const CALL_BYTES: usize = 4 << 20;
 
@@ -92,20 +95,20 @@ impl PredictStep {
     /// # Errors
     /// The cache can't be read or written.
     pub async fn run(&self, rows: &Rows) -> Result<(Rows, Vec<RowFailure>)> {
-        let input = rows.batch.column(self.spec.input).as_string::<i32>().clone();
+        let inputs = inputs::read(&self.spec.input, &rows.batch)?;
         let null = || Err(Failure::new(FailureKind::MissingField, "the input of the model is null"));
-        let mut answers: Vec<Answer> = (0..input.len()).map(|_| null()).collect();
-        let mut to_ask: Vec<u32> = (0..input.len() as u32).filter(|&row| input.is_valid(row as usize)).collect();
+        let mut answers: Vec<Answer> = inputs.iter().map(|_| null()).collect();
+        let mut to_ask: Vec<u32> = (0..rows.len() as u32).filter(|&row| inputs[row as usize].is_some()).collect();
         let mut repeats = Vec::new();
         if let Some(cache) = &self.cache {
             let records = to_ask.len();
-            (to_ask, repeats) = first_of_each(&input, &to_ask);
-            to_ask = self.look_up(cache, &input, to_ask, &mut answers).await?;
+            (to_ask, repeats) = first_of_each(&inputs, &to_ask);
+            to_ask = self.look_up(cache, &inputs, to_ask, &mut answers).await?;
             cache.count_lookups((records - to_ask.len()) as u64, to_ask.len() as u64);
         }
-        let calls = stream::iter(cut(&input, &to_ask)).map(|call| {
-            let texts: Vec<Arc<str>> = call.iter().map(|&row| input.value(row as usize).into()).collect();
-            async move { (call, self.ask(texts).await) }
+        let calls = stream::iter(cut(&inputs, &to_ask)).map(|call| {
+            let asked: Vec<Input> = call.iter().filter_map(|&row| inputs[row as usize].clone()).collect();
+            async move { (call, self.ask(asked).await) }
         });
         let in_flight = self.spec.max_in_flight.div_ceil(CALL_RECORDS).max(1);
         let mut answered = calls.buffered(in_flight);
@@ -117,7 +120,7 @@ impl PredictStep {
         for (row, first) in repeats {
             answers[row as usize] = answers[first as usize].clone();
         }
-        self.offer_to_shadow(&input, &answers);
+        self.offer_to_shadow(&inputs, &answers);
         self.assemble(rows, answers)
     }
 
@@ -125,13 +128,14 @@ impl PredictStep {
     async fn look_up(
         &self,
         cache: &ModelCache,
-        input: &StringArray,
+        inputs: &[Option<Input>],
         rows: Vec<u32>,
         answers: &mut [Answer],
     ) -> Result<Vec<u32>> {
         let info = self.model.info();
-        let texts: Vec<&str> = rows.iter().map(|&row| input.value(row as usize)).collect();
-        let known = cache.lookup(&info, &texts).await?;
+        let keys: Vec<Cow<'_, str>> =
+            rows.iter().filter_map(|&row| inputs[row as usize].as_ref()).map(Input::key).collect();
+        let known = cache.lookup(&info, &keys.iter().map(|key| &**key).collect::<Vec<_>>()).await?;
         let mut missing = Vec::new();
         for (row, prediction) in rows.into_iter().zip(known) {
             match prediction {
@@ -143,13 +147,14 @@ impl PredictStep {
     }
 
     /// One call; what the model says is in the cache, if there is one, when this returns.
-    async fn ask(&self, texts: Vec<Arc<str>>) -> Result<Vec<Answer>> {
-        let answers = self.call(texts.clone(), 1).await;
+    async fn ask(&self, inputs: Vec<Input>) -> Result<Vec<Answer>> {
+        let answers = self.call(inputs.clone(), 1).await;
         if let Some(cache) = &self.cache {
             let name = self.model.info().name.clone();
-            let said = texts.iter().zip(&answers).filter_map(|(text, answer)| match answer {
+            let keys: Vec<Cow<'_, str>> = inputs.iter().map(Input::key).collect();
+            let said = keys.iter().zip(&answers).filter_map(|(key, answer)| match answer {
                 // What a fallback says is not the model's.
-                Ok(scored) if scored.by.name == name => Some((&*scored.by.digest, &**text, &scored.prediction)),
+                Ok(scored) if scored.by.name == name => Some((&*scored.by.digest, &**key, &scored.prediction)),
                 _ => None,
             });
             cache.keep(said).await?;
@@ -158,21 +163,21 @@ impl PredictStep {
     }
 
     /// One call, tried again as often as the step says, from attempt `first` on; then the fallback is asked. One answer per
-    /// text.
-    fn call(&self, texts: Vec<Arc<str>>, first: u32) -> BoxFuture<'_, Vec<Answer>> {
+    /// input.
+    fn call(&self, inputs: Vec<Input>, first: u32) -> BoxFuture<'_, Vec<Answer>> {
         async move {
-            let failure = match self.attempts(&texts, first).await {
+            let failure = match self.attempts(&inputs, first).await {
                 Ok(answers) => return answers,
                 Err(GaveUp { next_attempt: Some(next), .. }) => {
                     // Each for itself: whoever is to blame takes no other with it.
-                    let alone = texts.into_iter().map(|text| self.call(vec![text], next));
+                    let alone = inputs.into_iter().map(|input| self.call(vec![input], next));
                     return join_all(alone).await.into_iter().flatten().collect();
                 }
                 Err(GaveUp { failure, .. }) => failure,
             };
-            let records = texts.len();
+            let records = inputs.len();
             let Some(fallback) = &self.fallback else { return repeat(failure, records) };
-            match tokio::time::timeout(self.spec.timeout, fallback.predict(texts)).await {
+            match tokio::time::timeout(self.spec.timeout, fallback.predict(inputs)).await {
                 Ok(Ok(answers)) if answers.len() == records => {
                     let by = Arc::new(fallback.info());
                     let scored = |prediction| Scored { prediction, by: by.clone() };
@@ -189,13 +194,13 @@ impl PredictStep {
     }
 
     /// The model's answers, or why it can't answer.
-    async fn attempts(&self, texts: &[Arc<str>], first: u32) -> std::result::Result<Vec<Answer>, GaveUp> {
-        let records = texts.len();
+    async fn attempts(&self, inputs: &[Input], first: u32) -> std::result::Result<Vec<Answer>, GaveUp> {
+        let records = inputs.len();
         let mut pause = self.spec.retry.initial;
         let mut attempt = first;
         let gave_up = |failure| GaveUp { failure, next_attempt: None };
         loop {
-            let asked = tokio::time::timeout(self.spec.timeout, self.model.predict_scored(texts.to_vec())).await;
+            let asked = tokio::time::timeout(self.spec.timeout, self.model.predict_scored(inputs.to_vec())).await;
             let failure = match asked {
                 Ok(Ok(answers)) if answers.len() == records => return Ok(answers),
                 Ok(Ok(answers)) => Failure::new(
@@ -227,17 +232,17 @@ impl PredictStep {
         self.model.stats().endpoint.is_some_and(|endpoint| endpoint.breaker != BreakerState::Closed)
     }
 
-    fn offer_to_shadow(&self, input: &StringArray, answers: &[Answer]) {
+    fn offer_to_shadow(&self, inputs: &[Option<Input>], answers: &[Answer]) {
         let Some(shadow) = &self.shadow else { return };
         let name = self.model.info().name.clone();
         let scored = answers.iter().enumerate().filter_map(|(row, answer)| {
             let scored = answer.as_ref().ok().filter(|scored| scored.by.name == name)?;
-            Some((row, scored))
+            Some((inputs[row].clone()?, scored))
         });
         let (mut offer, mut bytes) = (Vec::new(), 0);
-        for (row, scored) in scored {
-            bytes += input.value(row).len();
-            offer.push((input.value(row).into(), scored.clone()));
+        for (input, scored) in scored {
+            bytes += input.len();
+            offer.push((input, scored.clone()));
             if offer.len() == CALL_RECORDS || bytes >= CALL_BYTES {
                 shadow.offer(std::mem::take(&mut offer));
                 bytes = 0;
@@ -278,13 +283,14 @@ impl PredictStep {
     }
 }
 
-/// The first row of each text, and each further row with the first one of its text.
-fn first_of_each(input: &StringArray, rows: &[u32]) -> (Vec<u32>, Vec<(u32, u32)>) {
-    let mut first_row: HashMap<&str, u32> = HashMap::with_capacity(rows.len());
+/// The first row of each input, and each further row with the first one of its input.
+fn first_of_each(inputs: &[Option<Input>], rows: &[u32]) -> (Vec<u32>, Vec<(u32, u32)>) {
+    let mut first_row: HashMap<Cow<'_, str>, u32> = HashMap::with_capacity(rows.len());
     let mut firsts = Vec::with_capacity(rows.len());
     let mut repeats = Vec::new();
     for &row in rows {
-        match first_row.entry(input.value(row as usize)) {
+        let Some(input) = &inputs[row as usize] else { continue };
+        match first_row.entry(input.key()) {
             std::collections::hash_map::Entry::Occupied(first) => repeats.push((row, *first.get())),
             std::collections::hash_map::Entry::Vacant(place) => {
                 place.insert(row);
@@ -296,11 +302,11 @@ fn first_of_each(input: &StringArray, rows: &[u32]) -> (Vec<u32>, Vec<(u32, u32)
 }
 
 /// Cuts rows into calls of at most [`CALL_RECORDS`] and about [`CALL_BYTES`].
-fn cut(input: &StringArray, rows: &[u32]) -> Vec<Vec<u32>> {
+fn cut(inputs: &[Option<Input>], rows: &[u32]) -> Vec<Vec<u32>> {
     let mut calls: Vec<Vec<u32>> = Vec::new();
     let mut bytes = 0;
     for &row in rows {
-        let length = input.value_length(row as usize) as usize;
+        let length = inputs[row as usize].as_ref().map_or(0, Input::len);
         match calls.last_mut() {
             Some(call) if call.len() < CALL_RECORDS && bytes + length <= CALL_BYTES => {
                 call.push(row);

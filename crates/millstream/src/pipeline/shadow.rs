@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use millstream_models::{ModelHandle, ModelInfo, Prediction, Scored, highest};
+use millstream_models::{Input, ModelHandle, ModelInfo, Prediction, Scored, highest};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -40,7 +40,7 @@ pub struct Shadow {
 
 #[derive(Debug)]
 struct Offer {
-    rows: Vec<(Arc<str>, Scored)>,
+    rows: Vec<(Input, Scored)>,
     _bytes: OwnedSemaphorePermit,
 }
 
@@ -64,7 +64,7 @@ pub struct ShadowReport {
 /// A record that model and shadow disagree on.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Example {
-    /// The beginning of the text.
+    /// The beginning of the text, or of the cells.
     pub text: String,
     /// What the model said.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -114,12 +114,12 @@ impl Shadow {
     }
 
     /// Hands rows on that the model has scored. Never waits.
-    pub fn offer(&self, rows: Vec<(Arc<str>, Scored)>) {
+    pub fn offer(&self, rows: Vec<(Input, Scored)>) {
         let records = rows.len() as u64;
         if records == 0 {
             return;
         }
-        let bytes: usize = rows.iter().map(|(text, _)| text.len()).sum();
+        let bytes: usize = rows.iter().map(|(input, _)| input.len()).sum();
         let room = u32::try_from(bytes).ok().and_then(|bytes| self.bytes.clone().try_acquire_many_owned(bytes).ok());
         let taken = room.is_some_and(|_bytes| self.offers.try_send(Offer { rows, _bytes }).is_ok());
         if !taken {
@@ -134,20 +134,20 @@ impl Shadow {
 }
 
 async fn compare_all(shadow: &ModelHandle, offer: Offer, report: &Mutex<ShadowReport>) {
-    let texts: Vec<Arc<str>> = offer.rows.iter().map(|(text, _)| text.clone()).collect();
-    let answers = tokio::time::timeout(CALL_TIMEOUT, shadow.predict_scored(texts)).await;
+    let inputs: Vec<Input> = offer.rows.iter().map(|(input, _)| input.clone()).collect();
+    let answers = tokio::time::timeout(CALL_TIMEOUT, shadow.predict_scored(inputs)).await;
     let Ok(Ok(answers)) = answers else {
         report.lock().failed += offer.rows.len() as u64;
         return;
     };
     let mut report = report.lock();
-    for ((text, model), shadow) in offer.rows.iter().zip(answers) {
+    for ((input, model), shadow) in offer.rows.iter().zip(answers) {
         let Ok(shadow) = shadow else {
             report.failed += 1;
             continue;
         };
         report.total += 1;
-        if let Some(example) = disagreement(text, model, &shadow) {
+        if let Some(example) = disagreement(&input.shown(), model, &shadow) {
             report.disagreements += 1;
             report.examples.push_back(example);
             if report.examples.len() > EXAMPLES {

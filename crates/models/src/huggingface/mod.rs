@@ -92,6 +92,10 @@ impl ModelFiles {
         let modules = match task {
             Task::Embedding => modules(&files)?,
             Task::TextClassification => None,
+            Task::TabularClassification | Task::TabularRegression => {
+                let task = task.as_str();
+                return Err(Error::config(format!("`task: {task}` is for ONNX files; these models read texts")));
+            }
         };
         // Old sentence-transformers have the encoder in a folder of its own.
         let encoder_files = match modules.as_ref().and_then(|list| list[0].get("path")?.as_str()) {
@@ -187,7 +191,8 @@ impl ModelFiles {
         let tensors = Tensors { weights: &self.weights, prefix, values };
         let weights = encoder::weights(&self.config, tensors)?;
         let head = match (self.task, &self.modules) {
-            (Task::TextClassification, _) => {
+            // Tasks of columns were refused with the files.
+            (Task::TextClassification | Task::TabularClassification | Task::TabularRegression, _) => {
                 Head::Classifier(Classifier::read(&self.config, Tensors { prefix: "", ..tensors }, prefix)?)
             }
             (Task::Embedding, None) => Head::Embedding(Embedding::mean(self.config.encoder.hidden)),

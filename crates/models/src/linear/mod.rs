@@ -10,7 +10,7 @@ use millstream_core::{Error, Failure, Result};
 
 use crate::config::short_digest;
 use crate::model::estimated_tokens;
-use crate::{BatchConfig, Model, ModelFactory, ModelHandle, ModelInfo, Prediction, Task, TokenEstimate};
+use crate::{BatchConfig, Model, ModelFactory, ModelHandle, ModelInfo, Prediction, Reads, Task, TokenEstimate};
 
 use features::Featurizer;
 use weights::Weights;
@@ -30,6 +30,7 @@ static LOADED: LazyLock<Result<(Arc<Weights>, ModelInfo)>> = LazyLock::new(|| {
         labels: weights.labels.clone(),
         multi_label: false,
         dimensions: None,
+        reads: Reads::Text,
     };
     Ok((Arc::new(weights), info))
 });

@@ -8,7 +8,7 @@ use millstream_core::{Error, Failure, FailureKind, Result};
 use super::call::Item;
 use super::waiting::{Limits, Standing};
 use super::{Answer, BATCH_BYTES_MAX, Queue, State};
-use crate::Scored;
+use crate::{Input, Scored};
 
 /// A batch that has taken this long, or that a caller has given up on, has perhaps hung: the same texts, sent again, go
 /// alone.
@@ -18,7 +18,7 @@ const SUSPECT_AFTER: Duration = Duration::from_secs(1);
 pub(crate) struct Batch {
     queue: Arc<Queue>,
     number: u64,
-    texts: Vec<Arc<str>>,
+    texts: Vec<Input>,
     ended: bool,
 }
 
@@ -102,9 +102,14 @@ fn standing(item: &Item, slow: &[&UnderWay]) -> Standing {
 }
 
 impl Batch {
-    /// The texts.
+    /// What it asks.
+    pub(crate) fn inputs(&self) -> &[Input] {
+        &self.texts
+    }
+
+    /// The texts, for those who read nothing else; see [`crate::ModelHandle::predict`].
     pub(crate) fn texts(&self) -> Vec<&str> {
-        self.texts.iter().map(|text| &**text).collect()
+        self.texts.iter().filter_map(Input::as_text).collect()
     }
 
     /// Hands the answers to the callers. False where the batch was given up meanwhile: nobody wants them.

@@ -8,7 +8,7 @@ use millstream_core::{Error, Failure, Result};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::Scored;
+use crate::{Input, Scored};
 
 /// What the caller gets for one text.
 pub(crate) type CallAnswer = Result<Scored, Failure>;
@@ -67,9 +67,9 @@ impl Call {
     }
 }
 
-/// One text of a call.
+/// One text of a call, or one row.
 pub(crate) struct Item {
-    pub(super) text: Arc<str>,
+    pub(super) text: Input,
     /// What it counts against `batch.max_tokens`; also its length for finding texts of like length.
     pub(super) tokens: usize,
     pub(super) call: Arc<Call>,

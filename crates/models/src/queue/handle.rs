@@ -8,7 +8,7 @@ use parking_lot::RwLock;
 
 use super::call::{Call, CallAnswer};
 use super::{BATCH_BYTES_MAX, ModelStats, Queue, Refused, watchdog, worker};
-use crate::{BatchConfig, Model, ModelInfo, Prediction, Scored};
+use crate::{BatchConfig, Input, Model, ModelInfo, Prediction, Reads, Scored};
 
 /// What a model is asked before it is used: what is read or set up at the first call is there for the second.
 const WARM_UP: [&str; 2] = ["Ready", "Shares rose after the company raised its forecast for the full year"];
@@ -85,8 +85,9 @@ impl ModelHandle {
     ///
     /// # Errors
     /// The model as a whole could not answer: `Retry` where the same call may work later (an endpoint is down or
-    /// overloaded; the message says for how long, if the endpoint does).
-    pub async fn predict<T: Into<Arc<str>>>(&self, inputs: Vec<T>) -> Result<Vec<Result<Prediction, Failure>>> {
+    /// overloaded; the message says for how long, if the endpoint does). `Bug`: the inputs are not of the sort that the
+    /// model reads ([`ModelInfo::reads`]).
+    pub async fn predict<T: Into<Input>>(&self, inputs: Vec<T>) -> Result<Vec<Result<Prediction, Failure>>> {
         let answers = self.predict_scored(inputs).await?;
         Ok(answers.into_iter().map(|answer| answer.map(|scored| scored.prediction)).collect())
     }
@@ -95,14 +96,20 @@ impl ModelHandle {
     ///
     /// # Errors
     /// As [`ModelHandle::predict`].
-    pub async fn predict_scored<T: Into<Arc<str>>>(&self, inputs: Vec<T>) -> Result<Vec<Result<Scored, Failure>>> {
+    pub async fn predict_scored<T: Into<Input>>(&self, inputs: Vec<T>) -> Result<Vec<Result<Scored, Failure>>> {
         if inputs.is_empty() {
             return Ok(Vec::new());
+        }
+        let inputs: Vec<Input> = inputs.into_iter().map(Into::into).collect();
+        let info = self.info();
+        if inputs.iter().any(|input| !input.is_for(&info.reads)) {
+            let (name, reads) = (&info.name, info.reads.as_str());
+            return Err(Error::bug(format!("model `{name}` reads {reads}, and got something else")));
         }
         let (call, reply) = Call::new(inputs.len());
         let mut guard = CallGuard { handle: self, call: &call, answered: false };
         let mut first = 0;
-        let mut inputs = inputs.into_iter().map(Into::into).peekable();
+        let mut inputs = inputs.into_iter().peekable();
         while inputs.peek().is_some() && !call.is_over() {
             let chunk = next_chunk(&mut inputs, self.queue().batch.max);
             let texts = chunk.len();
@@ -115,7 +122,7 @@ impl ModelHandle {
     }
 
     /// Puts texts into the queue, into that of the next model where it is replaced meanwhile.
-    async fn enqueue(&self, call: &Arc<Call>, first: usize, mut texts: Vec<Arc<str>>) -> Result<()> {
+    async fn enqueue(&self, call: &Arc<Call>, first: usize, mut texts: Vec<Input>) -> Result<()> {
         loop {
             let queue = self.queue();
             if let Some(room) = queue.room(&texts).await {
@@ -137,6 +144,11 @@ impl ModelHandle {
     /// # Errors
     /// The model does not answer, or fails on plain text.
     pub async fn warm_up(&self) -> Result<()> {
+        // What a row of a model looks like that it must not fail on, only the model knows: such models try themselves
+        // when they are loaded.
+        if matches!(self.info().reads, Reads::Row(_)) {
+            return Ok(());
+        }
         let doing = || format!("warm up model `{}`", self.info().name);
         let answers = self.predict(WARM_UP.to_vec()).await.map_err(|e| e.context(doing()))?;
         if let Some(failure) = answers.into_iter().find_map(Result::err) {
@@ -172,7 +184,7 @@ impl std::fmt::Debug for ModelHandle {
 }
 
 /// The next texts of a call: as many as fit into a batch.
-fn next_chunk(inputs: &mut std::iter::Peekable<impl Iterator<Item = Arc<str>>>, texts_max: usize) -> Vec<Arc<str>> {
+fn next_chunk(inputs: &mut std::iter::Peekable<impl Iterator<Item = Input>>, texts_max: usize) -> Vec<Input> {
     let mut bytes = 0;
     let mut chunk = Vec::new();
     while chunk.len() < texts_max
@@ -196,6 +208,9 @@ fn fits(old: &ModelInfo, new: &ModelInfo) -> Result<()> {
     }
     if old.labels != new.labels {
         return refused("the labels", format!("[{}]", old.labels.join(", ")), format!("[{}]", new.labels.join(", ")));
+    }
+    if old.reads != new.reads {
+        return refused("the columns", old.reads.to_string(), new.reads.to_string());
     }
     let shown = |dimensions: Option<usize>| dimensions.map_or("unknown".into(), |d| d.to_string());
     if old.dimensions != new.dimensions {

@@ -9,20 +9,22 @@ use millstream_core::{ErrorKind, FailureKind, HumanDuration};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Model, Task};
+use crate::{Model, Reads, Task};
 
 mod hang;
 mod limits;
 mod replace;
 
 fn info() -> ModelInfo {
+    let (task, reads) = (Task::Embedding, Reads::Text);
     ModelInfo {
         name: "fake".into(),
         digest: "0".into(),
-        task: Task::Embedding,
+        task,
         labels: vec![],
         multi_label: false,
         dimensions: Some(1),
+        reads,
     }
 }
 

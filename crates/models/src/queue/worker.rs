@@ -11,7 +11,7 @@ use super::batch::{Batch, Next};
 use super::{Answer, ModelHandle, Queue, State};
 use crate::remote::Remote;
 use crate::remote::gate::{Gate, Turn};
-use crate::{BatchConfig, Model, ModelInfo};
+use crate::{BatchConfig, Input, Model, ModelInfo, Reads};
 
 /// Runs `model` on a thread of its own, until the queue is closed or the thread was given up.
 pub(super) fn spawn_local(queue: Arc<Queue>, mut model: Box<dyn Model>) -> Result<()> {
@@ -20,7 +20,7 @@ pub(super) fn spawn_local(queue: Arc<Queue>, mut model: Box<dyn Model>) -> Resul
     queue.state.lock().workers += 1;
     let work = move || {
         while let Some(batch) = wait_for_batch(&seat.queue) {
-            let answers = predict(model.as_mut(), &batch.texts());
+            let answers = predict(model.as_mut(), batch.inputs());
             if !batch.answer(answers) {
                 seat.given_up = true;
                 return;
@@ -71,21 +71,29 @@ fn wait_for_batch(queue: &Arc<Queue>) -> Option<Batch> {
 }
 
 /// Asks the model; where it panics, asks again text by text, so that only the text that caused it fails.
-fn predict(model: &mut dyn Model, texts: &[&str]) -> Result<Vec<Answer>> {
-    match catch_unwind(AssertUnwindSafe(|| model.predict(texts))) {
+fn predict(model: &mut dyn Model, texts: &[Input]) -> Result<Vec<Answer>> {
+    match catch_unwind(AssertUnwindSafe(|| ask(model, texts))) {
         Ok(answers) => answers,
         Err(panic) if texts.len() == 1 => Ok(vec![Err(failure_of(&*panic))]),
         Err(_) => {
             tracing::warn!(model = %model.info().name, texts = texts.len(), "the model panicked; trying its texts one by one");
             let mut answers = Vec::with_capacity(texts.len());
             for text in texts {
-                match predict(model, &[text])?.pop() {
+                match predict(model, std::slice::from_ref(text))?.pop() {
                     Some(answer) => answers.push(answer),
                     None => answers.push(Err(Failure::new(FailureKind::Model, "the model gave no answer"))),
                 }
             }
             Ok(answers)
         }
+    }
+}
+
+/// All inputs of a queue are of the sort that its model reads.
+fn ask(model: &mut dyn Model, inputs: &[Input]) -> Result<Vec<Answer>> {
+    match model.info().reads {
+        Reads::Text => model.predict(&inputs.iter().filter_map(Input::as_text).collect::<Vec<_>>()),
+        Reads::Row(_) => model.predict_rows(&inputs.iter().filter_map(Input::as_row).collect::<Vec<_>>()),
     }
 }
 

@@ -20,7 +20,7 @@ use super::protocol::{Answer, Chat, Codec, Protocol, Template, TensorConfig, req
 use super::rate::Rate;
 use super::{Endpoint, Place, aws};
 use crate::config::{check_labels_differ, short_digest};
-use crate::{ModelInfo, Task};
+use crate::{ModelInfo, Reads, Task};
 
 /// The most requests that may be under way at an endpoint.
 const CONCURRENCY_MAX: usize = 1024;
@@ -214,7 +214,7 @@ impl EndpointConfig {
                 })?;
                 match task {
                     Task::Embedding => Codec::OpenaiEmbeddings(model),
-                    Task::TextClassification => {
+                    Task::TextClassification | Task::TabularClassification | Task::TabularRegression => {
                         Codec::OpenaiChat(Chat { model, instructions: self.instructions.clone() })
                     }
                 }
@@ -309,6 +309,7 @@ impl EndpointConfig {
             labels,
             multi_label: false,
             dimensions: None,
+            reads: Reads::Text,
         }
     }
 }

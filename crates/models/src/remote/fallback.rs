@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::protocol;
 use crate::config::short_digest;
-use crate::{ModelHandle, ModelInfo, Prediction, Task};
+use crate::{Input, ModelHandle, ModelInfo, Prediction, Task};
 
 /// What is written behind `fallback`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -78,7 +78,7 @@ impl Fallback {
     ///
     /// # Errors
     /// As [`ModelHandle::predict`].
-    pub async fn predict<T: Into<Arc<str>>>(&self, texts: Vec<T>) -> Result<Vec<Result<Prediction, Failure>>> {
+    pub async fn predict<T: Into<Input>>(&self, texts: Vec<T>) -> Result<Vec<Result<Prediction, Failure>>> {
         let (handle, places) = match &self.0 {
             Kind::Value { prediction, .. } => return Ok(texts.iter().map(|_| Ok(prediction.clone())).collect()),
             Kind::Model { handle, places } => (handle, places),
@@ -123,7 +123,9 @@ pub(crate) fn fixed(of: &ModelInfo, value: &Map<String, Value>) -> Result<Predic
     };
     protocol::prediction(of, item).map_err(|failure| {
         let example = match of.task {
-            Task::TextClassification => "write `{ label: … }`, or `{ scores: { … } }` with a score for each label",
+            Task::TextClassification | Task::TabularClassification | Task::TabularRegression => {
+                "write `{ label: … }`, or `{ scores: { … } }` with a score for each label"
+            }
             Task::Embedding => "write `{ embedding: [0.1, …] }`",
         };
         let why = failure.message.replace("the endpoint", "`fallback`");

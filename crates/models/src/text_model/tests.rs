@@ -47,6 +47,7 @@ fn open(folder: &Path, task: Task, settings: &Settings) -> TextModel {
 fn numbers(prediction: &Prediction) -> &[f32] {
     match prediction {
         Prediction::Scores(numbers) | Prediction::Embedding(numbers) => numbers,
+        Prediction::Value(_) => panic!("{prediction:?} of a text"),
     }
 }
 

@@ -119,7 +119,10 @@ impl Inference {
 /// What one answer takes at most: its numbers, and the text that they become.
 fn answer_bytes(info: &ModelInfo) -> usize {
     match info.task {
-        Task::TextClassification => 128 + info.labels.iter().map(|label| 64 + 2 * label.len()).sum::<usize>(),
+        Task::TextClassification | Task::TabularClassification => {
+            128 + info.labels.iter().map(|label| 64 + 2 * label.len()).sum::<usize>()
+        }
+        Task::TabularRegression => 128,
         Task::Embedding => 128 + 24 * info.dimensions.unwrap_or(DIMENSIONS_GUESS),
     }
 }

@@ -25,7 +25,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::{get, post};
 use millstream_core::Secret;
-use millstream_models::{ModelHandle, Task};
+use millstream_models::{ModelHandle, Reads, Task};
 use tokio::sync::Semaphore;
 
 use super::auth;
@@ -94,8 +94,9 @@ impl Inference {
         inference
     }
 
-    /// From here on requests are answered. Counts once.
-    pub fn loaded(&self, models: Models) {
+    /// From here on requests are answered. Counts once. Requests carry texts: models of columns are left out.
+    pub fn loaded(&self, mut models: Models) {
+        models.retain(|_, model| model.info().reads == Reads::Text);
         let _ = self.0.models.set(models);
     }
 

@@ -46,7 +46,15 @@ impl Model for Moody {
 fn moody(name: &str, task: Task, gate: Option<(Sender<()>, Receiver<()>)>) -> (Arc<str>, ModelHandle) {
     let labels = if task == Task::Embedding { vec![] } else { vec!["down".into(), "up".into()] };
     let dimensions = (task == Task::Embedding).then_some(2);
-    let info = ModelInfo { name: name.into(), digest: "d1".into(), task, labels, multi_label: false, dimensions };
+    let info = ModelInfo {
+        name: name.into(),
+        digest: "d1".into(),
+        task,
+        labels,
+        multi_label: false,
+        dimensions,
+        reads: millstream_models::Reads::Text,
+    };
     let model = Moody { info, gate };
     (name.into(), ModelHandle::spawn(vec![Box::new(model)], BatchConfig::default()).unwrap())
 }
@@ -232,6 +240,7 @@ async fn an_answer_that_would_take_too_much_is_refused_before_the_model_works() 
         labels: vec![],
         multi_label: false,
         dimensions: Some(1 << 20),
+        reads: millstream_models::Reads::Text,
     };
     let model = ModelHandle::spawn(vec![Box::new(Moody { info, gate: None })], BatchConfig::default()).unwrap();
     let at = start(Inference::of([("wide".into(), model.clone())].into(), Limits::default())).await;

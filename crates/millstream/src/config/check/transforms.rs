@@ -8,7 +8,7 @@ use millstream_models::output_type;
 use millstream_sql::{SqlError, SqlTransform};
 use serde_json::Value;
 
-use super::{Checker, Kind, type_name};
+use super::{Checker, Kind};
 use crate::config::checked::{ModelSpec, OnError, PredictSpec, RetrySpec, TransformKind, TransformSpec};
 use crate::config::diagnostics::suggestion;
 use crate::config::interpolate::position_in;
@@ -176,7 +176,8 @@ impl<'a> Checker<'a> {
         self.check_predict_settings(node, raw, on_error);
         let from = candidate.inputs.as_ref()?.first()?;
         let schema = self.schema(from)?;
-        let input = self.predict_input(node.get("input")?, &schema);
+        // A model that is wrong itself was reported already.
+        let input = model.and_then(|model| self.predict_input(node.get("input")?, &raw.input, &schema, model));
         if schema.index_of(&raw.output).is_ok() {
             let message = format!("`{from}` already has a column `{}`", raw.output);
             self.error(&node.get("output")?.place, message, Some("give the prediction another name".into()));
@@ -206,7 +207,7 @@ impl<'a> Checker<'a> {
             name,
             schema: Arc::new(Schema::new(fields)),
             on_error,
-            kind: TransformKind::Predict(spec),
+            kind: TransformKind::Predict(Box::new(spec)),
         })
     }
 
@@ -222,18 +223,6 @@ impl<'a> Checker<'a> {
             self.error(&node.get("model")?.place, format!("there is no model `{name}`"), help);
         }
         models.iter().find(|m| &*m.name == name)
-    }
-
-    fn predict_input(&mut self, node: &Node, schema: &SchemaRef) -> Option<usize> {
-        let index = self.column(node, node.text()?, schema)?;
-        let field = schema.field(index);
-        if *field.data_type() != DataType::Utf8 {
-            let message = format!("a model reads a string; `{}` is {}", field.name(), type_name(field.data_type()));
-            let help = "make one with SQL in a transform before it: CAST(… AS string), or a || ' ' || b";
-            self.error(&node.place, message, Some(help.into()));
-            return None;
-        }
-        Some(index)
     }
 
     fn check_predict_settings(&mut self, node: &Node, raw: &RawPredict, on_error: OnError) {

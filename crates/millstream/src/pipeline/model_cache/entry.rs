@@ -1,7 +1,7 @@
 //! What a cached prediction looks like in the state store.
 //!
 //! ```text
-//! entry   e | model digest | 00 | SHA-256 of the text                 → 01 | written at, µs, i64 | kind, u8 | count, u32 | f32 × count | check, 8 bytes
+//! entry   e | model digest | 00 | SHA-256 of the input                → 01 | written at, µs, i64 | kind, u8 | count, u32 | f32 × count | check, 8 bytes
 //! index   t | written at, µs, i64 BE with the sign bit flipped | the entry's key without `e` → nothing
 //! ```
 //!
@@ -20,7 +20,7 @@ const ENTRY: u8 = b'e';
 const INDEX: u8 = b't';
 const INDEX_TIME_BYTES: usize = 8;
 
-/// The key of what the model with that digest says about `text`.
+/// The key of what the model with that digest says about `text`, or about cells, as [`millstream_models::Input::key`] has them.
 pub(super) fn key(digest: &str, text: &str) -> Bytes {
     let hash = Sha256::digest(text.as_bytes());
     let mut key = Vec::with_capacity(2 + digest.len() + hash.len());
@@ -55,8 +55,9 @@ pub(super) fn of_index_key(key: &[u8]) -> Option<(i64, Bytes)> {
 /// The value of an entry.
 pub(super) fn encode(key: &[u8], written_at_us: i64, prediction: &Prediction) -> Bytes {
     let (kind, numbers) = match prediction {
-        Prediction::Scores(scores) => (0, scores),
-        Prediction::Embedding(embedding) => (1, embedding),
+        Prediction::Scores(scores) => (0, &scores[..]),
+        Prediction::Embedding(embedding) => (1, &embedding[..]),
+        Prediction::Value(value) => (2, std::slice::from_ref(value)),
     };
     let mut value = Vec::with_capacity(VALUE_BYTES_MIN + numbers.len() * 4);
     value.push(FORMAT);
@@ -74,8 +75,14 @@ pub(super) fn decode(key: &[u8], value: &[u8], info: &ModelInfo) -> Option<(i64,
     let (written_at_us, kind, numbers) = parts(key, value)?;
     let numbers: Vec<f32> = numbers.chunks_exact(4).filter_map(|n| n.try_into().ok()).map(f32::from_le_bytes).collect();
     let prediction = match (kind, info.task) {
-        (0, Task::TextClassification) if numbers.len() == info.labels.len() => Prediction::Scores(numbers),
+        (0, Task::TextClassification | Task::TabularClassification) if numbers.len() == info.labels.len() => {
+            Prediction::Scores(numbers)
+        }
         (1, Task::Embedding) if info.dimensions.is_none_or(|d| d == numbers.len()) => Prediction::Embedding(numbers),
+        (2, Task::TabularRegression) => match numbers[..] {
+            [value] => Prediction::Value(value),
+            _ => return None,
+        },
         _ => return None,
     };
     Some((written_at_us, prediction))

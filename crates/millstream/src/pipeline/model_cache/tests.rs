@@ -16,6 +16,7 @@ fn info(digest: &str) -> ModelInfo {
         labels,
         multi_label: false,
         dimensions: None,
+        reads: millstream_models::Reads::Text,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the step does where its model can't answer.
 
-use arrow::array::StringArray;
+use arrow::array::{AsArray, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,7 +8,7 @@ use millstream_models::{BatchConfig, FallbackConfig, Model, ModelConfig, ModelFa
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::checked::RetrySpec;
+use crate::config::checked::{PredictInput, RetrySpec};
 
 /// An address where nobody listens.
 fn nowhere() -> String {
@@ -41,7 +41,7 @@ fn step(model: ModelHandle, attempts: u32, fallback: Option<Value>) -> PredictSt
         from: "wire".into(),
         model: "tone".into(),
         fallback: None,
-        input: 0,
+        input: PredictInput::Text(0),
         output: "tone".into(),
         timeout: Duration::from_secs(30),
         max_in_flight: 64,
@@ -122,7 +122,15 @@ impl Model for Hanging {
 async fn hang_in_a_call(threads: usize, stall_timeout: Duration, timeout: Duration) -> (Rows, Vec<RowFailure>) {
     let labels = ["positive", "negative", "neutral"].map(Arc::from).to_vec();
     let (name, digest) = ("tone".into(), "1".into());
-    let info = ModelInfo { name, digest, task: Task::TextClassification, labels, multi_label: false, dimensions: None };
+    let info = ModelInfo {
+        name,
+        digest,
+        task: Task::TextClassification,
+        labels,
+        multi_label: false,
+        dimensions: None,
+        reads: millstream_models::Reads::Text,
+    };
     let stuck = Arc::new(AtomicBool::new(true));
     let model = |_| Box::new(Hanging { info: info.clone(), stuck: stuck.clone() }) as Box<dyn Model>;
     let handle = ModelHandle::spawn((0..threads).map(model).collect(), BatchConfig::default()).unwrap();

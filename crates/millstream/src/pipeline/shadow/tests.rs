@@ -22,6 +22,7 @@ fn info(labels: &[&str]) -> ModelInfo {
         labels,
         multi_label: false,
         dimensions: None,
+        reads: millstream_models::Reads::Text,
     }
 }
 
@@ -48,7 +49,7 @@ fn spawn(gate: Option<gates::Receiver<()>>) -> Shadow {
 }
 
 /// What a model with the labels the other way round says: always `up`.
-fn scored(text: &str) -> (Arc<str>, Scored) {
+fn scored(text: &str) -> (Input, Scored) {
     let by = Arc::new(ModelInfo { name: "now".into(), digest: "1".into(), ..info(&["down", "up"]) });
     (text.into(), Scored { prediction: Prediction::Scores(vec![0.3, 0.7]), by })
 }

@@ -136,7 +136,7 @@ async fn a_queue_that_is_closed_while_its_model_hangs_lets_go_of_the_call() {
     common.set_stuck(true);
     let (call, reply) = crate::queue::call::Call::new(1);
     let queue = handle.queue();
-    let texts: Vec<Arc<str>> = vec!["hang".into()];
+    let texts: Vec<Input> = vec!["hang".into()];
     let room = queue.room(&texts).await.unwrap();
     assert!(queue.push(&call, 0, texts, room).is_ok());
     until(|| common.hanging.load(Ordering::SeqCst) == 1).await;

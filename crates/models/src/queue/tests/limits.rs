@@ -8,7 +8,7 @@ fn item(length: usize) -> Item {
     let text: Arc<str> = "x".repeat(length).into();
     let (call, _) = Call::new(1);
     let tokens = estimated_tokens(&text);
-    Item { text, tokens, call, index: 0, queued_at: Instant::now(), alone: false, place: None }
+    Item { text: text.into(), tokens, call, index: 0, queued_at: Instant::now(), alone: false, place: None }
 }
 
 const UNLIMITED: Limits = Limits { texts: usize::MAX, tokens: usize::MAX, bytes: usize::MAX };

@@ -22,8 +22,9 @@ pub(crate) fn prediction(info: &ModelInfo, item: Value) -> Result<Prediction, Fa
         return Err(failure(format!("the endpoint refused this input: {}", shortened(&error.to_string()))));
     }
     match info.task {
-        Task::TextClassification => scores(info, item),
+        Task::TextClassification | Task::TabularClassification => scores(info, item),
         Task::Embedding => embedding(item),
+        Task::TabularRegression => Err(failure("there is no value in an answer of an endpoint".to_owned())),
     }
 }
 

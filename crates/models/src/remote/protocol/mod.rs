@@ -179,7 +179,7 @@ pub(crate) fn request_url(endpoint: &Url, protocol: Protocol, model_name: Option
 fn by_task<T>(task: Task, (embedding, classification): (T, T)) -> (T, T) {
     match task {
         Task::Embedding => (embedding, classification),
-        Task::TextClassification => (classification, embedding),
+        Task::TextClassification | Task::TabularClassification | Task::TabularRegression => (classification, embedding),
     }
 }
 

@@ -10,7 +10,9 @@ use crate::Task;
 
 pub(super) fn encode(task: Task, texts: &[&str]) -> Value {
     match task {
-        Task::Embedding => json!({ "inputs": texts, "truncate": true }),
+        Task::Embedding | Task::TabularClassification | Task::TabularRegression => {
+            json!({ "inputs": texts, "truncate": true })
+        }
         Task::TextClassification => {
             let inputs: Vec<[&str; 1]> = texts.iter().map(|&text| [text]).collect();
             json!({ "inputs": inputs, "truncate": true })

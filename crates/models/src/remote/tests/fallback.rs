@@ -10,7 +10,15 @@ fn config(value: Value) -> FallbackConfig {
 
 fn info(labels: &[&str], task: Task) -> ModelInfo {
     let labels = labels.iter().map(|&label| label.into()).collect();
-    ModelInfo { name: "tone".into(), digest: "d".into(), task, labels, multi_label: false, dimensions: None }
+    ModelInfo {
+        name: "tone".into(),
+        digest: "d".into(),
+        task,
+        labels,
+        multi_label: false,
+        dimensions: None,
+        reads: crate::Reads::Text,
+    }
 }
 
 #[tokio::test]

@@ -101,7 +101,8 @@ pub struct Answered {
 /// The outputs of a model; the scores first, since some clients read only the first one.
 fn kinds(info: &ModelInfo) -> &'static [Kind] {
     match info.task {
-        Task::TextClassification => &[Kind::Scores, Kind::Labels],
+        Task::TextClassification | Task::TabularClassification => &[Kind::Scores, Kind::Labels],
+        Task::TabularRegression => &[],
         Task::Embedding => &[Kind::Embedding],
     }
 }
@@ -297,12 +298,13 @@ fn tensor<'a>(
     let rows = predictions.len();
     let numbers = |prediction: &Prediction| match prediction {
         Prediction::Scores(numbers) | Prediction::Embedding(numbers) => numbers.clone(),
+        Prediction::Value(number) => vec![*number],
     };
     let (data, shape) = match output.kind {
         Kind::Labels => {
             let label = |prediction: &Prediction| match prediction {
                 Prediction::Scores(scores) => ranked(&info.labels, scores).first().map_or("", |best| best.label),
-                Prediction::Embedding(_) => "",
+                Prediction::Embedding(_) | Prediction::Value(_) => "",
             };
             (Data::Texts(predictions.iter().map(label).collect()), vec![rows])
         }

@@ -230,6 +230,7 @@ impl Serialize for Item<'_> {
                 map.serialize_entry("scores", &ByLabel { labels: self.labels, scores })?;
             }
             Ok(Prediction::Embedding(numbers)) => map.serialize_entry("embedding", numbers)?,
+            Ok(Prediction::Value(number)) => map.serialize_entry("value", number)?,
             Err(failure) => map.serialize_entry("error", &failure.message)?,
         }
         map.end()
@@ -273,6 +274,7 @@ impl Serialize for Plain<'_> {
         match self.answer {
             Ok(Prediction::Scores(scores)) => ranked(self.labels, scores).serialize(serializer),
             Ok(Prediction::Embedding(numbers)) => numbers.serialize(serializer),
+            Ok(Prediction::Value(number)) => number.serialize(serializer),
             Err(failure) => serializer.collect_map([("error", &failure.message)]),
         }
     }
@@ -296,6 +298,7 @@ fn encode_csv(has_header: bool, labels: &[Arc<str>], answers: &[Answer]) -> Resu
         let row: Vec<String> = match answer {
             Err(failure) => return Err(Refusal::text(i, failure)),
             Ok(Prediction::Embedding(numbers)) => numbers.iter().map(f32::to_string).collect(),
+            Ok(Prediction::Value(number)) => vec![number.to_string()],
             Ok(Prediction::Scores(scores)) => {
                 let best = ranked(labels, scores);
                 let best =

@@ -116,7 +116,10 @@ fn not_one(value: &Value) -> Refusal {
 /// Writes the answer to `/embed`: cut to `dimensions`, then scaled to length 1 unless told otherwise.
 pub fn encode_embed(request: &Embed, predictions: Vec<Prediction>) -> Result<Vec<u8>, Refusal> {
     let row = |prediction: Prediction| {
-        let (Prediction::Embedding(mut numbers) | Prediction::Scores(mut numbers)) = prediction;
+        let mut numbers = match prediction {
+            Prediction::Embedding(numbers) | Prediction::Scores(numbers) => numbers,
+            Prediction::Value(number) => vec![number],
+        };
         if let Some(dimensions) = request.dimensions {
             if dimensions > numbers.len() {
                 let has = numbers.len();
@@ -145,7 +148,7 @@ pub fn encode_predict(request: &Predict, labels: &[Arc<str>], predictions: &[Pre
         .iter()
         .map(|prediction| match prediction {
             Prediction::Scores(scores) => ranked(labels, scores),
-            Prediction::Embedding(_) => Vec::new(),
+            Prediction::Embedding(_) | Prediction::Value(_) => Vec::new(),
         })
         .collect();
     match rows.first() {
@@ -162,7 +165,8 @@ fn json_bytes(value: &impl serde::Serialize) -> Result<Vec<u8>, Refusal> {
 pub fn info(info: &ModelInfo) -> Value {
     let model_type = match info.task {
         Task::Embedding => json!({ "embedding": {} }),
-        Task::TextClassification => {
+        Task::TabularRegression => json!({}),
+        Task::TextClassification | Task::TabularClassification => {
             let numbered = || info.labels.iter().enumerate();
             let id2label: Map<String, Value> = numbered().map(|(i, l)| (i.to_string(), l.as_ref().into())).collect();
             let label2id: Map<String, Value> = numbered().map(|(i, l)| (l.to_string(), i.into())).collect();

@@ -5,7 +5,15 @@ use super::*;
 fn info(task: Task) -> ModelInfo {
     let labels = if task == Task::Embedding { vec![] } else { vec!["down".into(), "up".into()] };
     let dimensions = (task == Task::Embedding).then_some(2);
-    ModelInfo { name: "m".into(), digest: "d".into(), task, labels, multi_label: false, dimensions }
+    ModelInfo {
+        name: "m".into(),
+        digest: "d".into(),
+        task,
+        labels,
+        multi_label: false,
+        dimensions,
+        reads: millstream_models::Reads::Text,
+    }
 }
 
 fn refused(body: Value) -> String {
