@@ -48,7 +48,7 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     fn visit(&mut self, node: &mut Node, schema: &'a Value, spot: &Spot<'_>) {
         let (schema, definition) = self.resolve(schema);
-        if definition == Some(SECRET) {
+        if definition == Some(SECRET) || has_credentials(node) {
             self.hide(node);
         }
         if let Some((message, help)) = named_problem(node, definition, spot.name) {
@@ -386,6 +386,14 @@ impl<'a> Walk<'a> {
             Content::Scalar(_) => {}
         }
     }
+}
+
+/// An address with a user or a password in it: `https://user:password@host`.
+fn has_credentials(node: &Node) -> bool {
+    let Content::Scalar(scalar) = &node.content else { return false };
+    let text = scalar.interpolated.as_ref().map_or(scalar.typed.as_str(), |i| i.text.as_str());
+    let authority = text.split_once("://").and_then(|(_, rest)| rest.split(['/', '?', '#']).next());
+    authority.is_some_and(|authority| authority.contains('@'))
 }
 
 fn looks_secret(key: &str) -> bool {

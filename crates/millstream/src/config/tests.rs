@@ -178,6 +178,13 @@ fn a_secret_is_in_no_message_and_in_no_debug_output() {
 }
 
 #[test]
+fn a_password_inside_an_address_is_in_no_message() {
+    let models = "models:\n  far: { task: embedding, source: \"https://me:correct-horse@h/x\", bacth: 1 }\n";
+    let shown = parse(&NEWS.replace("models:\n", models)).unwrap_err().to_string();
+    assert!(shown.contains("unknown key `bacth`") && !shown.contains("correct-horse"), "{shown}");
+}
+
+#[test]
 fn a_new_password_is_no_new_version_but_a_new_setting_is() {
     let version = |text: &str, password: &str| {
         let env = |name: &str| if name == "AMQP" { Some(format!("amqp://u:{password}@h/")) } else { env(name) };

@@ -157,10 +157,20 @@ impl OnnxModel {
     /// As [`check`], and where a node can't be planned, or fails on an input of zeros.
     pub fn open(path: &Path, task: Task, labels: &[String], settings: &OnnxSettings) -> Result<Self> {
         let Parts { file, mapping, tokenizer, info } = Parts::read(path, task, labels, settings)?;
-        let graph = Graph::new(settings.runtime, &file, &mapping)?;
-        let model = Self { info, mapping, tokenizer, graph };
-        model.warm_up().map_err(|why| Error::config(format!("{}: the graph can't be run: {why}", path.display())))?;
-        Ok(model)
+        let planned = |mapping: Mapping| {
+            let graph = Graph::new(settings.runtime, &file, &mapping)?;
+            let model = Self { info: info.clone(), mapping, tokenizer: tokenizer.clone(), graph };
+            let ran = model.warm_up();
+            ran.map_err(|why| Error::config(format!("{}: the graph can't be run: {why}", path.display())))?;
+            Ok(model)
+        };
+        match planned(mapping.clone()) {
+            // Some graphs of transformers can only be planned where just one of batch and tokens is open.
+            Err(open) if mapping.reads == Reads::Text && mapping.fixed_batch.is_none() => {
+                planned(Mapping { fixed_batch: Some(1), ..mapping }).map_err(|_: Error| open)
+            }
+            result => result,
+        }
     }
 
     /// Runs the graph once on nothing in particular, so that what can't work is known before the first record.

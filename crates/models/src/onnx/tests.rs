@@ -207,6 +207,20 @@ fn texts_of_a_batch_do_not_change_each_others_answers() {
 }
 
 #[test]
+fn a_bert_that_pytorch_exported_with_everything_open_is_run_text_by_text() {
+    let entry: Value = serde_json::from_str(include_str!("../../testdata/onnx/text/bert.json")).unwrap();
+    let settings = json!({ "task": "text-classification", "labels": ["a", "b", "c"], "activation": "softmax" });
+    let mut model = open("text/bert", settings);
+    let texts = entry["texts"].as_array().unwrap().iter().map(|text| Input::from(text.as_str().unwrap()));
+    let softmax = |logits: &Value| -> Vec<f64> {
+        let exps: Vec<f64> = logits.as_array().unwrap().iter().map(|x| x.as_f64().unwrap().exp()).collect();
+        exps.iter().map(|x| x / exps.iter().sum::<f64>()).collect()
+    };
+    let wanted: Vec<Vec<f64>> = entry["outputs"].as_array().unwrap().iter().map(softmax).collect();
+    assert_near("text/bert", &numbers(&mut model, &texts.collect::<Vec<_>>()), &json!(wanted));
+}
+
+#[test]
 fn an_embedding_is_the_mean_over_the_tokens_without_padding() {
     let mut model = open("text/encoder", json!({ "task": "embedding", "pooling": "mean", "normalize": true }));
     assert_eq!(model.info().dimensions, Some(6));
