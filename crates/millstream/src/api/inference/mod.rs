@@ -100,9 +100,10 @@ impl Inference {
         let _ = self.0.models.set(models);
     }
 
-    /// True once the models are loaded.
+    /// True once the models are loaded, while none of them is out of order.
     pub fn is_ready(&self) -> bool {
-        self.0.models.get().is_some()
+        let works = |model: &ModelHandle| model.stats().out_of_order.is_none();
+        self.0.models.get().is_some_and(|models| models.values().all(works))
     }
 
     /// The models; none while they are being loaded.

@@ -324,3 +324,21 @@ async fn a_model_that_does_not_answer_in_time_is_unavailable() {
     }
     drop(go);
 }
+
+#[tokio::test]
+async fn a_model_that_hangs_for_good_is_not_healthy() {
+    let ((waiting, _is_waiting), (go, let_go)) = (channel(), channel());
+    let (name, model) = moody("mood", Task::TextClassification, Some((waiting, let_go)));
+    model.set_stall_timeout(Duration::from_millis(20));
+    let at = start(Inference::of([(name, model)].into(), Limits::default())).await;
+    assert_eq!(send(at, "/ping", &[], None).await.status, 200);
+    let body = json!({ "instances": ["wait"] }).to_string();
+    tokio::spawn(async move { send(at, "/invocations", &[], body).await });
+    // Nobody can take its place: there is no other copy of it.
+    while send(at, "/ping", &[], None).await.status == 200 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(send(at, "/v2/health/ready", &[], None).await.status, 503);
+    assert_eq!(send(at, "/v2/health/live", &[], None).await.status, 200);
+    drop(go);
+}
