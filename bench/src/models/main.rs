@@ -1,8 +1,8 @@
 //! `models`: one BERT classifier through Millstream and through other runtimes, on the same weights and inputs.
 //!
-//! `cargo run --release -p millstream-bench --bin models -- --python PYTHON [--shape bert-base|minilm] [--rounds 3]`. Needs a Python
-//! with `bench/models/requirements.txt` installed: it makes the random weights, the inputs and the ONNX files, and runs the
-//! peers. Every measurement is a process of its own (so that its peak memory is its own), all of them in turn, `--rounds`
+//! `cargo run --release -p millstream-bench --bin models -- --install-peers DIR [--shape bert-base|minilm] [--rounds 3]`. A Python
+//! with `bench/models/requirements.txt` makes the random weights, the inputs and the ONNX files, and runs the peers:
+//! `--install-peers` sets one up (some gigabytes), `--python` names one that is there. Every measurement is a process of its own (so that its peak memory is its own), all of them in turn, `--rounds`
 //! times; the medians over the rounds are printed as JSON. `docs/benchmarks.md` says what the figures mean.
 
 mod worker;
@@ -22,6 +22,9 @@ struct Args {
     /// A Python with `bench/models/requirements.txt`; without it only Millstream is measured, on a folder that is there.
     #[arg(long)]
     python: Option<PathBuf>,
+    /// Sets such a Python up in this folder, with `python3` and packages from PyPI, where it is not there yet.
+    #[arg(long, conflicts_with = "python")]
+    install_peers: Option<PathBuf>,
     /// `bert-base` (110 M parameters) or `minilm` (6 layers of 384).
     #[arg(long, default_value = "bert-base")]
     shape: String,
@@ -57,10 +60,10 @@ enum Worker {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let mut args = Args::parse();
     let report = match &args.worker {
         Some(Worker::Worker { folder, precision, seconds }) => worker::measure(folder, precision, *seconds),
-        None => measure(&args).map(|report| format!("{report:#}")),
+        None => install(&mut args).and_then(|()| measure(&args)).map(|report| format!("{report:#}")),
     };
     match report {
         Ok(report) => match writeln!(std::io::stdout(), "{report}") {
@@ -74,11 +77,30 @@ fn main() -> ExitCode {
     }
 }
 
+/// Makes the Python that `--install-peers` asks for.
+fn install(args: &mut Args) -> Outcome<()> {
+    let Some(folder) = args.install_peers.take() else { return Ok(()) };
+    let python = folder.join("bin/python");
+    let run = |command: &mut Command| match command.status()? {
+        status if status.success() => Ok(()),
+        status => Err(format!("{command:?} ended with {status}")),
+    };
+    if !folder.join("installed").exists() {
+        eprintln!("installing the peers in {}", folder.display());
+        run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
+        let requirements = concat!(env!("CARGO_MANIFEST_DIR"), "/models/requirements.txt");
+        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--requirement", requirements]))?;
+        std::fs::write(folder.join("installed"), "")?;
+    }
+    args.python = Some(python);
+    Ok(())
+}
+
 fn measure(args: &Args) -> Outcome<Value> {
     let default = || std::env::temp_dir().join(format!("millstream-bench-{}", args.shape));
     let folder = args.folder.clone().unwrap_or_else(default);
     if !folder.join("inputs.json").exists() {
-        let python = args.python.as_ref().ok_or("no inputs yet: name a Python with --python to make them")?;
+        let python = args.python.as_ref().ok_or("no inputs yet: they are made with --install-peers or --python")?;
         eprintln!("making weights and inputs in {}", folder.display());
         let status = peers(python).arg("make").arg(&folder).args(["--shape", &args.shape]).status()?;
         if !status.success() {
