@@ -81,9 +81,12 @@ fn main() -> ExitCode {
 fn install(args: &mut Args) -> Outcome<()> {
     let Some(folder) = args.install_peers.take() else { return Ok(()) };
     let python = folder.join("bin/python");
-    let run = |command: &mut Command| match command.status()? {
-        status if status.success() => Ok(()),
-        status => Err(format!("{command:?} ended with {status}")),
+    let run = |command: &mut Command| -> Outcome<()> {
+        let status = command.status()?;
+        if !status.success() {
+            return Err(format!("{command:?} ended with {status}").into());
+        }
+        Ok(())
     };
     if !folder.join("installed").exists() {
         eprintln!("installing the peers in {}", folder.display());
