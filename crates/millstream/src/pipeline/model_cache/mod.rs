@@ -184,6 +184,8 @@ impl ModelCache {
     }
 
     async fn sweep_some(&self) -> Result<usize> {
+        // No commit in between: an entry that is written again while this looks would be deleted with the old one.
+        let _no_commits = self.durable.lock().await;
         let now_us = self.clock.now_us();
         let mut too_many =
             self.entries_max.map_or(0, |max| self.entries.load(Ordering::Relaxed).saturating_sub(max)) as usize;
