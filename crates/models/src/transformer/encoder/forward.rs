@@ -108,6 +108,7 @@ impl Member<'_> {
                 self.layer(layer, &share.texts[chunk.clone()], first_only);
             }
         }
+        model.kernels.release();
     }
 
     fn embed(&mut self, texts: &[Text]) {

@@ -100,7 +100,7 @@ impl Encoder {
             return;
         }
         let threads = self.team.members();
-        self.plan.make(&tokens.lengths, threads);
+        self.plan.make(&tokens.lengths, threads, self.model.kernels.chunk_tokens());
         let shares = self.plan.shares();
         let members = threads / shares.len();
         let length = tokens.lengths.iter().copied().max().unwrap_or(0);
@@ -148,9 +148,9 @@ fn check(spec: &EncoderSpec, tokens: &Tokens) {
 /// Where an instruction is missing, what stands in for it is not known to be faster, so the more exact numbers are taken.
 pub fn default_precision() -> Precision {
     let has = |precision, paths: &[Path]| Path::choices(precision).iter().any(|path| paths.contains(path));
-    if has(Precision::Int8, &[Path::Avx512Vnni, Path::AvxVnni]) {
+    if has(Precision::Int8, &[Path::AmxInt8, Path::Avx512Vnni, Path::AvxVnni]) {
         Precision::Int8
-    } else if has(Precision::Bf16, &[Path::Avx512Bf16]) {
+    } else if has(Precision::Bf16, &[Path::AmxBf16, Path::Avx512Bf16]) {
         Precision::Bf16
     } else {
         Precision::F32

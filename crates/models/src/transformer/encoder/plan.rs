@@ -8,8 +8,6 @@
 
 use std::ops::Range;
 
-/// Tokens of a chunk, as long as texts are shorter than that.
-const CHUNK_TOKENS: usize = 96;
 /// A group with fewer tokens spends more time on reading weights than on multiplying them.
 const GROUP_TOKENS_MIN: usize = 32;
 /// How much longer than the average group the busiest may be before fewer groups are better.
@@ -44,8 +42,9 @@ impl Share {
         self.chunks.iter().map(tokens).max().unwrap_or(0)
     }
 
-    fn cut(&mut self) {
-        let count = self.tokens.div_ceil(CHUNK_TOKENS).max(1);
+    /// Cuts the texts into chunks of about `chunk_tokens`, as long as they are shorter than that.
+    fn cut(&mut self, chunk_tokens: usize) {
+        let count = self.tokens.div_ceil(chunk_tokens).max(1);
         let target = self.tokens.div_ceil(count);
         self.chunks.clear();
         let (mut start, mut tokens) = (0, 0);
@@ -69,8 +68,8 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Distributes texts of the given lengths over `threads`.
-    pub(super) fn make(&mut self, lengths: &[usize], threads: usize) {
+    /// Distributes texts of the given lengths over `threads`, in chunks of about `chunk_tokens`.
+    pub(super) fn make(&mut self, lengths: &[usize], threads: usize, chunk_tokens: usize) {
         self.order.clear();
         let mut first = 0;
         for (index, &length) in lengths.iter().enumerate() {
@@ -90,7 +89,7 @@ impl Plan {
                 break;
             }
         }
-        self.shares[..self.groups].iter_mut().for_each(Share::cut);
+        self.shares[..self.groups].iter_mut().for_each(|share| share.cut(chunk_tokens));
     }
 
     fn distribute(&mut self, groups: usize) {
@@ -128,7 +127,7 @@ mod tests {
         for threads in 1..7 {
             for count in [0, 1, 2, 3, 8, 32, 100] {
                 let lengths: Vec<usize> = (0..count).map(|i| 1 + i * 37 % 61).collect();
-                plan.make(&lengths, threads);
+                plan.make(&lengths, threads, 96);
                 assert_eq!(threads % plan.shares().len(), 0);
                 let mut seen = vec![0; count];
                 for share in plan.shares() {
@@ -147,11 +146,11 @@ mod tests {
     #[test]
     fn a_lone_text_gets_all_threads_and_a_large_batch_a_group_for_each() {
         let mut plan = Plan::default();
-        plan.make(&[19], 4);
+        plan.make(&[19], 4, 96);
         assert_eq!(plan.shares().len(), 1);
-        plan.make(&[19; 64], 4);
+        plan.make(&[19; 64], 4, 96);
         assert_eq!(plan.shares().len(), 4);
-        plan.make(&[19; 3], 2);
+        plan.make(&[19; 3], 2, 96);
         assert_eq!(plan.shares().len(), 1, "two texts against one would leave a thread idle");
     }
 }

@@ -123,7 +123,7 @@ tiles!(
 /// `call` has constants.
 #[target_feature(enable = "avx512f")]
 #[inline]
-unsafe fn bias(call: &TileCall) -> [__m512; 2] {
+pub(super) unsafe fn bias(call: &TileCall) -> [__m512; 2] {
     // SAFETY: the caller vouches for it.
     unsafe { [_mm512_loadu_ps(call.constants), _mm512_loadu_ps(call.constants.add(LANES))] }
 }
@@ -132,7 +132,7 @@ unsafe fn bias(call: &TileCall) -> [__m512; 2] {
 /// On a processor with the features.
 #[target_feature(enable = "avx512f")]
 #[inline]
-unsafe fn add_bias(sums: [__m512; 2], _: &TileCall, _: usize, bias: &[__m512; 2]) -> [__m512; 2] {
+pub(super) unsafe fn add_bias(sums: [__m512; 2], _: &TileCall, _: usize, bias: &[__m512; 2]) -> [__m512; 2] {
     [_mm512_add_ps(sums[0], bias[0]), _mm512_add_ps(sums[1], bias[1])]
 }
 
@@ -142,7 +142,7 @@ unsafe fn add_bias(sums: [__m512; 2], _: &TileCall, _: usize, bias: &[__m512; 2]
 /// `call` has constants.
 #[target_feature(enable = "avx512f")]
 #[inline]
-unsafe fn integer_constants(call: &TileCall) -> [[__m512; 2]; 3] {
+pub(super) unsafe fn integer_constants(call: &TileCall) -> [[__m512; 2]; 3] {
     // SAFETY: the caller vouches for it.
     let pair = |start| unsafe {
         [_mm512_loadu_ps(call.constants.add(start)), _mm512_loadu_ps(call.constants.add(start + LANES))]
@@ -156,7 +156,12 @@ unsafe fn integer_constants(call: &TileCall) -> [[__m512; 2]; 3] {
 /// `call` has a scale for `row`.
 #[target_feature(enable = "avx512f")]
 #[inline]
-unsafe fn scale_integers(sums: [__m512i; 2], call: &TileCall, row: usize, constants: &[[__m512; 2]; 3]) -> [__m512; 2] {
+pub(super) unsafe fn scale_integers(
+    sums: [__m512i; 2],
+    call: &TileCall,
+    row: usize,
+    constants: &[[__m512; 2]; 3],
+) -> [__m512; 2] {
     // SAFETY: the caller vouches for it.
     let row = unsafe { *call.scales.add(row) };
     let (zero, factor) = (_mm512_set1_ps(row.zero), _mm512_set1_ps(row.scale));

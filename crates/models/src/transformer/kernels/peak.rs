@@ -4,6 +4,8 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use super::Path;
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 
 /// Multiplications (each with its addition) a second that `threads` threads reach together with nothing but the instruction
 /// that the tiles of `path` are made of; the best of several short runs. `None` where the path has no such loop: its tiles
@@ -46,6 +48,8 @@ fn burst(path: Path) -> Option<(Burst, usize)> {
         Path::Avx512 => Some((x86::avx512, 16 * x86::SUMS_AVX512)),
         Path::Avx512Bf16 => Some((x86::avx512_bf16, 32 * x86::SUMS_AVX512)),
         Path::Avx512Vnni => Some((x86::avx512_vnni, 64 * x86::SUMS_AVX512)),
+        Path::AmxBf16 => Some((amx::burst_bf16, amx::BURST_BF16)),
+        Path::AmxInt8 => Some((amx::burst_int8, amx::BURST_INT8)),
     }
 }
 

@@ -64,6 +64,7 @@ impl Tile {
         // Not by `Kernels::tile`: plain tiles may be of any height, and are asked for those of other paths.
         // SAFETY: all shapes are those of the buffers above.
         unsafe { (kernels.tile)(&call) };
+        kernels.release();
         output
     }
 }
