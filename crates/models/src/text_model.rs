@@ -140,12 +140,7 @@ fn labels(files: &ModelFiles, settings: &Settings) -> Result<Vec<Arc<str>>> {
 ///
 /// # Errors
 /// As [`TextModel::new`].
-pub(crate) fn load(
-    info: ModelInfo,
-    batch: BatchConfig,
-    found: &Found,
-    weights: &SharedWeights,
-) -> Result<ModelHandle> {
+pub(crate) fn load(info: ModelInfo, batch: BatchConfig, found: &Found, weights: &SharedWeights) -> Result<ModelHandle> {
     let identity = Identity::new(found.place.clone(), &info);
     let read = weights.get_or_load(identity, || Read::new(found))?;
     ModelHandle::spawn(vec![Box::new(TextModel::of_read(info, read, found.threads)?)], batch)

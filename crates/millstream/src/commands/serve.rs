@@ -13,6 +13,7 @@ use super::run::ServerArgs;
 use super::{Failed, asked_to_stop};
 use crate::api;
 use crate::api::inference::{Inference, Limits};
+use crate::pipeline::scorer::Scorer;
 
 #[derive(Debug, Args)]
 pub struct ServeArgs {
@@ -58,7 +59,7 @@ pub async fn run(args: ServeArgs) -> std::result::Result<(), Failed> {
     };
     if let Some(model) = loaded {
         let (name, digest) = (model.info().name.clone(), model.info().digest.clone());
-        inference.loaded(BTreeMap::from([(name.clone(), model)]));
+        inference.loaded(BTreeMap::from([(name.clone(), Scorer::alone(model))]));
         tracing::info!(model = %name, %digest, "running; http://{address}");
         tokio::select! {
             () = asked_to_stop() => {}
