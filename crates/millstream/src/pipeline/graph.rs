@@ -26,7 +26,7 @@ pub struct Graph {
 
 enum Step {
     Sql(SqlStep),
-    Predict(PredictStep),
+    Predict(Box<PredictStep>),
 }
 
 /// What one batch came to.
@@ -68,7 +68,7 @@ impl Graph {
                 TransformKind::Predict(spec) => {
                     let scorer = models.scorers.get(&spec.model).ok_or_else(|| Error::bug("a model was not loaded"))?;
                     let (spec, schema) = (spec.as_ref().clone(), node.schema.clone());
-                    Step::Predict(PredictStep::new(spec, schema, step.on_error, scorer.clone())?)
+                    Step::Predict(Box::new(PredictStep::new(spec, schema, step.on_error, scorer.clone())?))
                 }
             }))
         });
