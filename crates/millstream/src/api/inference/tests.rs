@@ -360,6 +360,21 @@ async fn where_the_model_cannot_answer_its_fallback_does_and_every_protocol_says
 }
 
 #[tokio::test]
+async fn a_fallback_has_its_own_part_of_the_time_that_a_request_may_take() {
+    let ((waiting, _is_waiting), (go, let_go)) = (channel(), channel());
+    let (name, model) = moody("mood", Task::TextClassification, Some((waiting, let_go)));
+    let value = json!({ "label": "down" });
+    let config = FallbackConfig::Value(value.as_object().unwrap().clone());
+    let fallback = Fallback::new(&model.info(), &config, |_| None).unwrap();
+    let model = model.with_fallback(Some(fallback));
+    let limits = Limits { answer_max: Duration::from_millis(500), ..Limits::default() };
+    let at = start(Inference::of([(name, model)].into(), limits)).await;
+    let answer = send(at, "/predict", &[], json!({ "inputs": "wait" }).to_string()).await;
+    assert_eq!((answer.status.as_u16(), &answer.body[0]["label"]), (200, &json!("down")));
+    drop(go);
+}
+
+#[tokio::test]
 async fn a_model_that_hangs_for_good_is_not_healthy() {
     let ((waiting, _is_waiting), (go, let_go)) = (channel(), channel());
     let (name, model) = moody("mood", Task::TextClassification, Some((waiting, let_go)));
