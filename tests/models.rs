@@ -246,7 +246,8 @@ fn a_shadow_scores_the_same_records_and_changes_nothing() {
 fn a_request_reads_and_fills_the_cache_of_the_pipeline_and_feeds_its_shadow() {
     let endpoint = Endpoint::default();
     let place = pushed(&format!(
-        "  tone: {{ task: text-classification, source: \"{}\", labels: [bad, good], cache: {{ ttl: 1h }}, shadow: next }}\n  \
+        "  tone: {{ task: text-classification, source: \"{}\", labels: [bad, good], shadow: next, \
+         cache: {{ ttl: 1h }} }}\n  \
          next: {{ task: text-classification, source: \"{}\", labels: [bad, good] }}",
         endpoint.serve(Duration::ZERO),
         Endpoint::default().serve(Duration::ZERO)
@@ -304,7 +305,8 @@ fn a_request_is_answered_by_the_fallback_where_the_endpoint_is_down() {
     let nowhere = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
     let place = pushed(&format!(
-        "  tone: {{ task: text-classification, source: \"{nowhere}\", labels: [positive, neutral, negative], fallback: linear }}\n  \
+        "  tone: {{ task: text-classification, source: \"{nowhere}\", labels: [positive, neutral, negative], \
+         fallback: linear }}\n  \
          linear: {{ task: text-classification, source: \"builtin:headline-sentiment-linear\" }}"
     ));
     let server = place.start(&[]);

@@ -1,8 +1,8 @@
 //! Weights in memory, shared by the models that are made of the same ones.
 //!
-//! Two models of a pipeline may be the same files with different queues, caches or threads. Each has its own of these; what
-//! was read from the files is there once, and never changes. A model whose files have changed has another digest, so
-//! loading it again leaves the others as they are.
+//! Two models of a pipeline may be the same files with different queues, caches or threads. Each has its own of these;
+//! what was read from the files is there once, and never changes. A model whose files have changed has another digest,
+//! so loading it again leaves the others as they are.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -17,8 +17,8 @@ use crate::{ModelInfo, Task};
 /// What two models have to agree on to share their weights.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Identity {
-    /// The folder or the file, without links; a name for what is in the binary. The digest alone would do among friends:
-    /// it is not made to withstand an attacker.
+    /// The folder or the file, without links; a name for what is in the binary. The digest alone would do among
+    /// friends: it is not made to withstand an attacker.
     place: PathBuf,
     task: Task,
     /// Of the files, and of all settings that decide what is kept of them.

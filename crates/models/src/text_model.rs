@@ -135,8 +135,8 @@ fn labels(files: &ModelFiles, settings: &Settings) -> Result<Vec<Arc<str>>> {
     Ok(settings.labels.iter().map(|label| label.as_str().into()).collect())
 }
 
-/// Reads the model, unless its weights are there, and puts a queue in front of it: one copy of the weights and one team of
-/// threads for all callers.
+/// Reads the model, unless its weights are there, and puts a queue in front of it: one copy of the weights and one team
+/// of threads for all callers.
 ///
 /// # Errors
 /// As [`TextModel::new`].

@@ -1,8 +1,8 @@
-//! The models of a pipeline, loaded and warmed, with what stands beside them: caches, fallbacks and shadows. And a model's
-//! replacement while the pipeline runs.
+//! The models of a pipeline, loaded and warmed, with what stands beside them: caches, fallbacks and shadows. And a
+//! model's replacement while the pipeline runs.
 //!
-//! Models of the same files share their weights, and nothing else: each has its own queue, so that a model can be replaced
-//! and the others stay.
+//! Models of the same files share their weights, and nothing else: each has its own queue, so that a model can be
+//! replaced and the others stay.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -42,8 +42,8 @@ pub struct Reloaded {
 }
 
 impl ModelSet {
-    /// Loads and warms the models that `plan` needs, and opens their caches below `folder`. Models that no step asks first,
-    /// but which are there as a fallback or a shadow, have nothing beside them.
+    /// Loads and warms the models that `plan` needs, and opens their caches below `folder`. Models that no step asks
+    /// first, but which are there as a fallback or a shadow, have nothing beside them.
     ///
     /// # Errors
     /// A model can't be loaded or does not answer; a cache can't be opened.

@@ -1,12 +1,13 @@
-//! A model with what stands beside it. Whoever asks, a `predict` step or a request to the server, is answered the same way.
+//! A model with what stands beside it. Whoever asks, a `predict` step or a request to the server, is answered the same
+//! way.
 //!
 //! ```text
 //! inputs ──▶ cache ──what is new──▶ model ──where it can't answer──▶ fallback ──▶ answers ──▶ shadow, from the side
 //!                                     └──what it says──▶ cache
 //! ```
 //!
-//! Retry lives here and nowhere below: only whoever asks knows how long an input may still wait ([`Asking`]), and a model's
-//! `fallback` is asked when the attempts are used up.
+//! Retry lives here and nowhere below: only whoever asks knows how long an input may still wait ([`Asking`]), and a
+//! model's `fallback` is asked when the attempts are used up.
 
 mod calls;
 

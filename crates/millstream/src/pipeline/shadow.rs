@@ -1,8 +1,8 @@
 //! A model in the shadow of another: it scores the same records, and nothing depends on what it says.
 //!
-//! The [`Scorer`](super::scorer::Scorer) of a model offers what it has scored and goes on at once: an offer that finds no room is dropped and counted. A
-//! task of its own asks the shadow and compares. Classifiers disagree where their labels differ, embeddings where their
-//! cosine is below [`COSINE_MIN`].
+//! The [`Scorer`](super::scorer::Scorer) of a model offers what it has scored and goes on at once: an offer that finds
+//! no room is dropped and counted. A task of its own asks the shadow and compares. Classifiers disagree where their
+//! labels differ, embeddings where their cosine is below [`COSINE_MIN`].
 
 use std::collections::VecDeque;
 use std::sync::Arc;

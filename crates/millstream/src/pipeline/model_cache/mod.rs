@@ -4,8 +4,8 @@
 //! whatever crashes then, a replay finds the same answer, and a remote model is not paid twice. A crash in between leaves
 //! the entry there and the record to be done again, with a hit. Failures are not kept.
 //!
-//! No record hangs on what a request to the server was told: such predictions gather in memory, up to [`LATER_BYTES_MAX`],
-//! and [`ModelCache::keep_what_waits`] writes them in a commit of their own. A crash loses them.
+//! No record hangs on what a request to the server was told: such predictions gather in memory, up to
+//! [`LATER_BYTES_MAX`], and [`ModelCache::keep_what_waits`] writes them in a commit of their own. A crash loses them.
 //!
 //! An entry is used for `ttl` after it was written, by the pipeline's clock; [`ModelCache::sweep`] deletes those that are
 //! over, and the oldest beyond `max_entries`. An entry that does not read back is a miss and is written again.
@@ -153,8 +153,8 @@ impl ModelCache {
         Ok(())
     }
 
-    /// Keeps the same a moment later, when [`ModelCache::keep_what_waits`] is called. Never waits; what finds no room is not
-    /// kept.
+    /// Keeps the same a moment later, when [`ModelCache::keep_what_waits`] is called. Never waits; what finds no room
+    /// is not kept.
     pub fn keep_later<'a>(&self, said: impl Iterator<Item = (&'a str, &'a str, &'a Prediction)>) {
         let now_us = self.clock.now_us();
         let mut later = self.later.lock();

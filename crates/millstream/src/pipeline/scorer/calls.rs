@@ -19,7 +19,8 @@ struct GaveUp {
 }
 
 impl Scorer {
-    /// One call, tried again as often as is asked, from attempt `first` on; then the fallback is asked. One answer per input.
+    /// One call, tried again as often as is asked, from attempt `first` on; then the fallback is asked. One answer per
+    /// input.
     pub(super) fn call<'a>(&'a self, inputs: Vec<Input>, first: u32, asking: &'a Asking) -> BoxFuture<'a, Vec<Answer>> {
         async move {
             let (failure, kind) = match self.attempts(&inputs, first, asking).await {
