@@ -16,5 +16,6 @@ mod examples;
 mod golden;
 mod model_commands;
 mod models;
+mod reload;
 mod serve;
 mod support;

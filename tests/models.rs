@@ -243,6 +243,81 @@ fn a_shadow_scores_the_same_records_and_changes_nothing() {
 }
 
 #[test]
+fn a_request_reads_and_fills_the_cache_of_the_pipeline_and_feeds_its_shadow() {
+    let endpoint = Endpoint::default();
+    let place = pushed(&format!(
+        "  tone: {{ task: text-classification, source: \"{}\", labels: [bad, good], shadow: next, \
+         cache: {{ ttl: 1h }} }}\n  \
+         next: {{ task: text-classification, source: \"{}\", labels: [bad, good] }}",
+        endpoint.serve(Duration::ZERO),
+        Endpoint::default().serve(Duration::ZERO)
+    ));
+    let server = place.start(&[]);
+    push(&server, ["good 1", "poor 1"].map(str::to_owned).into_iter());
+    eventually("two rows", || (rows(&server) == 2).then_some(()));
+    assert_eq!(endpoint.asked(), 2);
+    let ask = |server: &Server, path: &str, body: Value| {
+        let answer = http::post(&format!("{}{path}", server.url()), body.to_string());
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+        assert!(answer.header("x-millstream-scored-by").unwrap().starts_with("tone@"), "{answer:?}");
+        answer.json()
+    };
+    let tensor = json!({ "name": "x", "shape": [1], "datatype": "BYTES", "data": ["poor 1"] });
+    let said = ask(&server, "/v2/models/tone/infer", json!({ "inputs": [tensor] }));
+    assert_eq!(said["outputs"][0]["data"], json!([0.75, 0.25]));
+    let said = ask(&server, "/predict?model=tone", json!({ "inputs": "good 1" }));
+    assert_eq!(said[0], json!({ "label": "good", "score": 0.75 }));
+    assert_eq!(endpoint.asked(), 2, "records have paid for these");
+    let invoke = |server: &Server| ask(server, "/invocations?model=tone", json!({ "instances": ["good 1", "good 2"] }));
+    assert_eq!(invoke(&server)["predictions"][1]["label"], "good");
+    assert_eq!(endpoint.asked(), 3, "nobody has asked for the second one");
+    // It is kept a moment later; until then it is asked again.
+    let asked = eventually("it is kept", || {
+        let before = endpoint.asked();
+        invoke(&server);
+        (endpoint.asked() == before).then_some(before)
+    });
+    push(&server, std::iter::once("good 2".to_owned()));
+    eventually("its label", || {
+        let sql = json!({ "sql": "SELECT tone.label AS label FROM items WHERE text = 'good 2'" }).to_string();
+        let found = http::post(&format!("{}/api/v1/query", server.url()), sql).text;
+        found.contains("good").then_some(())
+    });
+    assert_eq!(endpoint.asked(), asked, "a request has paid for the record");
+    let seen = eventually("all compared", || {
+        let seen = model(&server, "tone");
+        let texts = seen["cache"]["hits"].as_u64()? + seen["cache"]["misses"].as_u64()?;
+        (seen["shadow"]["total"].as_u64()? == texts).then_some(seen)
+    });
+    assert_eq!(seen["cache"]["misses"].as_u64(), Some(asked as u64), "{seen}");
+    assert_eq!(seen["shadow"]["disagreements"], 0, "{seen}");
+
+    let mut server = server;
+    assert!(server.kill());
+    let server = place.start(&[]);
+    invoke(&server);
+    assert_eq!(endpoint.asked(), asked, "nor does anyone after a restart");
+}
+
+#[test]
+fn a_request_is_answered_by_the_fallback_where_the_endpoint_is_down() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nowhere = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let place = pushed(&format!(
+        "  tone: {{ task: text-classification, source: \"{nowhere}\", labels: [positive, neutral, negative], \
+         fallback: linear }}\n  \
+         linear: {{ task: text-classification, source: \"builtin:headline-sentiment-linear\" }}"
+    ));
+    let server = place.start(&[]);
+    let body = json!({ "instances": ["Profits soar at Acme after record quarter"] }).to_string();
+    let answer = http::post(&format!("{}/invocations?model=tone", server.url()), body);
+    let by = format!("linear@{}", model(&server, "linear")["digest"].as_str().unwrap());
+    assert_eq!((answer.status, answer.header("x-millstream-scored-by")), (200, Some(&*by)), "{answer:?}");
+    assert_eq!(answer.json()["predictions"][0]["label"], "positive");
+}
+
+#[test]
 fn a_shadow_that_never_answers_holds_nothing_up() {
     let now = Endpoint::default();
     let place = pushed(&format!(

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::huggingface::hub::{self, Hub};
 use crate::onnx::config::{OnnxConfig, OnnxSettings};
 use crate::remote::config::EndpointConfig;
+use crate::sharing::SharedWeights;
 use crate::source::{self, Source};
 use crate::transformer::Precision;
 use crate::{Model, ModelHandle, ModelInfo, Task, builtin, linear, onnx, remote, text_model};
@@ -216,12 +217,22 @@ impl ModelConfig {
     /// # Errors
     /// As [`ModelConfig::check`]; `Bug` where an endpoint's model is loaded outside a Tokio runtime.
     pub fn load(&self, name: &str) -> Result<ModelHandle> {
+        self.load_sharing(name, &SharedWeights::default())
+    }
+
+    /// The same; what is in `weights` already is not read a second time.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::load`].
+    pub fn load_sharing(&self, name: &str, weights: &SharedWeights) -> Result<ModelHandle> {
         let (backend, info) = self.resolve().map_err(|e| e.context(format!("load model `{name}`")))?;
         let info = ModelInfo { name: name.into(), ..info };
         let handle = match backend {
             Backend::HeadlineSentimentLinear => linear::load(info, self.batch),
-            Backend::Text(found) => text_model::load(info, self.batch, &found),
-            Backend::Onnx(path, settings) => onnx::load(name, &path, self.task, &self.labels, &settings, self.batch),
+            Backend::Text(found) => text_model::load(info, self.batch, &found, weights),
+            Backend::Onnx(path, settings) => {
+                onnx::load(name, &path, self.task, &self.labels, &settings, self.batch, weights)
+            }
             Backend::Remote(endpoint) => remote::load(info, self.batch, *endpoint),
         }
         .map_err(|e| e.context(format!("load model `{name}`")))?;

@@ -1,6 +1,6 @@
 //! Texts in, predictions out: tokenizer, encoder and head of a BERT-family model in this process.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
@@ -10,6 +10,7 @@ use crate::huggingface::head::Head;
 use crate::huggingface::tokenizer::TextTokenizer;
 use crate::huggingface::{ModelFiles, Parts};
 use crate::model::estimated_tokens;
+use crate::sharing::{Identity, SharedWeights};
 use crate::transformer::{Encoder, PackedEncoder, Precision, Tokens, default_precision};
 use crate::{BatchConfig, Model, ModelFactory, ModelHandle, ModelInfo, Prediction, Reads, Task, TokenEstimate};
 
@@ -33,6 +34,8 @@ pub struct Settings {
 
 /// A model that was found and checked, but not read.
 pub struct Found {
+    /// Where it was found; a name where it is a part of the program.
+    place: PathBuf,
     files: ModelFiles,
     tokens_max: usize,
     precision: Precision,
@@ -65,7 +68,8 @@ impl Found {
 /// As [`ModelFiles::open`]; `Config`: a setting does not fit the model.
 pub fn find(folder: &Path, task: Task, settings: &Settings) -> Result<Found> {
     let name = folder.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned());
-    found(ModelFiles::open(folder, task)?, &name, task, settings)
+    let place = std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
+    found(ModelFiles::open(folder, task)?, place, &name, task, settings)
 }
 
 /// A model in our packed form, called `name`; see `docs/models.md`.
@@ -73,7 +77,7 @@ pub fn find(folder: &Path, task: Task, settings: &Settings) -> Result<Found> {
 /// # Errors
 /// As [`find`].
 pub fn find_packed(name: &'static str, bytes: &'static [u8], task: Task, settings: &Settings) -> Result<Found> {
-    found(ModelFiles::open_packed(name, bytes, task)?, name, task, settings)
+    found(ModelFiles::open_packed(name, bytes, task)?, name.into(), name, task, settings)
 }
 
 /// A model in our packed form, ready to predict in this thread and its helpers.
@@ -85,7 +89,7 @@ pub fn load_packed(name: &'static str, bytes: &'static [u8], task: Task, setting
     TextModel::new(found.info.clone(), &found)
 }
 
-fn found(files: ModelFiles, name: &str, task: Task, settings: &Settings) -> Result<Found> {
+fn found(files: ModelFiles, place: PathBuf, name: &str, task: Task, settings: &Settings) -> Result<Found> {
     let tokens_max = match settings.max_length {
         None => files.tokens_max,
         Some(length) if length <= files.positions() => length,
@@ -113,7 +117,7 @@ fn found(files: ModelFiles, name: &str, task: Task, settings: &Settings) -> Resu
         dimensions: files.dimensions,
         reads: Reads::Text,
     };
-    Ok(Found { files, tokens_max, precision, threads, info })
+    Ok(Found { place, files, tokens_max, precision, threads, info })
 }
 
 fn labels(files: &ModelFiles, settings: &Settings) -> Result<Vec<Arc<str>>> {
@@ -131,12 +135,15 @@ fn labels(files: &ModelFiles, settings: &Settings) -> Result<Vec<Arc<str>>> {
     Ok(settings.labels.iter().map(|label| label.as_str().into()).collect())
 }
 
-/// Reads the model and puts a queue in front of it: one copy of the weights and one team of threads for all callers.
+/// Reads the model, unless its weights are there, and puts a queue in front of it: one copy of the weights and one team
+/// of threads for all callers.
 ///
 /// # Errors
 /// As [`TextModel::new`].
-pub(crate) fn load(info: ModelInfo, batch: BatchConfig, found: &Found) -> Result<ModelHandle> {
-    ModelHandle::spawn(vec![Box::new(TextModel::new(info, found)?)], batch)
+pub(crate) fn load(info: ModelInfo, batch: BatchConfig, found: &Found, weights: &SharedWeights) -> Result<ModelHandle> {
+    let identity = Identity::new(found.place.clone(), &info);
+    let read = weights.get_or_load(identity, || Read::new(found))?;
+    ModelHandle::spawn(vec![Box::new(TextModel::of_read(info, read, found.threads)?)], batch)
 }
 
 /// A BERT-family model.
@@ -150,10 +157,24 @@ pub struct TextModel {
 /// What copies of a model have in common.
 struct Shared {
     info: ModelInfo,
+    read: Arc<Read>,
+    threads: usize,
+}
+
+/// What was read from a model's files; models of the same files may share it.
+struct Read {
     tokenizer: TextTokenizer,
     weights: Arc<PackedEncoder>,
     head: Head,
-    threads: usize,
+}
+
+impl Read {
+    /// Reads weights and packs them for this processor.
+    fn new(found: &Found) -> Result<Self> {
+        let Parts { spec, weights, head, tokenizer } = found.files.load(found.tokens_max)?;
+        let packed = Arc::new(PackedEncoder::new(spec, &weights, found.precision)?);
+        Ok(Self { tokenizer, weights: packed, head })
+    }
 }
 
 impl TextModel {
@@ -162,12 +183,11 @@ impl TextModel {
     /// # Errors
     /// As [`ModelFiles::load`]; `Config`: the model answers nonsense.
     pub fn new(info: ModelInfo, found: &Found) -> Result<Self> {
-        let Parts { spec, weights, head, tokenizer } = found.files.load(found.tokens_max)?;
-        let packed = Arc::new(PackedEncoder::new(spec, &weights, found.precision)?);
-        // As large as the packed ones, and of no use any more.
-        drop(weights);
-        let threads = found.threads;
-        let mut model = Self::of(Arc::new(Shared { info, tokenizer, weights: packed, head, threads }))?;
+        Self::of_read(info, Arc::new(Read::new(found)?), found.threads)
+    }
+
+    fn of_read(info: ModelInfo, read: Arc<Read>, threads: usize) -> Result<Self> {
+        let mut model = Self::of(Arc::new(Shared { info, read, threads }))?;
         for answer in model.predict(&["", "A first text, so that no other has to be it."])? {
             answer.map_err(|failure| Error::config(format!("the model can't be used: {}", failure.message)))?;
         }
@@ -175,13 +195,13 @@ impl TextModel {
     }
 
     fn of(shared: Arc<Shared>) -> Result<Self> {
-        let encoder = Encoder::new(shared.weights.clone(), shared.threads)?;
+        let encoder = Encoder::new(shared.read.weights.clone(), shared.threads)?;
         Ok(Self { shared, encoder, tokens: Tokens::default() })
     }
 
     /// The most tokens of a text that are read.
     pub fn tokens_max(&self) -> usize {
-        self.shared.tokenizer.tokens_max()
+        self.shared.read.tokenizer.tokens_max()
     }
 
     /// The ids of a text's tokens.
@@ -190,14 +210,14 @@ impl TextModel {
     /// As [`TextTokenizer::append`].
     pub fn token_ids(&self, text: &str) -> Result<Vec<u32>, Failure> {
         let mut ids = Vec::new();
-        self.shared.tokenizer.append(text, &mut ids, &mut Vec::new())?;
+        self.shared.read.tokenizer.append(text, &mut ids, &mut Vec::new())?;
         Ok(ids)
     }
 
     /// Sends the gathered tokens through encoder and head.
     fn flush(&mut self, answers: &mut Vec<Result<Prediction, Failure>>) {
         let hidden = self.encoder.spec().hidden;
-        match &self.shared.head {
+        match &self.shared.read.head {
             _ if self.tokens.lengths.is_empty() => {}
             Head::Classifier(classifier) => {
                 let states = self.encoder.encode_first(&self.tokens);
@@ -238,7 +258,7 @@ impl Model for TextModel {
         let mut refused: Vec<(usize, Failure)> = Vec::new();
         for (index, text) in inputs.iter().enumerate() {
             let before = self.tokens.ids.len();
-            match self.shared.tokenizer.append(text, &mut self.tokens.ids, &mut self.tokens.types) {
+            match self.shared.read.tokenizer.append(text, &mut self.tokens.ids, &mut self.tokens.types) {
                 Ok(length) => self.tokens.lengths.push(length),
                 Err(failure) => {
                     self.tokens.ids.truncate(before);

@@ -64,7 +64,7 @@ pub async fn serve(listener: TcpListener, state: ApiState) -> Result<()> {
 
 /// All routes.
 pub fn router(state: ApiState) -> Router {
-    let models = inference::Inference::of(state.running.models.clone(), inference::Limits::default());
+    let models = inference::Inference::of(state.running.models.scorers.clone(), inference::Limits::default());
     let token = state.token.clone();
     let guarded = Router::new()
         .route("/", get(status::page))

@@ -51,6 +51,6 @@ async fn readyz(State(inference): State<Inference>) -> Response {
 
 async fn metrics(State(inference): State<Inference>) -> Response {
     let models = inference.models().into_iter().flatten();
-    let models: Vec<_> = models.map(|(name, model)| (name.clone(), model.stats())).collect();
+    let models: Vec<_> = models.map(|(name, scorer)| (name.clone(), scorer.model().stats())).collect();
     ([(CONTENT_TYPE, status::OPEN_METRICS)], Metrics::default().text(&models)).into_response()
 }

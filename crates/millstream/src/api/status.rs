@@ -21,7 +21,7 @@ pub async fn healthz() -> &'static str {
 
 /// Everything is open and running, and every model answers.
 pub async fn readyz(State(state): State<ApiState>) -> Response {
-    let broken = state.running.model_set.out_of_order();
+    let broken = state.running.models.out_of_order();
     if let Some((model, why)) = broken.first() {
         let text = format!("not ready: model `{model}` is out of order: {why}\n");
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
@@ -35,10 +35,11 @@ pub async fn readyz(State(state): State<ApiState>) -> Response {
 
 /// Prometheus text.
 pub async fn metrics(State(state): State<ApiState>) -> Response {
-    let models: Vec<_> = state.running.models.iter().map(|(name, model)| (name.clone(), model.stats())).collect();
+    let models = &state.running.models;
+    let stats: Vec<_> = models.scorers.iter().map(|(name, scorer)| (name.clone(), scorer.model().stats())).collect();
     (
         [(CONTENT_TYPE, OPEN_METRICS)],
-        state.running.metrics.text_with(&models, |text| super::models::figures(&state.running.model_set, text)),
+        state.running.metrics.text_with(&stats, |text| super::models::figures(models, text)),
     )
         .into_response()
 }
@@ -72,8 +73,9 @@ pub async fn pipeline(State(state): State<ApiState>) -> Json<Value> {
         .collect();
     let models: Vec<Value> = running
         .models
+        .scorers
         .iter()
-        .map(|(name, model)| json!({ "name": name, "digest": model.info().digest, "labels": model.info().labels }))
+        .map(|(name, scorer)| json!({ "name": name, "digest": scorer.info().digest, "labels": scorer.info().labels }))
         .collect();
     let pipeline = &running.pipeline;
     Json(json!({

@@ -13,6 +13,7 @@ use super::run::ServerArgs;
 use super::{Failed, asked_to_stop};
 use crate::api;
 use crate::api::inference::{Inference, Limits};
+use crate::pipeline::scorer::Scorer;
 
 #[derive(Debug, Args)]
 pub struct ServeArgs {
@@ -52,16 +53,19 @@ pub async fn run(args: ServeArgs) -> std::result::Result<(), Failed> {
     let stop = CancellationToken::new();
     // Before the model is loaded: whoever watches sees that it is on its way.
     let mut server = tokio::spawn(api::model_server::serve(listener, inference.clone(), token, stop.clone()));
+    // One for all that follows: a signal between two of them would go unheard.
+    let asked_to_stop = asked_to_stop();
+    tokio::pin!(asked_to_stop);
     let loaded = tokio::select! {
         loaded = load(&chosen) => Some(loaded?),
-        () = asked_to_stop() => None,
+        () = &mut asked_to_stop => None,
     };
     if let Some(model) = loaded {
         let (name, digest) = (model.info().name.clone(), model.info().digest.clone());
-        inference.loaded(BTreeMap::from([(name.clone(), model)]));
+        inference.loaded(BTreeMap::from([(name.clone(), Scorer::alone(model))]));
         tracing::info!(model = %name, %digest, "running; http://{address}");
         tokio::select! {
-            () = asked_to_stop() => {}
+            () = asked_to_stop => {}
             ended = &mut server => return Err(ended_by_itself(ended).into()),
         }
     }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use arrow::compute::concat_batches;
 use futures::future::BoxFuture;
 use millstream_core::{DeadLetter, Error, Result, RowFailure, Rows, Stage};
-use millstream_models::Fallback;
 use millstream_sql::SqlStep;
 
 use super::dead_letters::FailedRows;
@@ -27,7 +26,7 @@ pub struct Graph {
 
 enum Step {
     Sql(SqlStep),
-    Predict(PredictStep),
+    Predict(Box<PredictStep>),
 }
 
 /// What one batch came to.
@@ -67,16 +66,9 @@ impl Graph {
             Ok(Some(match &step.kind {
                 TransformKind::Sql(sql) => Step::Sql(sql.step().map_err(|e| Error::bug(e.to_string()))?),
                 TransformKind::Predict(spec) => {
-                    let model = models.handles.get(&spec.model).ok_or_else(|| Error::bug("a model was not loaded"))?;
-                    let fallback = spec.fallback.as_deref();
-                    let fallback = fallback
-                        .map(|config| Fallback::new(&model.info(), config, |name| models.handles.get(name).cloned()))
-                        .transpose()?;
+                    let scorer = models.scorers.get(&spec.model).ok_or_else(|| Error::bug("a model was not loaded"))?;
                     let (spec, schema) = (spec.as_ref().clone(), node.schema.clone());
-                    let cache = models.caches.get(&spec.model).cloned();
-                    let shadow = models.shadows.get(&spec.model).cloned();
-                    let predict = PredictStep::new(spec, schema, step.on_error, model.clone(), fallback)?;
-                    Step::Predict(predict.beside(cache, shadow))
+                    Step::Predict(Box::new(PredictStep::new(spec, schema, step.on_error, scorer.clone())?))
                 }
             }))
         });

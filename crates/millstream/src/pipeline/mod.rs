@@ -5,7 +5,7 @@
 //!  HTTP   ──ingest──▶ Log                                            └─ outbox ───▶ Log ──deliver──▶ Sink
 //! ```
 //!
-//! One file per arrow: [`ingest`], [`task`] (with [`graph`], [`predict`] and [`outbox`]), [`deliver`].
+//! One file per arrow: [`ingest`], [`task`] (with [`graph`], [`predict`], [`scorer`] and [`outbox`]), [`deliver`].
 
 pub mod catalog;
 pub mod data_dir;
@@ -23,6 +23,7 @@ pub mod push;
 pub mod relations;
 pub mod replay;
 pub mod run;
+pub mod scorer;
 pub mod shadow;
 pub mod streams;
 pub mod task;

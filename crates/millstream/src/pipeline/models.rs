@@ -1,32 +1,33 @@
-//! The models of a pipeline, loaded and warmed, with what stands beside them: caches and shadows. And a model's replacement
-//! while the pipeline runs.
+//! The models of a pipeline, loaded and warmed, with what stands beside them: caches, fallbacks and shadows. And a
+//! model's replacement while the pipeline runs.
+//!
+//! Models of the same files share their weights, and nothing else: each has its own queue, so that a model can be
+//! replaced and the others stay.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use millstream_core::{Clock, Error, Result};
-use millstream_models::ModelHandle;
+use millstream_models::{Fallback, ModelHandle, SharedWeights};
 use serde::Serialize;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::model_cache::{ModelCache, SWEEP_EVERY};
+use super::model_cache::{LATER, ModelCache, SWEEP_EVERY};
 use super::plan::Plan;
+use super::scorer::Scorer;
 use super::shadow::Shadow;
 use crate::config::checked::{ModelSpec, Pipeline};
 
 /// Everything that scores.
 #[derive(Debug)]
 pub struct ModelSet {
-    /// Loaded models, by name.
-    pub handles: BTreeMap<Arc<str>, ModelHandle>,
-    /// Caches, by the name of their model.
-    pub caches: BTreeMap<Arc<str>, Arc<ModelCache>>,
-    /// Shadows, by the name of the model in whose shadow they are.
-    pub shadows: BTreeMap<Arc<str>, Arc<Shadow>>,
+    /// Loaded models by name, with what stands beside them.
+    pub scorers: BTreeMap<Arc<str>, Scorer>,
+    weights: SharedWeights,
     /// One reload at a time.
     reload: tokio::sync::Mutex<()>,
-    _sweeping: DropGuard,
+    _tending: DropGuard,
 }
 
 /// What a reload came to.
@@ -41,30 +42,38 @@ pub struct Reloaded {
 }
 
 impl ModelSet {
-    /// Loads and warms the models that `plan` needs, and opens their caches below `folder`.
+    /// Loads and warms the models that `plan` needs, and opens their caches below `folder`. Models that no step asks
+    /// first, but which are there as a fallback or a shadow, have nothing beside them.
     ///
     /// # Errors
     /// A model can't be loaded or does not answer; a cache can't be opened.
     pub async fn open(pipeline: &Pipeline, plan: &Plan, folder: &Path, clock: &Arc<dyn Clock>) -> Result<Self> {
-        let (mut handles, mut caches, mut shadows) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let used: Vec<&ModelSpec> = pipeline.models.iter().filter(|m| plan.uses_model(&m.name)).collect();
-        let is_shadow = |name: &str| used.iter().any(|m| m.config.shadow.as_deref() == Some(name));
-        for model in pipeline.models.iter().filter(|m| plan.uses_model(&m.name) || is_shadow(&m.name)) {
-            handles.insert(model.name.clone(), load(model).await?);
+        let weights = SharedWeights::default();
+        let is_asked = |model: &&ModelSpec| plan.asks_model(&model.name);
+        let shadows: Vec<&str> =
+            pipeline.models.iter().filter(is_asked).filter_map(|m| m.config.shadow.as_deref()).collect();
+        let mut scorers = BTreeMap::new();
+        for model in pipeline.models.iter().filter(|m| plan.uses_model(&m.name) || shadows.contains(&&*m.name)) {
+            scorers.insert(model.name.clone(), Scorer::alone(load(model, &weights).await?));
         }
-        let sweeping = CancellationToken::new();
-        for model in used {
-            if let Some(config) = model.config.cache {
-                let cache = Arc::new(ModelCache::open(folder, &model.name, config, clock.clone()).await?);
-                tokio::spawn(sweep(cache.clone(), model.name.clone(), sweeping.clone()));
-                caches.insert(model.name.clone(), cache);
-            }
-            if let Some(shadow) = model.config.shadow.as_deref().and_then(|name| handles.get(name)) {
-                shadows.insert(model.name.clone(), Arc::new(Shadow::spawn(shadow.clone())));
-            }
+        let tending = CancellationToken::new();
+        for model in pipeline.models.iter().filter(is_asked) {
+            let Some(scorer) = scorers.get(&model.name).cloned() else { continue };
+            let loaded = |name: &str| scorers.get(name).map(|scorer| scorer.model().clone());
+            let fallback = model.config.endpoint.fallback.as_ref();
+            let fallback = fallback.map(|config| Fallback::new(&scorer.info(), config, loaded)).transpose()?;
+            let shadow = model.config.shadow.as_deref().and_then(loaded).map(Shadow::spawn).map(Arc::new);
+            let cache = match model.config.cache {
+                None => None,
+                Some(config) => {
+                    let cache = Arc::new(ModelCache::open(folder, &model.name, config, clock.clone()).await?);
+                    tokio::spawn(tend(cache.clone(), model.name.clone(), tending.clone()));
+                    Some(cache)
+                }
+            };
+            scorers.insert(model.name.clone(), scorer.with_fallback(fallback).with_cache(cache).with_shadow(shadow));
         }
-        let reload = tokio::sync::Mutex::new(());
-        Ok(Self { handles, caches, shadows, reload, _sweeping: sweeping.drop_guard() })
+        Ok(Self { scorers, weights, reload: tokio::sync::Mutex::new(()), _tending: tending.drop_guard() })
     }
 
     /// Loads the model's files anew, warms it, and puts it in the place of the one that runs. Records go on meanwhile.
@@ -73,8 +82,8 @@ impl ModelSet {
     /// `Config`: there is no such model, it is an endpoint, or the new one does not fit. Whatever the error, the model that
     /// was there stays.
     pub async fn reload(&self, pipeline: &Pipeline, name: &str) -> Result<Reloaded> {
-        let Some((handle, spec)) = self.handles.get(name).zip(pipeline.model(name)) else {
-            let known: Vec<&str> = self.handles.keys().map(|name| &**name).collect();
+        let Some((scorer, spec)) = self.scorers.get(name).zip(pipeline.model(name)) else {
+            let known: Vec<&str> = self.scorers.keys().map(|name| &**name).collect();
             return Err(Error::config(format!("the pipeline uses no model `{name}`; it uses: {}", known.join(", "))));
         };
         if spec.config.is_endpoint() {
@@ -83,17 +92,17 @@ impl ModelSet {
             )));
         }
         let _one_at_a_time = self.reload.lock().await;
-        let new = load(spec).await?;
+        let new = load(spec, &self.weights).await?;
         let digest = new.info().digest.clone();
-        let replaced = handle.replace(new)?;
+        let replaced = scorer.model().replace(new)?;
         tracing::info!(model = name, %replaced, %digest, "model reloaded");
         Ok(Reloaded { model: spec.name.clone(), replaced, digest })
     }
 
     /// The models that answer nothing any more, and why.
     pub fn out_of_order(&self) -> Vec<(Arc<str>, String)> {
-        let broken = |(name, handle): (&Arc<str>, &ModelHandle)| Some((name.clone(), handle.stats().out_of_order?));
-        self.handles.iter().filter_map(broken).collect()
+        let broken = |(name, scorer): (&Arc<str>, &Scorer)| Some((name.clone(), scorer.model().stats().out_of_order?));
+        self.scorers.iter().filter_map(broken).collect()
     }
 
     /// Closes the caches.
@@ -102,7 +111,7 @@ impl ModelSet {
     /// The first one that can't be closed.
     pub async fn close(&self) -> Result<()> {
         let mut first = Ok(());
-        for cache in self.caches.values() {
+        for cache in self.scorers.values().filter_map(Scorer::cache) {
             first = first.and(cache.close().await);
         }
         first
@@ -110,8 +119,8 @@ impl ModelSet {
 }
 
 /// A model, ready for its first record. An endpoint is asked nothing: a pipeline starts while it is down.
-async fn load(model: &ModelSpec) -> Result<ModelHandle> {
-    let handle = tokio::task::block_in_place(|| model.config.load(&model.name))
+async fn load(model: &ModelSpec, weights: &SharedWeights) -> Result<ModelHandle> {
+    let handle = tokio::task::block_in_place(|| model.config.load_sharing(&model.name, weights))
         .map_err(|e| e.context(format!("load model {}", model.name)))?;
     if !model.config.is_endpoint() {
         handle.warm_up().await?;
@@ -119,16 +128,24 @@ async fn load(model: &ModelSpec) -> Result<ModelHandle> {
     Ok(handle)
 }
 
-async fn sweep(cache: Arc<ModelCache>, model: Arc<str>, stop: CancellationToken) {
-    let mut every = tokio::time::interval(SWEEP_EVERY);
+/// Deletes from a cache what is over, and writes what was left to be kept.
+async fn tend(cache: Arc<ModelCache>, model: Arc<str>, stop: CancellationToken) {
+    let mut sweep = tokio::time::interval(SWEEP_EVERY);
     loop {
-        tokio::select! {
+        let done = tokio::select! {
             () = stop.cancelled() => return,
-            _ = every.tick() => {}
-        }
-        if let Err(e) = cache.sweep().await {
-            // Entries that are over are not used; they only take space until the next sweep.
-            tracing::warn!(%model, "the cache could not be swept: {e}");
+            _ = sweep.tick() => cache.sweep().await.map(drop),
+            () = cache.something_waits() => {
+                tokio::time::sleep(LATER).await;
+                cache.keep_what_waits().await
+            }
+        };
+        if let Err(e) = done {
+            // Entries that are over are not used, and what was not kept is asked for again.
+            tracing::warn!(%model, "the cache could not be tended: {e}");
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use arrow::datatypes::SchemaRef;
 use millstream_core::{Error, Result};
 
 use crate::config::checked::{
-    OnError, Pipeline, RetentionSpec, SinkSpec, SourceSpec, TableSpec, TransformKind, TransformSpec,
+    OnError, Pipeline, PredictSpec, RetentionSpec, SinkSpec, SourceSpec, TableSpec, TransformKind, TransformSpec,
 };
 
 /// Everything that runs.
@@ -136,8 +136,20 @@ impl Plan {
 
     /// True where some step uses the model called `name`, or falls back on it.
     pub fn uses_model(&self, name: &str) -> bool {
+        self.predictions().any(|predict| predict.uses_model(name))
+    }
+
+    /// True where some step asks the model called `name` first.
+    pub fn asks_model(&self, name: &str) -> bool {
+        self.predictions().any(|predict| &*predict.model == name)
+    }
+
+    fn predictions(&self) -> impl Iterator<Item = &PredictSpec> {
         let steps = self.stages.iter().flat_map(|s| &s.nodes).filter_map(|n| n.step.as_ref());
-        steps.into_iter().any(|step| matches!(&step.kind, TransformKind::Predict(p) if p.uses_model(name)))
+        steps.filter_map(|step| match &step.kind {
+            TransformKind::Predict(predict) => Some(&**predict),
+            TransformKind::Sql(_) => None,
+        })
     }
 
     /// The stream called `name`.

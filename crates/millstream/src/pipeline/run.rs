@@ -11,7 +11,6 @@ use millstream_connectors::source::{SourceConfig, SourceContext};
 use millstream_connectors::{format, sink, source};
 use millstream_core::disk::RealDisk;
 use millstream_core::{Clock, Error, Result};
-use millstream_models::ModelHandle;
 use millstream_storage::checkpoint::Checkpoint;
 use millstream_storage::codec::SchemaStore;
 use millstream_storage::log::{LogOptions, Retention, StreamLog};
@@ -70,10 +69,8 @@ pub struct Running {
     pub ingests: BTreeMap<Arc<str>, Arc<Ingest>>,
     /// Ways in over HTTP, by source.
     pub pushes: BTreeMap<Arc<str>, Push>,
-    /// Loaded models.
-    pub models: BTreeMap<Arc<str>, ModelHandle>,
-    /// The same with their caches and shadows.
-    pub model_set: ModelSet,
+    /// Loaded models, with what stands beside them.
+    pub models: ModelSet,
     /// Positions.
     pub progress: Arc<Progress>,
     /// Metrics.
@@ -158,8 +155,7 @@ impl Running {
             catalog,
             ingests,
             pushes,
-            models: models.handles.clone(),
-            model_set: models,
+            models,
             progress: context.progress.clone(),
             metrics: context.metrics.clone(),
             clock,
@@ -310,7 +306,7 @@ impl Supervisor {
         let mut first = join_all(&mut self.sources).await;
         self.stop_tasks.cancel();
         first = first.and(join_all(&mut self.tasks).await);
-        first = first.and(self.running.model_set.close().await);
+        first = first.and(self.running.models.close().await);
         self.wish.send_replace(Wish::Stop);
         first = first.and(join_all(&mut self.sinks).await);
         for stream in self.running.streams.values() {

@@ -1,8 +1,8 @@
 //! A model in the shadow of another: it scores the same records, and nothing depends on what it says.
 //!
-//! The `predict` step offers what it has scored and goes on at once: an offer that finds no room is dropped and counted. A
-//! task of its own asks the shadow and compares. Classifiers disagree where their labels differ, embeddings where their
-//! cosine is below [`COSINE_MIN`].
+//! The [`Scorer`](super::scorer::Scorer) of a model offers what it has scored and goes on at once: an offer that finds
+//! no room is dropped and counted. A task of its own asks the shadow and compares. Classifiers disagree where their
+//! labels differ, embeddings where their cosine is below [`COSINE_MIN`].
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,7 +17,9 @@ use tokio_stream::wrappers::ReceiverStream;
 
 /// Embeddings that are closer than this agree.
 const COSINE_MIN: f64 = 0.99;
-/// Offers that may wait, of at most 32 records each.
+/// Records of an offer, at most.
+pub const OFFER_RECORDS: usize = 32;
+/// Offers that may wait.
 const OFFERS_MAX: usize = 64;
 /// Bytes of text that may wait.
 const OFFERS_BYTES_MAX: usize = 16 << 20;

@@ -5,7 +5,7 @@ use std::path::Path;
 use millstream_core::{Error, Result};
 
 use super::config::OnnxSettings;
-use crate::{BatchConfig, ModelHandle, ModelInfo, Task};
+use crate::{BatchConfig, ModelHandle, ModelInfo, SharedWeights, Task};
 
 pub(crate) fn check(path: &Path, _: Task, _: &[String], _: &OnnxSettings) -> Result<ModelInfo> {
     let path = path.display();
@@ -19,6 +19,7 @@ pub(crate) fn load(
     labels: &[String],
     settings: &OnnxSettings,
     _: BatchConfig,
+    _: &SharedWeights,
 ) -> Result<ModelHandle> {
     check(path, task, labels, settings)?;
     Err(Error::bug("an ONNX file was found fit for a build that can't run it"))

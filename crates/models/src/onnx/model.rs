@@ -7,6 +7,7 @@ use millstream_core::{Error, Failure, FailureKind, Result};
 use sha2::{Digest, Sha256};
 
 use crate::model::estimated_tokens;
+use crate::sharing::{Identity, SharedWeights};
 use crate::{BatchConfig, Cell, Model, ModelFactory, ModelHandle, ModelInfo, Prediction, Reads, Task, TokenEstimate};
 
 use super::config::{OnnxRuntime, OnnxSettings};
@@ -87,7 +88,6 @@ fn find_onnxruntime() -> Result<()> {
 }
 
 /// A graph, in what computes it.
-#[derive(Clone)]
 enum Graph {
     Tract(TractGraph),
     #[cfg(feature = "onnxruntime")]
@@ -123,7 +123,7 @@ impl Graph {
     }
 }
 
-/// Makes a file ready, behind a queue, under the name in `name`.
+/// Makes a file ready, unless its graph is, and puts a queue in front of it, under the name in `name`.
 ///
 /// # Errors
 /// As [`OnnxModel::open`].
@@ -134,10 +134,14 @@ pub(crate) fn load(
     labels: &[String],
     settings: &OnnxSettings,
     batch: BatchConfig,
+    weights: &SharedWeights,
 ) -> Result<ModelHandle> {
-    let mut model = OnnxModel::open(path, task, labels, settings)?;
-    model.info.name = name.into();
-    let threads = model.graph.threads();
+    let parts = Parts::read(path, task, labels, settings)?;
+    let info = ModelInfo { name: name.into(), ..parts.info.clone() };
+    let place = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let planned = weights.get_or_load(Identity::new(place, &info), || Planned::new(parts, settings.runtime))?;
+    let threads = planned.graph.threads();
+    let model = OnnxModel { info, planned };
     ModelHandle::spawn((0..threads).map(|_| Box::new(model.clone()) as Box<dyn Model>).collect(), batch)
 }
 
@@ -145,9 +149,7 @@ pub(crate) fn load(
 #[derive(Clone)]
 pub struct OnnxModel {
     info: ModelInfo,
-    mapping: Mapping,
-    tokenizer: Option<TextTokenizer>,
-    graph: Graph,
+    planned: Arc<Planned>,
 }
 
 impl OnnxModel {
@@ -156,13 +158,27 @@ impl OnnxModel {
     /// # Errors
     /// As [`check`], and where a node can't be planned, or fails on an input of zeros.
     pub fn open(path: &Path, task: Task, labels: &[String], settings: &OnnxSettings) -> Result<Self> {
-        let Parts { file, mapping, tokenizer, info } = Parts::read(path, task, labels, settings)?;
+        let parts = Parts::read(path, task, labels, settings)?;
+        Ok(Self { info: parts.info.clone(), planned: Arc::new(Planned::new(parts, settings.runtime)?) })
+    }
+}
+
+/// A graph with all that it takes to ask it; models of the same file may share it.
+struct Planned {
+    mapping: Mapping,
+    tokenizer: Option<TextTokenizer>,
+    graph: Graph,
+}
+
+impl Planned {
+    fn new(parts: Parts, runtime: OnnxRuntime) -> Result<Self> {
+        let Parts { file, mapping, tokenizer, .. } = parts;
         let planned = |mapping: Mapping| {
-            let graph = Graph::new(settings.runtime, &file, &mapping)?;
-            let model = Self { info: info.clone(), mapping, tokenizer: tokenizer.clone(), graph };
-            let ran = model.warm_up();
-            ran.map_err(|why| Error::config(format!("{}: the graph can't be run: {why}", path.display())))?;
-            Ok(model)
+            let graph = Graph::new(runtime, &file, &mapping)?;
+            let planned = Self { mapping, tokenizer: tokenizer.clone(), graph };
+            let ran = planned.warm_up();
+            ran.map_err(|why| Error::config(format!("{}: the graph can't be run: {why}", file.path.display())))?;
+            Ok(planned)
         };
         match planned(mapping.clone()) {
             // Some graphs of transformers can only be planned where just one of batch and tokens is open.
@@ -293,15 +309,15 @@ impl Model for OnnxModel {
     }
 
     fn predict(&mut self, inputs: &[&str]) -> Result<Vec<Answer>> {
-        Ok(self.answer(inputs.iter().map(|text| self.feed_text(text)).collect()))
+        Ok(self.planned.answer(inputs.iter().map(|text| self.planned.feed_text(text)).collect()))
     }
 
     fn predict_rows(&mut self, rows: &[&[Cell]]) -> Result<Vec<Answer>> {
-        Ok(self.answer(rows.iter().map(|row| self.feed_row(row)).collect()))
+        Ok(self.planned.answer(rows.iter().map(|row| self.planned.feed_row(row)).collect()))
     }
 
     fn token_estimate(&self) -> TokenEstimate {
-        let tokens_max = self.tokenizer.as_ref().map_or(usize::MAX, TextTokenizer::tokens_max);
+        let tokens_max = self.planned.tokenizer.as_ref().map_or(usize::MAX, TextTokenizer::tokens_max);
         Arc::new(move |text| estimated_tokens(text).min(tokens_max))
     }
 

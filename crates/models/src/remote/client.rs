@@ -212,7 +212,7 @@ impl Remote {
             }
             Verdict::Expired => {
                 if let Some(signer) = &self.signer {
-                    signer.renew().await;
+                    signer.renew();
                 }
                 Err(Later { error: Error::retry(message), fate: Fate::Throttled })
             }

@@ -8,7 +8,11 @@ use url::Url;
 
 use super::aws::Target;
 #[cfg(feature = "aws")]
-use super::aws::{Service, credentials::CredentialSource, sign::sign};
+use super::aws::{
+    Service,
+    credentials::{CredentialSource, environment::Environment, search::Search},
+    sign::sign,
+};
 
 /// Signs the requests to one model on AWS.
 pub(crate) struct Signer {
@@ -31,7 +35,7 @@ impl Signer {
         let region = target.region.clone().or_else(of_environment).filter(|region| !region.is_empty());
         let region = region
             .ok_or_else(|| Error::config("`region` is missing: write one, such as eu-west-1, or set AWS_REGION"))?;
-        let credentials = CredentialSource::standard(&region, clock)?;
+        let credentials = CredentialSource::of(Search::new(Environment::of_process(), &region, clock.clone())?, clock);
         Ok((target.url(&region)?, Self { service: target.service, region, credentials }))
     }
 
@@ -41,12 +45,12 @@ impl Signer {
     /// `Environment`: there are no credentials. `Retry`: they can't be had now.
     pub(crate) async fn sign(&self, request: &mut Request, now_us: i64) -> Result<()> {
         let credentials = self.credentials.get().await?;
-        sign(request, &credentials, self.service, &self.region, now_us)
+        sign(request, &credentials, self.service.signing_name(), &self.region, now_us)
     }
 
     /// Gets new credentials for the next request.
-    pub(crate) async fn renew(&self) {
-        self.credentials.forget().await;
+    pub(crate) fn renew(&self) {
+        self.credentials.forget();
     }
 }
 
@@ -62,5 +66,5 @@ impl Signer {
         Ok(())
     }
 
-    pub(crate) async fn renew(&self) {}
+    pub(crate) fn renew(&self) {}
 }

@@ -2,20 +2,23 @@
 //! room waits for a moment, then is sent away with 429, so that a client learns of the load instead of adding to it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::HeaderMap;
-use axum::http::header::CONTENT_LENGTH;
+use axum::http::header::{CONTENT_LENGTH, HeaderName};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
 use millstream_core::{Error, Failure};
-use millstream_models::{ModelHandle, ModelInfo, Prediction, Task};
+use millstream_models::{Input, ModelInfo, Prediction, Scored, Task};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::refusal::{Reason, Refusal};
 use super::{Inference, Limits};
+use crate::config::checked::RetrySpec;
+use crate::pipeline::scorer::{self, Asking, Keep, Scorer};
 
 /// Bytes of bodies that may be held at once.
 const BODY_BYTES_IN_ALL: usize = 128 << 20;
@@ -30,6 +33,8 @@ const TURNS: usize = 1024;
 /// Texts that go to the queue together. Large requests take turns with small ones.
 const CALL_TEXTS: usize = 256;
 
+/// Who gave the answer, in every protocol: `name@digest`, for several with a comma between them.
+const SCORED_BY: HeaderName = HeaderName::from_static("x-millstream-scored-by");
 /// The length of an embedding of which nothing is known.
 const DIMENSIONS_GUESS: usize = 1024;
 
@@ -39,8 +44,20 @@ pub struct Admitted {
     _room: OwnedSemaphorePermit,
 }
 
-/// Room for an answer: kept until the answer is sent.
-pub struct Room(OwnedSemaphorePermit);
+/// What goes with answers.
+pub struct Receipt {
+    /// The models that gave them, each once.
+    scored_by: Vec<Arc<ModelInfo>>,
+    /// Kept until they are sent.
+    room: OwnedSemaphorePermit,
+}
+
+impl Receipt {
+    /// The models that gave the answers: the one that was asked, its fallback, or both.
+    pub fn scored_by(&self) -> &[Arc<ModelInfo>] {
+        &self.scored_by
+    }
+}
 
 /// What a model says about one text.
 pub type Answer = std::result::Result<Prediction, Failure>;
@@ -67,30 +84,36 @@ impl Inference {
         }
     }
 
-    /// One answer per text, in order; and the room that they take.
-    pub async fn predict(&self, model: &ModelHandle, texts: Vec<Arc<str>>) -> Result<(Vec<Answer>, Room), Refusal> {
+    /// One answer per text, in order; and what goes with them.
+    pub async fn predict(&self, model: &Scorer, texts: Vec<Arc<str>>) -> Result<(Vec<Answer>, Receipt), Refusal> {
         if texts.len() > TEXTS_MAX {
             let sent = texts.len();
             return Err(Refusal::too_large(format!("{sent} texts in one request; send at most {TEXTS_MAX}")));
         }
         let limits = &self.0.limits;
         let room = self.room(texts.len() * answer_bytes(&model.info())).await?;
+        let asking = asking(limits, model);
         let turns = self.turns(model);
         let take = |texts: usize| turns.clone().acquire_many_owned(texts.min(CALL_TEXTS) as u32);
         let Ok(Ok(first)) = timeout(limits.wait_max, take(texts.len())).await else { return Err(overloaded()) };
         let mut first = Some(first);
-        let calls = stream::iter(texts.chunks(CALL_TEXTS).map(<[Arc<str>]>::to_vec)).map(|texts| {
-            let turn = first.take();
-            async {
+        let calls = stream::iter(texts.chunks(CALL_TEXTS).map(inputs)).map(|texts| {
+            let (turn, take, asking) = (first.take(), &take, &asking);
+            async move {
                 let _turn = match turn {
                     Some(turn) => turn,
                     None => take(texts.len()).await.map_err(|_| overloaded())?,
                 };
-                Ok::<_, Refusal>(model.predict(texts).await?)
+                by_text(model.score(&texts, asking).await?)
             }
         });
         match timeout(limits.answer_max, calls.buffered(2).try_concat()).await {
-            Ok(answers) => Ok((answers?, room)),
+            Ok(answers) => {
+                let answers: Vec<Result<Scored, Failure>> = answers?;
+                let scored_by = scorers(&answers, model);
+                let answers = answers.into_iter().map(|answer| answer.map(|scored| scored.prediction)).collect();
+                Ok((answers, Receipt { scored_by, room }))
+            }
             Err(_) => {
                 let message = format!("the model gave no answer within {:?}", limits.answer_max);
                 Err(Refusal::new(Reason::Unavailable, message))
@@ -98,22 +121,57 @@ impl Inference {
         }
     }
 
-    async fn room(&self, bytes: usize) -> Result<Room, Refusal> {
+    async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
         if bytes > ANSWER_BYTES_IN_ALL {
             let mib = bytes >> 20;
             return Err(Refusal::too_large(format!("the answer would take {mib} MiB; send fewer texts at once")));
         }
         let room = self.0.answer_kib.clone().acquire_many_owned(bytes.div_ceil(1024) as u32);
         match timeout(self.0.limits.wait_max, room).await {
-            Ok(Ok(room)) => Ok(Room(room)),
+            Ok(Ok(room)) => Ok(room),
             _ => Err(overloaded()),
         }
     }
 
-    fn turns(&self, model: &ModelHandle) -> Arc<Semaphore> {
+    fn turns(&self, model: &Scorer) -> Arc<Semaphore> {
         let mut turns = self.0.turns.lock();
         turns.entry(model.info().name.clone()).or_insert_with(|| Arc::new(Semaphore::new(TURNS))).clone()
     }
+}
+
+/// A request is tried once: trying again is its client's. A fallback gets the half of the time that the model had not.
+fn asking(limits: &Limits, model: &Scorer) -> Asking {
+    let timeout = if model.has_fallback() { limits.answer_max / 2 } else { limits.answer_max };
+    let retry = RetrySpec { attempts: 1, initial: Duration::ZERO, max: Duration::ZERO };
+    Asking { timeout, retry, call_inputs: CALL_TEXTS, calls: 1, keep: Keep::Later }
+}
+
+fn inputs(texts: &[Arc<str>]) -> Vec<Input> {
+    texts.iter().cloned().map(Input::from).collect()
+}
+
+/// The answers, unless the model as a whole has given none.
+fn by_text(answers: Vec<scorer::Answer>) -> Result<Vec<Result<Scored, Failure>>, Refusal> {
+    let answer = |answer: scorer::Answer| match answer {
+        Ok(scored) => Ok(Ok(scored)),
+        Err(unanswered) => match unanswered.model_error {
+            Some(kind) => Err(Refusal::model_error(kind, unanswered.failure.message)),
+            None => Ok(Err(unanswered.failure)),
+        },
+    };
+    answers.into_iter().map(answer).collect()
+}
+
+/// Who gave the answers; where there are none, who was asked.
+fn scorers(answers: &[Result<Scored, Failure>], asked: &Scorer) -> Vec<Arc<ModelInfo>> {
+    let mut scorers: Vec<Arc<ModelInfo>> = Vec::new();
+    for scored in answers.iter().flatten() {
+        let is_known = |by: &Arc<ModelInfo>| by.name == scored.by.name && by.digest == scored.by.digest;
+        if !scorers.iter().any(is_known) {
+            scorers.push(scored.by.clone());
+        }
+    }
+    if scorers.is_empty() { vec![asked.info()] } else { scorers }
 }
 
 /// What one answer takes at most: its numbers, and the text that they become.
@@ -128,15 +186,17 @@ fn answer_bytes(info: &ModelInfo) -> usize {
 }
 
 /// An answer whose room is given back once it is sent.
-pub fn answered(body: Vec<u8>, room: Room) -> Response {
+pub fn answered(body: Vec<u8>, receipt: Receipt) -> Response {
+    let Receipt { scored_by, room } = receipt;
+    let scored_by = scored_by.iter().map(|by| format!("{}@{}", by.name, by.digest)).collect::<Vec<_>>().join(",");
     let length = body.len();
     let last = stream::once(async move {
         // Asked for when the bytes before are with the connection.
-        drop(room.0);
+        drop(room);
         Ok::<_, Error>(Bytes::new())
     });
     let pieces = stream::iter([Ok(Bytes::from(body))]).chain(last);
-    ([(CONTENT_LENGTH, length)], Body::from_stream(pieces)).into_response()
+    ([(CONTENT_LENGTH, length.to_string()), (SCORED_BY, scored_by)], Body::from_stream(pieces)).into_response()
 }
 
 /// The predictions, where the model failed on no text.

@@ -6,9 +6,9 @@
 //! | KServe, Triton (Open Inference Protocol v2) | `/v2`, `/v2/health/…`, `/v2/models/…` |
 //! | Hugging Face TEI | `POST /embed`, `POST /predict`, `GET /info`, `GET /health` |
 //!
-//! Each protocol has a pure `wire` (bytes to texts, predictions to bytes) and handlers around it; [`admission`] bounds what
-//! is held at once, [`refusal`] is what a client gets instead of an answer. A request waits in the same queue as the
-//! records of the pipeline.
+//! Each protocol has a pure `wire` (bytes to texts, predictions to bytes) and handlers around it; [`admission`] bounds
+//! what is held at once, [`refusal`] is what a client gets instead of an answer. A request goes the same way as the
+//! records of the pipeline: through the [`Scorer`] of its model.
 
 mod admission;
 mod kserve;
@@ -25,14 +25,15 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::{get, post};
 use millstream_core::Secret;
-use millstream_models::{ModelHandle, Reads, Task};
+use millstream_models::{Reads, Task};
 use tokio::sync::Semaphore;
 
 use super::auth;
+use crate::pipeline::scorer::Scorer;
 use refusal::Refusal;
 
 /// Loaded models by name.
-pub type Models = BTreeMap<Arc<str>, ModelHandle>;
+pub type Models = BTreeMap<Arc<str>, Scorer>;
 
 /// What requests may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +103,7 @@ impl Inference {
 
     /// True once the models are loaded, while none of them is out of order.
     pub fn is_ready(&self) -> bool {
-        let works = |model: &ModelHandle| model.stats().out_of_order.is_none();
+        let works = |scorer: &Scorer| scorer.model().stats().out_of_order.is_none();
         self.0.models.get().is_some_and(|models| models.values().all(works))
     }
 
@@ -112,7 +113,7 @@ impl Inference {
     }
 
     /// The model that is asked for by name; without a name the only one there is, or the only one that does `task`.
-    fn choose(&self, name: Option<&str>, task: Option<Task>) -> Result<&ModelHandle, Refusal> {
+    fn choose(&self, name: Option<&str>, task: Option<Task>) -> Result<&Scorer, Refusal> {
         let models = self.models().ok_or_else(Refusal::loading)?;
         if let Some(name) = name {
             let known = || models.keys().map(|k| &**k).collect::<Vec<_>>().join(", ");

@@ -65,6 +65,16 @@ impl Refusal {
         Self::new(reason, format!("text {}: {}", index + 1, failure.message))
     }
 
+    /// The model as a whole gave no answer.
+    pub fn model_error(kind: ErrorKind, message: impl Into<String>) -> Self {
+        let reason = match kind {
+            ErrorKind::Retry => Reason::Unavailable,
+            ErrorKind::Input => Reason::Text,
+            _ => Reason::Model,
+        };
+        Self::new(reason, message)
+    }
+
     /// The status that HTTP has for it; SageMaker containers and KServe use it as it is.
     pub fn status(&self) -> StatusCode {
         match self.reason {
@@ -92,12 +102,7 @@ impl Refusal {
 
 impl From<Error> for Refusal {
     fn from(e: Error) -> Self {
-        let reason = match e.kind() {
-            ErrorKind::Retry => Reason::Unavailable,
-            ErrorKind::Input => Reason::Text,
-            _ => Reason::Model,
-        };
-        Self::new(reason, e.to_string())
+        Self::model_error(e.kind(), e.to_string())
     }
 }
 

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use millstream_core::{Failure, FailureKind, Result};
-use millstream_models::{BatchConfig, Model, ModelInfo, Prediction};
+use millstream_models::{
+    BatchConfig, Fallback, FallbackConfig, Model, ModelConfig, ModelHandle, ModelInfo, Prediction,
+};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -43,7 +45,7 @@ impl Model for Moody {
     }
 }
 
-fn moody(name: &str, task: Task, gate: Option<(Sender<()>, Receiver<()>)>) -> (Arc<str>, ModelHandle) {
+fn moody(name: &str, task: Task, gate: Option<(Sender<()>, Receiver<()>)>) -> (Arc<str>, Scorer) {
     let labels = if task == Task::Embedding { vec![] } else { vec!["down".into(), "up".into()] };
     let dimensions = (task == Task::Embedding).then_some(2);
     let info = ModelInfo {
@@ -56,7 +58,7 @@ fn moody(name: &str, task: Task, gate: Option<(Sender<()>, Receiver<()>)>) -> (A
         reads: millstream_models::Reads::Text,
     };
     let model = Moody { info, gate };
-    (name.into(), ModelHandle::spawn(vec![Box::new(model)], BatchConfig::default()).unwrap())
+    (name.into(), Scorer::alone(ModelHandle::spawn(vec![Box::new(model)], BatchConfig::default()).unwrap()))
 }
 
 async fn start(inference: Inference) -> SocketAddr {
@@ -170,6 +172,7 @@ async fn kserve_clients_find_models_their_tensors_and_versions() {
     }
     assert_eq!(send(at, "/v2/models/moo/infer", &[], infer(&["a"])).await.status, 404);
     let answer = send(at, "/v2/models/meaning/versions/d1/infer", &[], infer(&["a", "b"])).await;
+    assert_eq!(answer.headers["x-millstream-scored-by"], "meaning@d1");
     assert_eq!(answer.body["outputs"][0]["data"], json!([3.0, 4.0, 3.0, 4.0]));
 }
 
@@ -243,7 +246,7 @@ async fn an_answer_that_would_take_too_much_is_refused_before_the_model_works() 
         reads: millstream_models::Reads::Text,
     };
     let model = ModelHandle::spawn(vec![Box::new(Moody { info, gate: None })], BatchConfig::default()).unwrap();
-    let at = start(Inference::of([("wide".into(), model.clone())].into(), Limits::default())).await;
+    let at = start(Inference::of([("wide".into(), Scorer::alone(model.clone()))].into(), Limits::default())).await;
     for texts in [1, 8] {
         assert_eq!(send(at, "/embed", &[], json!({ "inputs": vec!["a"; texts] }).to_string()).await.status, 200);
     }
@@ -326,10 +329,56 @@ async fn a_model_that_does_not_answer_in_time_is_unavailable() {
 }
 
 #[tokio::test]
+async fn where_the_model_cannot_answer_its_fallback_does_and_every_protocol_says_so() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nowhere = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let config = json!({ "task": "text-classification", "source": nowhere, "labels": ["down", "up"] });
+    let model = serde_json::from_value::<ModelConfig>(config).unwrap().load("mood").unwrap();
+    let value = json!({ "scores": { "up": 0.75, "down": 0.25 } });
+    let fallback = FallbackConfig::Value(value.as_object().unwrap().clone());
+    let fallback = Fallback::new(&model.info(), &fallback, |_| None).unwrap();
+    let by = format!("mood.fallback@{}", fallback.info().digest);
+    let alone = Scorer::alone(model);
+    let with = alone.clone().with_fallback(Some(fallback));
+    let at = start(Inference::of([("mood".into(), alone)].into(), Limits::default())).await;
+    for (path, body) in requests("a") {
+        assert_eq!(send(at, path, &[], body).await.status, 503, "{path}");
+    }
+    let at = start(Inference::of([("mood".into(), with)].into(), Limits::default())).await;
+    for (path, body) in requests("a") {
+        let answer = send(at, path, &[], body).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+        assert_eq!(answer.headers["x-millstream-scored-by"], by, "{path}");
+        assert!(answer.body.to_string().contains("0.75"), "{path}: {}", answer.body);
+    }
+    let (path, body) = requests("a")[0].clone();
+    let attributes = by.replace('@', ";digest=");
+    let answer = send(at, path, &[], body).await;
+    assert_eq!(answer.headers["x-amzn-sagemaker-custom-attributes"], format!("model={attributes}"));
+}
+
+#[tokio::test]
+async fn a_fallback_has_its_own_part_of_the_time_that_a_request_may_take() {
+    let ((waiting, _is_waiting), (go, let_go)) = (channel(), channel());
+    let (name, model) = moody("mood", Task::TextClassification, Some((waiting, let_go)));
+    let value = json!({ "label": "down" });
+    let config = FallbackConfig::Value(value.as_object().unwrap().clone());
+    let fallback = Fallback::new(&model.info(), &config, |_| None).unwrap();
+    let model = model.with_fallback(Some(fallback));
+    let limits = Limits { answer_max: Duration::from_millis(500), ..Limits::default() };
+    let at = start(Inference::of([(name, model)].into(), limits)).await;
+    let answer = send(at, "/predict", &[], json!({ "inputs": "wait" }).to_string()).await;
+    assert_eq!((answer.status.as_u16(), &answer.body[0]["label"]), (200, &json!("down")));
+    drop(go);
+}
+
+#[tokio::test]
 async fn a_model_that_hangs_for_good_is_not_healthy() {
     let ((waiting, _is_waiting), (go, let_go)) = (channel(), channel());
     let (name, model) = moody("mood", Task::TextClassification, Some((waiting, let_go)));
-    model.set_stall_timeout(Duration::from_millis(20));
+    model.model().set_stall_timeout(Duration::from_millis(20));
     let at = start(Inference::of([(name, model)].into(), Limits::default())).await;
     assert_eq!(send(at, "/ping", &[], None).await.status, 200);
     let body = json!({ "instances": ["wait"] }).to_string();

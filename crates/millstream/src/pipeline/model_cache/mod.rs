@@ -4,6 +4,9 @@
 //! whatever crashes then, a replay finds the same answer, and a remote model is not paid twice. A crash in between leaves
 //! the entry there and the record to be done again, with a hit. Failures are not kept.
 //!
+//! No record hangs on what a request to the server was told: such predictions gather in memory, up to
+//! [`LATER_BYTES_MAX`], and [`ModelCache::keep_what_waits`] writes them in a commit of their own. A crash loses them.
+//!
 //! An entry is used for `ttl` after it was written, by the pipeline's clock; [`ModelCache::sweep`] deletes those that are
 //! over, and the oldest beyond `max_entries`. An entry that does not read back is a miss and is written again.
 
@@ -19,9 +22,16 @@ use millstream_models::{CacheConfig, ModelInfo, Prediction};
 use millstream_storage::state::{State, StateOptions, Writes, local_store};
 use parking_lot::Mutex;
 use serde::Serialize;
+use tokio::sync::Notify;
 
 /// How often entries that are over are looked for.
 pub const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// How long predictions that nobody waits for gather for a commit.
+pub const LATER: Duration = Duration::from_millis(200);
+/// Bytes of them that may gather; what comes on top is not kept.
+const LATER_BYTES_MAX: usize = 16 << 20;
+/// Keys that an entry takes: its own, and the one in the index.
+const WRITES_PER_ENTRY: u64 = 2;
 /// Entries that one commit of a sweep deletes at most.
 const SWEEP_ENTRIES: usize = 4096;
 
@@ -39,6 +49,9 @@ pub struct ModelCache {
     pending: Mutex<Pending>,
     /// The last write that is durable. Whoever holds it commits for all who wait.
     durable: tokio::sync::Mutex<u64>,
+    /// Writes that nobody waits for.
+    later: Mutex<Writes>,
+    is_later: Notify,
 }
 
 /// Writes that wait for the next commit.
@@ -82,6 +95,8 @@ impl ModelCache {
             misses: AtomicU64::new(0),
             pending: Mutex::default(),
             durable: tokio::sync::Mutex::new(0),
+            later: Mutex::default(),
+            is_later: Notify::new(),
         };
         if cache.entries_max.is_some() {
             cache.entries.store(cache.count().await.map_err(doing)?, Ordering::Relaxed);
@@ -138,21 +153,56 @@ impl ModelCache {
         Ok(())
     }
 
+    /// Keeps the same a moment later, when [`ModelCache::keep_what_waits`] is called. Never waits; what finds no room
+    /// is not kept.
+    pub fn keep_later<'a>(&self, said: impl Iterator<Item = (&'a str, &'a str, &'a Prediction)>) {
+        let now_us = self.clock.now_us();
+        let mut later = self.later.lock();
+        for (digest, text, prediction) in said {
+            if later.bytes() >= LATER_BYTES_MAX {
+                break;
+            }
+            add(&mut later, now_us, digest, text, prediction);
+        }
+        drop(later);
+        self.is_later.notify_one();
+    }
+
+    /// Resolves when something waits to be kept.
+    pub async fn something_waits(&self) {
+        self.is_later.notified().await;
+    }
+
+    /// Writes what [`ModelCache::keep_later`] was given so far. What can't be written is lost.
+    ///
+    /// # Errors
+    /// As [`State::commit`].
+    pub async fn keep_what_waits(&self) -> Result<()> {
+        // As any other commit: not while a sweep looks.
+        let _one_at_a_time = self.durable.lock().await;
+        let writes = std::mem::take(&mut *self.later.lock());
+        if writes.is_empty() {
+            return Ok(());
+        }
+        let added = writes.len() as u64 / WRITES_PER_ENTRY;
+        self.state.commit(writes).await.map_err(|e| e.context(format!("keep predictions of model {}", self.model)))?;
+        self.entries.fetch_add(added, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Queues writes; the number of the last one.
     fn put<'a>(&self, said: impl Iterator<Item = (&'a str, &'a str, &'a Prediction)>) -> u64 {
         let now_us = self.clock.now_us();
-        let mut added = 0;
         let mut pending = self.pending.lock();
+        let before = pending.writes.len();
         for (digest, text, prediction) in said {
-            let key = entry::key(digest, text);
-            pending.writes.put(entry::index_key(&key, now_us), Bytes::new());
-            pending.writes.put(key.clone(), entry::encode(&key, now_us, prediction));
-            added += 1;
+            add(&mut pending.writes, now_us, digest, text, prediction);
         }
-        self.entries.fetch_add(added, Ordering::Relaxed);
+        let added = pending.writes.len() - before;
         if added == 0 {
             return 0;
         }
+        self.entries.fetch_add(added as u64 / WRITES_PER_ENTRY, Ordering::Relaxed);
         pending.last += 1;
         pending.last
     }
@@ -234,13 +284,21 @@ impl ModelCache {
         written_at_us.saturating_add(self.ttl_us) <= now_us
     }
 
-    /// Closes the state.
+    /// Writes what waits, and closes the state.
     ///
     /// # Errors
-    /// As [`State::close`].
+    /// As [`State::commit`] and [`State::close`].
     pub async fn close(&self) -> Result<()> {
-        self.state.close().await
+        let kept = self.keep_what_waits().await;
+        kept.and(self.state.close().await)
     }
+}
+
+/// An entry, and its place in the index.
+fn add(writes: &mut Writes, now_us: i64, digest: &str, text: &str, prediction: &Prediction) {
+    let key = entry::key(digest, text);
+    writes.put(entry::index_key(&key, now_us), Bytes::new());
+    writes.put(key.clone(), entry::encode(&key, now_us, prediction));
 }
 
 impl std::fmt::Debug for ModelCache {

@@ -169,6 +169,26 @@ async fn what_many_keep_at_once_is_durable_when_each_of_them_goes_on() {
     assert_eq!(cache.count().await.unwrap(), 40);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_waits_for_is_written_later_and_as_much_as_there_is_room_for() {
+    let fixture = Fixture::new();
+    let cache = fixture.open(None).await;
+    let info = ModelInfo { task: Task::Embedding, labels: vec![], dimensions: None, ..info("d1") };
+    let large = Prediction::Embedding(vec![0.5; LATER_BYTES_MAX / 4 / 4]);
+    let texts: Vec<String> = (0..6).map(|i| i.to_string()).collect();
+    for text in &texts {
+        cache.keep_later([("d1", text.as_str(), &large)].into_iter());
+    }
+    let all: Vec<&str> = texts.iter().map(String::as_str).collect();
+    assert!(cache.lookup(&info, &all).await.unwrap().iter().all(Option::is_none), "nothing is written yet");
+    cache.keep_what_waits().await.unwrap();
+    let known = cache.lookup(&info, &all).await.unwrap();
+    assert_eq!(known.iter().map(Option::is_some).collect::<Vec<_>>(), [true, true, true, true, false, false]);
+    cache.keep_later([("d1", "5", &large)].into_iter());
+    cache.keep_what_waits().await.unwrap();
+    assert_eq!(cache.lookup(&info, &["5"]).await.unwrap(), [Some(large)], "there is room again");
+}
+
 #[test]
 fn embeddings_and_times_come_back_bit_by_bit() {
     let info = ModelInfo { task: Task::Embedding, labels: vec![], dimensions: Some(3), ..info("d1") };

@@ -3,8 +3,12 @@
 use arrow::array::{AsArray, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use millstream_models::{BatchConfig, FallbackConfig, Model, ModelConfig, ModelFactory, Prediction, Task, output_type};
+use millstream_models::{
+    BatchConfig, BreakerState, Fallback, FallbackConfig, Model, ModelConfig, ModelFactory, ModelHandle, Prediction,
+    Task, output_type,
+};
 use serde_json::{Value, json};
 
 use super::*;
@@ -48,7 +52,8 @@ fn step(model: ModelHandle, attempts: u32, fallback: Option<Value>) -> PredictSt
         retry: RetrySpec { attempts, initial: pause, max: pause },
         default: None,
     };
-    PredictStep::new(spec, schema, OnError::DeadLetter, model, fallback).unwrap()
+    let scorer = Scorer::alone(model).with_fallback(fallback);
+    PredictStep::new(spec, schema, OnError::DeadLetter, scorer).unwrap()
 }
 
 fn rows() -> Rows {
@@ -77,7 +82,7 @@ async fn rows_that_a_fallback_scored_say_so() {
     assert_eq!((failures.len(), failures[0].row), (1, 1), "a missing text is no matter of the model");
     assert_eq!(field(&good, "label"), ["neutral", "neutral"]);
     assert_eq!(field(&good, "model"), ["tone.fallback", "tone.fallback"]);
-    assert_ne!(field(&good, "model_digest")[0], value.model.info().digest.to_string());
+    assert_ne!(field(&good, "model_digest")[0], value.scorer.info().digest.to_string());
 
     let (good, _) = step(endpoint(json!({})), 1, Some(json!("linear"))).run(&rows()).await.unwrap();
     assert_eq!(field(&good, "label"), ["positive", "negative"]);
@@ -136,7 +141,7 @@ async fn hang_in_a_call(threads: usize, stall_timeout: Duration, timeout: Durati
     let handle = ModelHandle::spawn((0..threads).map(model).collect(), BatchConfig::default()).unwrap();
     handle.set_stall_timeout(stall_timeout);
     let mut step = step(handle, 3, None);
-    step.spec = Arc::new(PredictSpec { timeout, ..(*step.spec).clone() });
+    step.asking.timeout = timeout;
     let schema = Arc::new(Schema::new(vec![Field::new("headline", DataType::Utf8, true)]));
     let headlines = StringArray::from(vec!["up", "down", "hang", "flat"]);
     let rows = Rows::all(RecordBatch::try_new(schema, vec![Arc::new(headlines)]).unwrap());

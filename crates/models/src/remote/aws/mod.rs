@@ -15,8 +15,6 @@
 #[cfg(feature = "aws")]
 pub(crate) mod credentials;
 #[cfg(feature = "aws")]
-pub(crate) mod metadata;
-#[cfg(feature = "aws")]
 pub(crate) mod sign;
 
 use std::fmt;
@@ -99,11 +97,8 @@ impl Target {
     pub(crate) fn url(&self, region: &str) -> Result<Url> {
         let mut url = match &self.endpoint_url {
             Some(url) => url.clone(),
-            None => {
-                let suffix = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
-                Url::parse(&format!("https://{}.{region}.{suffix}", self.service.host()))
-                    .map_err(|e| Error::config(format!("`region` is `{region}`: {e}")))?
-            }
+            None => Url::parse(&format!("https://{}.{region}.{}", self.service.host(), dns_suffix(region)))
+                .map_err(|e| Error::config(format!("`region` is `{region}`: {e}")))?,
         };
         if url.cannot_be_a_base() {
             return Err(Error::config("`endpoint_url` can't be the start of an address"));
@@ -118,6 +113,12 @@ impl Target {
         url.set_path(&path);
         Ok(url)
     }
+}
+
+/// What the names of a region's services end with.
+#[cfg(feature = "aws")]
+fn dns_suffix(region: &str) -> &'static str {
+    if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" }
 }
 
 /// As it is written in the pipeline file.

@@ -9,16 +9,14 @@ use millstream_core::{Error, Result};
 use reqwest::Request;
 use reqwest::header::{HeaderName, HeaderValue};
 
-use super::Service;
-
-/// Adds the signature's headers to a request whose body is in memory.
+/// Adds the signature's headers to a request whose body is in memory; `service` is its name in a signature's scope.
 ///
 /// # Errors
 /// `Bug`: the request can't be signed; its headers were checked before.
 pub(crate) fn sign(
     request: &mut Request,
     credentials: &Credentials,
-    service: Service,
+    service: &str,
     region: &str,
     now_us: i64,
 ) -> Result<()> {
@@ -28,7 +26,7 @@ pub(crate) fn sign(
     let params = v4::SigningParams::builder()
         .identity(&identity)
         .region(region)
-        .name(service.signing_name())
+        .name(service)
         .time(time)
         .settings(SigningSettings::default())
         .build()

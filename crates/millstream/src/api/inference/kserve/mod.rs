@@ -10,13 +10,13 @@ use axum::extract::{Path, State};
 use axum::http::header::{CONTENT_TYPE, HeaderName};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use millstream_models::ModelHandle;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Inference;
 use super::admission::{all_good, answered};
 use super::refusal::Refusal;
+use crate::pipeline::scorer::Scorer;
 
 /// Where the JSON of a body ends and binary tensors begin.
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -29,7 +29,7 @@ pub struct Asked {
 }
 
 impl Asked {
-    fn find<'a>(&self, inference: &'a Inference) -> Result<&'a ModelHandle, Refusal> {
+    fn find<'a>(&self, inference: &'a Inference) -> Result<&'a Scorer, Refusal> {
         let model = inference.choose(Some(&self.model), None)?;
         match &self.version {
             Some(version) if **version != *model.info().digest => {
@@ -61,7 +61,7 @@ pub async fn server() -> Json<Value> {
 /// The models that there are (the first part of Triton's model repository extension).
 pub async fn index(State(inference): State<Inference>) -> Result<Json<Value>, Refusal> {
     let models = inference.models().ok_or_else(Refusal::loading)?;
-    let models = models.values().map(ModelHandle::info);
+    let models = models.values().map(Scorer::info);
     let models = models.map(|info| json!({ "name": info.name, "version": info.digest, "state": "READY" }));
     Ok(Json(models.collect()))
 }
@@ -92,10 +92,10 @@ pub async fn infer(
     let admitted = inference.read(&headers, body).await?;
     let request = wire::decode(&admitted.body, header_length)?;
     let outputs = wire::outputs(&request, &model.info())?;
-    let (answers, room) = inference.predict(model, request.texts.clone()).await?;
+    let (answers, receipt) = inference.predict(model, request.texts.clone()).await?;
     let predictions = all_good(answers)?;
     let answer = wire::encode(&request, &outputs, &model.info(), &predictions)?;
-    let body = answered(answer.body, room);
+    let body = answered(answer.body, receipt);
     Ok(match answer.header_length {
         None => ([(CONTENT_TYPE, "application/json")], body).into_response(),
         Some(length) => {

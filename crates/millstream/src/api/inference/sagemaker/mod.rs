@@ -42,10 +42,9 @@ pub async fn invocations(
     let answer_format = wire::accepted_format(header(ACCEPT), format)?;
     let admitted = inference.read(&headers, body).await?;
     let (texts, envelope) = wire::decode(format, &admitted.body)?;
-    let (answers, room) = inference.predict(model, texts).await?;
-    let info = model.info();
-    let body = wire::encode(answer_format, envelope, &info.labels, &answers)?;
-    let attributes = format!("model={};digest={}", info.name, info.digest);
-    Ok(([(CONTENT_TYPE, answer_format.media_type()), (CUSTOM_ATTRIBUTES, &attributes)], answered(body, room))
+    let (answers, receipt) = inference.predict(model, texts).await?;
+    let body = wire::encode(answer_format, envelope, &model.info().labels, &answers)?;
+    let attributes = wire::attributes(receipt.scored_by());
+    Ok(([(CONTENT_TYPE, answer_format.media_type()), (CUSTOM_ATTRIBUTES, &attributes)], answered(body, receipt))
         .into_response())
 }

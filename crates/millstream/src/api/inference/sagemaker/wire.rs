@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use millstream_models::Prediction;
+use millstream_models::{ModelInfo, Prediction};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -100,6 +100,12 @@ pub fn accepted_format(accept: Option<&str>, request: Format) -> Result<Format, 
 /// The model's name in `model=NAME`, among other attributes or alone.
 pub fn model_of_attributes(attributes: &str) -> Option<&str> {
     attributes.split([',', ';', ' ']).find_map(|part| part.trim().strip_prefix("model="))
+}
+
+/// What the answer says of the models that gave it: `model=NAME;digest=DIGEST`, for several with a comma between them.
+pub fn attributes(models: &[Arc<ModelInfo>]) -> String {
+    let models = models.iter().map(|info| format!("model={};digest={}", info.name, info.digest));
+    models.collect::<Vec<_>>().join(",")
 }
 
 /// The texts of a body.

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use millstream_models::Task;
 use serde_json::json;
 
-use super::admission::{Room, all_good, answered};
+use super::admission::{Receipt, all_good, answered};
 use super::refusal::{Reason, Refusal};
 use super::{Inference, model_of_query};
 
@@ -70,9 +70,9 @@ pub async fn embed(
     let model = inference.choose(model_of_query(query.as_deref()).as_deref(), Some(Task::Embedding))?;
     let admitted = inference.read(&headers, body).await?;
     let request = wire::decode_embed(&admitted.body)?;
-    let (answers, room) = inference.predict(model, request.texts.clone()).await?;
+    let (answers, receipt) = inference.predict(model, request.texts.clone()).await?;
     let predictions = all_good(answers)?;
-    as_json(wire::encode_embed(&request, predictions)?, room)
+    as_json(wire::encode_embed(&request, predictions)?, receipt)
 }
 
 /// Labels of texts with their scores, the highest first.
@@ -85,11 +85,11 @@ pub async fn predict(
     let model = inference.choose(model_of_query(query.as_deref()).as_deref(), Some(Task::TextClassification))?;
     let admitted = inference.read(&headers, body).await?;
     let request = wire::decode_predict(&admitted.body)?;
-    let (answers, room) = inference.predict(model, request.texts.clone()).await?;
+    let (answers, receipt) = inference.predict(model, request.texts.clone()).await?;
     let predictions = all_good(answers)?;
-    as_json(wire::encode_predict(&request, &model.info().labels, &predictions)?, room)
+    as_json(wire::encode_predict(&request, &model.info().labels, &predictions)?, receipt)
 }
 
-fn as_json(body: Vec<u8>, room: Room) -> Result<Response, TeiRefusal> {
-    Ok(([(CONTENT_TYPE, "application/json")], answered(body, room)).into_response())
+fn as_json(body: Vec<u8>, receipt: Receipt) -> Result<Response, TeiRefusal> {
+    Ok(([(CONTENT_TYPE, "application/json")], answered(body, receipt)).into_response())
 }

@@ -1,19 +1,27 @@
 //! Models on AWS: requests, signatures, errors, credentials.
 
 mod credentials;
+mod keeping;
+mod process;
+mod profiles;
+mod roles;
 mod sigv4;
+mod sso;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aws_credential_types::Credentials;
-use aws_credential_types::provider::{ProvideCredentials, future};
-use millstream_core::{ErrorKind, ManualClock};
+use millstream_core::{ErrorKind, ManualClock, Result};
 
 use super::*;
 use crate::BreakerState;
 use crate::remote::Remote;
-use crate::remote::aws::credentials::CredentialSource;
+use crate::remote::aws::credentials::{CredentialSource, Place};
+
+/// The headers of a request to a model that must be signed.
+const SIGNED: [&str; 5] =
+    ["host", "content-type", "x-amz-date", "x-amz-security-token", "x-amzn-sagemaker-target-variant"];
 
 /// 2015-08-30T12:36:00Z, the moment of AWS's own examples.
 const NOW_US: i64 = 1_440_938_160_000_000;
@@ -23,19 +31,11 @@ const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
 #[derive(Debug, Default)]
 struct Rotating(AtomicUsize);
 
-impl ProvideCredentials for Rotating {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
+#[async_trait::async_trait]
+impl Place for Rotating {
+    async fn find(&self) -> Result<Option<Credentials>> {
         let id = format!("AKID{}", self.0.fetch_add(1, Ordering::SeqCst));
-        future::ProvideCredentials::ready(Ok(Credentials::new(
-            id,
-            SECRET,
-            Some("session/token+1".into()),
-            None,
-            "test",
-        )))
+        Ok(Some(Credentials::new(id, SECRET, Some("session/token+1".into()), None, "test")))
     }
 }
 
@@ -69,7 +69,7 @@ async fn sagemaker_is_asked_as_its_api_says_with_a_signature_that_holds() {
     assert_eq!(asked.header("x-amz-date"), Some("20150830T123600Z"));
     assert_eq!(asked.header("x-amz-security-token"), Some("session/token+1"));
     assert_eq!(asked.raw, json!({ "instances": ["x".repeat(16), "ü\u{1F600}"] }).to_string());
-    sigv4::assert_signed(&asked, "AKID0", SECRET, "eu-west-1/sagemaker");
+    sigv4::assert_signed(&asked, "AKID0", SECRET, "eu-west-1/sagemaker", &SIGNED);
 }
 
 #[tokio::test]
@@ -105,7 +105,7 @@ async fn a_lambda_function_is_invoked_and_a_text_that_it_fails_on_fails_alone() 
         "{}",
         asked.head
     );
-    sigv4::assert_signed(&asked, "AKID0", SECRET, "eu-west-1/lambda");
+    sigv4::assert_signed(&asked, "AKID0", SECRET, "eu-west-1/lambda", &SIGNED);
 }
 
 #[tokio::test]
@@ -183,5 +183,5 @@ async fn expired_credentials_are_replaced_for_the_next_attempt() {
     assert_eq!(error.kind(), ErrorKind::Retry);
     assert_eq!(scores(remote.predict(&["x"], None).await.unwrap()).len(), 1);
     assert_eq!(scores(remote.predict(&["x"], None).await.unwrap()).len(), 1);
-    sigv4::assert_signed(&server.asked.lock()[2], "AKID1", SECRET, "eu-west-1/sagemaker");
+    sigv4::assert_signed(&server.asked.lock()[2], "AKID1", SECRET, "eu-west-1/sagemaker", &SIGNED);
 }
