@@ -96,7 +96,7 @@ macro_rules! row_kernels {
 }
 
 row_kernels!(
-    /// For every processor.
+    /// For every processor. On 64-bit ARM these are the kernels for NEON: all code is compiled for it there.
     PORTABLE,
     portable,
     false
