@@ -1,8 +1,8 @@
 //! Tiles for NEON: at most 6 rows × 16 columns of sums in 24 of the 32 registers, twice for a panel.
 //!
 //! An instruction multiplies a vector of the panel with one lane of a vector of the operand. So one load of each row is
-//! enough for four steps, and nothing is broadcast. One row or two are worked on in more columns at once, so that enough
-//! sums don't wait for each other.
+//! enough for four steps, and nothing is broadcast. One row or two are worked on in more columns at once, so that there
+//! are enough sums that don't wait for each other.
 //!
 //! Instructions whose intrinsics are not stable in Rust (`bfdot`, `sdot`, `sudot`, `prfm`) are written out.
 
@@ -42,7 +42,8 @@ trait Numbers {
     /// By how much `step` lowers the operand's integers; `None` where the numbers are no integers.
     const MOVED: Option<f32>;
 
-    /// `sum + a · b` over the numbers of lane `LANE` of `a` and of each lane of `b`. Sums are `f32`, or `i32` of integers.
+    /// `sum + a · b` over the numbers of lane `LANE` of `a` and of each lane of `b`. Sums of integers are `i32`, others
+    /// `f32`.
     ///
     /// # Safety
     /// The processor has the features of the implementation.
@@ -176,7 +177,7 @@ unsafe fn sum_up<N: Numbers, const ROWS: usize, const VECTORS: usize>(call: &Til
         let mut sums = [start; ROWS];
         for step in (0..call.steps).step_by(WIDTH) {
             let left = call.steps - step;
-            // SAFETY: the operand tile has ROWS rows of LANES lanes in each of its blocks, the panel as many steps as are left.
+            // SAFETY: the operand tile has ROWS rows of LANES lanes in each of its blocks, the panel `left` more steps.
             unsafe {
                 let operand = call.operand.add(step / LANES * ROWS * LANES + step % LANES);
                 let a: [_; ROWS] = std::array::from_fn(|row| vld1q_u32(operand.add(row * LANES)));

@@ -170,27 +170,21 @@ fn halve<const WIDTH: usize, const HALF: usize>(all: [f32; WIDTH], join: impl Fn
     std::array::from_fn(|i| join(all[i], all[i + HALF]))
 }
 
-/// Written as the instruction of each processor is defined: x86-64 returns the second one where one is no number, ARM the other.
+/// One instruction on each processor; which number it returns beside one that is none differs.
 #[inline(always)]
 fn larger(a: f32, b: f32) -> f32 {
     if cfg!(target_arch = "aarch64") {
-        a.max(b)
-    } else if b > a {
-        b
-    } else {
-        a
+        return a.max(b);
     }
+    if b > a { b } else { a }
 }
 
 #[inline(always)]
 fn smaller(a: f32, b: f32) -> f32 {
     if cfg!(target_arch = "aarch64") {
-        a.min(b)
-    } else if b < a {
-        b
-    } else {
-        a
+        return a.min(b);
     }
+    if b < a { b } else { a }
 }
 
 #[inline(always)]

@@ -17,7 +17,7 @@ fn all_kernels() -> Vec<Kernels> {
     PRECISIONS.into_iter().flat_map(of).collect()
 }
 
-/// Runs for other processors name the paths in `MILLSTREAM_EXPECT_PATHS`, separated by commas; without it, nothing is expected.
+/// Runs for other processors name the paths in `MILLSTREAM_EXPECT_PATHS`, separated by commas; else none is expected.
 #[test]
 fn the_paths_that_are_expected_here_are_among_those_that_are_tested() {
     let tested: Vec<_> = all_kernels().iter().map(|kernels| kernels.path().as_str()).collect();
