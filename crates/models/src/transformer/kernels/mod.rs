@@ -21,6 +21,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub mod layout;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub mod peak;
 mod portable;
 mod rows;
@@ -52,6 +54,14 @@ pub enum Path {
     Avx512Bf16,
     /// AVX-512 with 8-bit dot products.
     Avx512Vnni,
+    /// NEON (every 64-bit ARM processor).
+    Neon,
+    /// NEON with bfloat16 dot products.
+    NeonBf16,
+    /// NEON with 8-bit dot products.
+    NeonDot,
+    /// NEON with 8-bit dot products of signed and unsigned numbers.
+    NeonI8mm,
 }
 
 impl Path {
@@ -64,15 +74,27 @@ impl Path {
             Self::Avx512 => "avx512",
             Self::Avx512Bf16 => "avx512_bf16",
             Self::Avx512Vnni => "avx512_vnni",
+            Self::Neon => "neon",
+            Self::NeonBf16 => "neon_bf16",
+            Self::NeonDot => "neon_dot",
+            Self::NeonI8mm => "neon_i8mm",
         }
     }
 
     /// The paths that this processor has for `precision`, fastest first; the last one is always [`Path::Portable`].
     pub fn choices(precision: Precision) -> Vec<Self> {
         let all: &[Self] = match precision {
-            Precision::F32 => &[Self::Avx512, Self::Avx2, Self::Portable],
-            Precision::Bf16 => &[Self::Avx512Bf16, Self::Avx2, Self::Portable],
-            Precision::Int8 => &[Self::Avx512Vnni, Self::AvxVnni, Self::Avx2, Self::Portable],
+            Precision::F32 => &[Self::Avx512, Self::Avx2, Self::Neon, Self::Portable],
+            Precision::Bf16 => &[Self::Avx512Bf16, Self::Avx2, Self::NeonBf16, Self::Neon, Self::Portable],
+            Precision::Int8 => &[
+                Self::Avx512Vnni,
+                Self::AvxVnni,
+                Self::Avx2,
+                Self::NeonI8mm,
+                Self::NeonDot,
+                Self::Neon,
+                Self::Portable,
+            ],
         };
         all.iter().copied().filter(|path| path.is_available()).collect()
     }
@@ -95,11 +117,26 @@ impl Path {
             Self::Avx512 => avx512(),
             Self::Avx512Bf16 => avx512() && is_x86_feature_detected!("avx512bf16"),
             Self::Avx512Vnni => avx512() && is_x86_feature_detected!("avx512vnni"),
+            Self::Neon | Self::NeonBf16 | Self::NeonDot | Self::NeonI8mm => false,
         }
     }
 
     /// True where this processor has the instructions.
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    pub fn is_available(self) -> bool {
+        use std::arch::is_aarch64_feature_detected as has;
+        match self {
+            Self::Portable => true,
+            Self::Neon => has!("neon"),
+            Self::NeonBf16 => has!("neon") && has!("bf16"),
+            Self::NeonDot => has!("neon") && has!("dotprod"),
+            Self::NeonI8mm => has!("neon") && has!("i8mm"),
+            _ => false,
+        }
+    }
+
+    /// True where this processor has the instructions.
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     pub fn is_available(self) -> bool {
         self == Self::Portable
     }
@@ -187,6 +224,11 @@ impl Kernels {
             (Path::Avx512Bf16, Precision::Bf16) => (avx512::ROWS_MAX, avx512::tile_bf16, &rows::AVX512),
             #[cfg(target_arch = "x86_64")]
             (Path::Avx512Vnni, Precision::Int8) => (avx512::ROWS_MAX, avx512::tile_int8, &rows::AVX512),
+            #[cfg(target_arch = "aarch64")]
+            (Path::Neon | Path::NeonBf16 | Path::NeonDot | Path::NeonI8mm, _) => {
+                let (rows_max, tile) = neon::tile(path, precision)?;
+                (rows_max, tile, &rows::PORTABLE)
+            }
             _ => return None,
         };
         Some(Self { path, precision, rows_max, tile, rows })
@@ -198,6 +240,7 @@ impl Kernels {
             Path::Portable => Path::Portable,
             Path::Avx2 | Path::AvxVnni => Path::Avx2,
             Path::Avx512 | Path::Avx512Bf16 | Path::Avx512Vnni => Path::Avx512,
+            Path::Neon | Path::NeonBf16 | Path::NeonDot | Path::NeonI8mm => Path::Neon,
         };
         Self::new(path, Precision::F32).unwrap_or_else(|| Self::fastest(Precision::F32))
     }
