@@ -23,6 +23,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub mod layout;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub mod peak;
 mod portable;
 mod rows;
@@ -58,6 +60,14 @@ pub enum Path {
     AmxBf16,
     /// AMX in 8-bit integers, beside AVX-512.
     AmxInt8,
+    /// NEON (every 64-bit ARM processor).
+    Neon,
+    /// NEON with bfloat16 dot products.
+    NeonBf16,
+    /// NEON with 8-bit dot products.
+    NeonDot,
+    /// NEON with 8-bit dot products of signed and unsigned numbers.
+    NeonI8mm,
 }
 
 impl Path {
@@ -72,15 +82,30 @@ impl Path {
             Self::Avx512Vnni => "avx512_vnni",
             Self::AmxBf16 => "amx_bf16",
             Self::AmxInt8 => "amx_int8",
+            Self::Neon => "neon",
+            Self::NeonBf16 => "neon_bf16",
+            Self::NeonDot => "neon_dot",
+            Self::NeonI8mm => "neon_i8mm",
         }
     }
 
     /// The paths that this processor has for `precision`, fastest first; the last one is always [`Path::Portable`].
     pub fn choices(precision: Precision) -> Vec<Self> {
         let all: &[Self] = match precision {
-            Precision::F32 => &[Self::Avx512, Self::Avx2, Self::Portable],
-            Precision::Bf16 => &[Self::AmxBf16, Self::Avx512Bf16, Self::Avx2, Self::Portable],
-            Precision::Int8 => &[Self::AmxInt8, Self::Avx512Vnni, Self::AvxVnni, Self::Avx2, Self::Portable],
+            Precision::F32 => &[Self::Avx512, Self::Avx2, Self::Neon, Self::Portable],
+            Precision::Bf16 => {
+                &[Self::AmxBf16, Self::Avx512Bf16, Self::Avx2, Self::NeonBf16, Self::Neon, Self::Portable]
+            }
+            Precision::Int8 => &[
+                Self::AmxInt8,
+                Self::Avx512Vnni,
+                Self::AvxVnni,
+                Self::Avx2,
+                Self::NeonI8mm,
+                Self::NeonDot,
+                Self::Neon,
+                Self::Portable,
+            ],
         };
         all.iter().copied().filter(|path| path.is_available()).collect()
     }
@@ -105,11 +130,26 @@ impl Path {
             Self::Avx512Vnni => avx512() && is_x86_feature_detected!("avx512vnni"),
             Self::AmxBf16 => avx512() && amx::is_available(Precision::Bf16),
             Self::AmxInt8 => avx512() && amx::is_available(Precision::Int8),
+            Self::Neon | Self::NeonBf16 | Self::NeonDot | Self::NeonI8mm => false,
         }
     }
 
     /// True where this processor has the instructions.
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    pub fn is_available(self) -> bool {
+        use std::arch::is_aarch64_feature_detected as has;
+        match self {
+            Self::Portable => true,
+            Self::Neon => has!("neon"),
+            Self::NeonBf16 => has!("neon") && has!("bf16"),
+            Self::NeonDot => has!("neon") && has!("dotprod"),
+            Self::NeonI8mm => has!("neon") && has!("i8mm"),
+            _ => false,
+        }
+    }
+
+    /// True where this processor has the instructions.
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     pub fn is_available(self) -> bool {
         self == Self::Portable
     }
@@ -201,6 +241,11 @@ impl Kernels {
             (Path::AmxBf16, Precision::Bf16) => (amx::ROWS_MAX, amx::tile_bf16, &rows::AVX512),
             #[cfg(target_arch = "x86_64")]
             (Path::AmxInt8, Precision::Int8) => (amx::ROWS_MAX, amx::tile_int8, &rows::AVX512),
+            #[cfg(target_arch = "aarch64")]
+            (Path::Neon | Path::NeonBf16 | Path::NeonDot | Path::NeonI8mm, _) => {
+                let (rows_max, tile) = neon::tile(path, precision)?;
+                (rows_max, tile, &rows::PORTABLE)
+            }
             _ => return None,
         };
         Some(Self { path, precision, rows_max, tile, rows })
@@ -212,6 +257,7 @@ impl Kernels {
             Path::Portable => Path::Portable,
             Path::Avx2 | Path::AvxVnni => Path::Avx2,
             Path::Avx512 | Path::Avx512Bf16 | Path::Avx512Vnni | Path::AmxBf16 | Path::AmxInt8 => Path::Avx512,
+            Path::Neon | Path::NeonBf16 | Path::NeonDot | Path::NeonI8mm => Path::Neon,
         };
         Self::new(path, Precision::F32).unwrap_or_else(|| Self::fastest(Precision::F32))
     }

@@ -17,6 +17,16 @@ fn all_kernels() -> Vec<Kernels> {
     PRECISIONS.into_iter().flat_map(of).collect()
 }
 
+/// Runs for other processors name the paths in `MILLSTREAM_EXPECT_PATHS`, separated by commas; else none is expected.
+#[test]
+fn the_paths_that_are_expected_here_are_among_those_that_are_tested() {
+    let tested: Vec<_> = all_kernels().iter().map(|kernels| kernels.path().as_str()).collect();
+    let expected = std::env::var("MILLSTREAM_EXPECT_PATHS").unwrap_or_default();
+    for path in expected.split(',').filter(|path| !path.is_empty()) {
+        assert!(tested.contains(&path), "`{path}` of MILLSTREAM_EXPECT_PATHS is not tested here, only {tested:?}");
+    }
+}
+
 /// A tile's operand, panel and constants, made by the functions that the encoder uses.
 struct Tile {
     operand: Vec<u32>,
