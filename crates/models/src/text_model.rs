@@ -162,12 +162,9 @@ impl TextModel {
     /// # Errors
     /// As [`ModelFiles::load`]; `Config`: the model answers nonsense.
     pub fn new(info: ModelInfo, found: &Found) -> Result<Self> {
-        let Parts { spec, weights, head, tokenizer } = found.files.load(found.tokens_max)?;
-        let packed = Arc::new(PackedEncoder::new(spec, &weights, found.precision)?);
-        // As large as the packed ones, and of no use any more.
-        drop(weights);
-        let threads = found.threads;
-        let mut model = Self::of(Arc::new(Shared { info, tokenizer, weights: packed, head, threads }))?;
+        let Parts { encoder, head, tokenizer } = found.files.load(found.tokens_max, found.precision)?;
+        let (weights, threads) = (Arc::new(encoder), found.threads);
+        let mut model = Self::of(Arc::new(Shared { info, tokenizer, weights, head, threads }))?;
         for answer in model.predict(&["", "A first text, so that no other has to be it."])? {
             answer.map_err(|failure| Error::config(format!("the model can't be used: {}", failure.message)))?;
         }
