@@ -4,10 +4,10 @@
 //! cargo run --release -p millstream-models --example load_model -- ./model int8
 //! ```
 //!
-//! The source is all that `source:` takes but an endpoint or an ONNX file, of a text classifier; the precision is `f32`,
-//! `bf16`, `int8`, or left out for the fastest. Loading is what a pipeline does before it starts: check, hash, read, pack, and
-//! predict once. Memory is counted by the system (Linux): `VmHWM` is the most that was resident, `RssAnon` what is
-//! memory of the process afterwards, `RssFile` what is pages of mapped files.
+//! The source is all that `source:` takes but an endpoint or an ONNX file, of a text classifier; the precision is
+//! `f32`, `bf16`, `int8`, or left out for the fastest. Loading is what a pipeline does before it starts: check, hash,
+//! read, pack, and predict once. Memory is counted by the system (Linux): `VmHWM` is the most that was resident,
+//! `RssAnon` what is memory of the process afterwards, `RssFile` what is pages of mapped files.
 
 use std::time::Instant;
 

@@ -61,8 +61,8 @@ pub fn prefix(config: &Config, weights: &Weights) -> &'static str {
     if weights.has(&format!("{with_head}{first}")) || !weights.has(first) { with_head } else { "" }
 }
 
-/// Compares names, shapes and types of all of the encoder's tensors, without reading numbers; `tensors` has the prefix that
-/// [`prefix`] found.
+/// Compares names, shapes and types of all of the encoder's tensors, without reading numbers; `tensors` has the prefix
+/// that [`prefix`] found.
 ///
 /// # Errors
 /// As [`Weights::check`].
@@ -91,7 +91,8 @@ pub fn embeddings(config: &Config, tensors: Tensors<'_>) -> Result<EmbeddingWeig
     })
 }
 
-/// The layers, first to last, each read when it is asked for; `tensors` as for [`check`]. They fail as [`Weights::read`] does.
+/// The layers, first to last, each read when it is asked for; `tensors` as for [`check`]. They fail as
+/// [`Weights::read`] does.
 pub fn layers<'a>(config: &'a Config, tensors: Tensors<'a>) -> impl Iterator<Item = Result<LayerWeights>> + 'a {
     let (width, wide) = (config.encoder.hidden, config.encoder.intermediate);
     let names = LayerNames::of(config.architecture);

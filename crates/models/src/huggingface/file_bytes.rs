@@ -22,8 +22,8 @@ impl FileBytes {
     /// `Environment`: the file can't be opened or mapped.
     pub fn map(path: &Path) -> Result<Self> {
         let file = File::open(path).doing(|| format!("open {}", path.display()))?;
-        // SAFETY: the mapping is only read, as bytes, while the model is checked or loaded. Whoever changes the file during that
-        // time makes the model wrong, as they would if it were read.
+        // SAFETY: the mapping is only read, as bytes, while the model is checked or loaded. Whoever changes the file
+        // during that time makes the model wrong, as they would if it were read.
         unsafe { Mmap::map(&file) }.map(Self::Mapped).doing(|| format!("map {} into memory", path.display()))
     }
 
@@ -35,13 +35,13 @@ impl FileBytes {
         }
     }
 
-    /// Says that `length` bytes from `start` on, all of them inside, are not needed for now: pages of a mapped file stop to
-    /// count as memory of this process, and the system may keep them or not. They can be read again all the same.
+    /// Says that `length` bytes from `start` on, all of them inside, are not needed for now: the pages of a mapped file
+    /// no longer count as memory of this process, and the system may keep them or not. They can still be read.
     pub fn release(&self, start: usize, length: usize) {
         #[cfg(unix)]
         if let (Self::Mapped(map), 1..) = (self, length) {
-            // SAFETY: the mapping is shared and read-only, so its pages hold what the file holds: a reader that comes back, now
-            // or later, finds the same bytes. Where the system refuses, the pages stay, which is no harm.
+            // SAFETY: the mapping is shared and read-only, so its pages hold what the file holds: a reader that comes
+            // back, now or later, finds the same bytes. Where the system refuses, the pages stay, which is no harm.
             let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, length) };
         }
     }

@@ -167,11 +167,11 @@ impl ModelFiles {
         self.config.encoder.tokens_max()
     }
 
-    /// Everything, for texts of at most `tokens_max` tokens, to compute in `precision`. The encoder's layers are read and
-    /// packed one by one: a whole model in single precision is never in memory.
+    /// Everything, for texts of at most `tokens_max` tokens, to compute in `precision`. The encoder's layers are read
+    /// and packed one by one: a whole model in single precision is never in memory.
     ///
     /// # Errors
-    /// As [`ModelFiles::open`]; `Config` also where a weight is infinite or no number; `Environment`: there is no memory.
+    /// As [`ModelFiles::open`]; `Config` also where a weight is infinite or no number; `Environment`: no memory.
     pub fn load(&self, tokens_max: usize, precision: Precision) -> Result<Parts> {
         let tokenizer = self.tokenizer(tokens_max)?;
         let tensors = self.tensors(Values::Read);

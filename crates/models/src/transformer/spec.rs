@@ -114,8 +114,8 @@ pub struct EmbeddingWeights {
     pub norm: NormWeights,
 }
 
-/// Everything that an encoder was trained to, in single precision. A model's files are never read so: this is several times
-/// what a packed encoder needs. It is for the reference and for random weights.
+/// Everything that an encoder was trained to, in single precision. A model's files are never read like this: it can be
+/// several times what a packed encoder needs. It is for the reference and for random weights.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EncoderWeights {
     /// In front of the blocks.

@@ -52,8 +52,8 @@ pub struct PackedEncoder {
 impl PackedEncoder {
     /// Packs weights for the fastest instructions that this processor has for `precision`.
     ///
-    /// Each of the `layers` is packed and dropped before the next is asked for: beside the packed panels and the tables of
-    /// `embeddings`, which are kept as they are, no more than one layer is in memory.
+    /// Each of the `layers` is packed and dropped before the next is asked for: beside the packed panels and the tables
+    /// of `embeddings`, which are kept as they are, no more than one layer is in memory.
     ///
     /// # Errors
     /// What `layers` fails with; a shape does not fit `spec`, a weight is not finite, or there is no memory.
