@@ -1,5 +1,7 @@
 //! Models whose files are missing, damaged, or do not belong together.
 
+use std::io::Write;
+
 use serde_json::json;
 
 use super::*;
@@ -137,10 +139,16 @@ fn weights_that_are_no_numbers_are_found_before_the_pipeline_starts() {
 #[test]
 fn a_layer_is_read_when_it_is_asked_for_and_no_sooner() {
     let folder = with_a_broken_last_layer(f32::NAN);
+    let path = folder.path().join("model.safetensors");
     let files = open(folder.path(), TextClassification).unwrap();
-    let mut layers = encoder::layers(&files.config, files.tensors(Values::Read));
-    assert_eq!(layers.next().unwrap().unwrap().query.bias.len(), 32);
-    says(&layers.next().unwrap().unwrap_err().to_string(), &["bert.encoder.layer.1.output.dense.bias"]);
+    let layers = || encoder::layers(&files.config, files.tensors(Values::Read));
+    assert!(layers().nth(1).unwrap().is_err());
+    // The mapped file is repaired behind the first layer; who had read the second before still has the broken one.
+    let mut layers = layers();
+    assert!(layers.next().unwrap().is_ok());
+    let repaired = write_tensors(&read_tensors(&testdata("bert-classifier").join("model.safetensors")), None);
+    fs::OpenOptions::new().write(true).open(&path).unwrap().write_all(&repaired).unwrap();
+    assert!(layers.next().unwrap().is_ok());
     assert!(layers.next().is_none());
 }
 
