@@ -47,7 +47,8 @@ fn main() -> Result<()> {
     let texts = texts(&spec, arguments.texts);
     let mut runs = Vec::new();
     for &precision in &arguments.precisions {
-        let packed = Arc::new(PackedEncoder::new(spec.clone(), &weights, precision)?);
+        let layers = weights.layers.iter().map(Ok);
+        let packed = Arc::new(PackedEncoder::new(spec.clone(), weights.embeddings.clone(), layers, precision)?);
         for &batch in &arguments.batches {
             let encoder = Encoder::new(packed.clone(), arguments.threads)?;
             runs.push(Run {

@@ -171,9 +171,8 @@ struct Read {
 impl Read {
     /// Reads weights and packs them for this processor.
     fn new(found: &Found) -> Result<Self> {
-        let Parts { spec, weights, head, tokenizer } = found.files.load(found.tokens_max)?;
-        let packed = Arc::new(PackedEncoder::new(spec, &weights, found.precision)?);
-        Ok(Self { tokenizer, weights: packed, head })
+        let Parts { encoder, head, tokenizer } = found.files.load(found.tokens_max, found.precision)?;
+        Ok(Self { tokenizer, weights: Arc::new(encoder), head })
     }
 }
 

@@ -4,7 +4,7 @@ use millstream_core::Result;
 
 use super::config::{Architecture, Config};
 use super::tensors::Weights;
-use crate::transformer::{EncoderWeights, LayerWeights, NormWeights, Projection};
+use crate::transformer::{EmbeddingWeights, LayerWeights, NormWeights, Projection};
 
 /// Whether tensors are read, or only looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,19 +61,42 @@ pub fn prefix(config: &Config, weights: &Weights) -> &'static str {
     if weights.has(&format!("{with_head}{first}")) || !weights.has(first) { with_head } else { "" }
 }
 
-/// The encoder's weights; `tensors` has the prefix that [`prefix`] found.
+/// Compares names, shapes and types of all of the encoder's tensors, without reading numbers; `tensors` has the prefix
+/// that [`prefix`] found.
+///
+/// # Errors
+/// As [`Weights::check`].
+pub fn check(config: &Config, tensors: Tensors<'_>) -> Result<()> {
+    let tensors = Tensors { values: Values::Check, ..tensors };
+    embeddings(config, tensors)?;
+    layers(config, tensors).try_for_each(|layer| layer.map(drop))
+}
+
+/// What stands in front of the layers; `tensors` as for [`check`].
 ///
 /// # Errors
 /// As [`Weights::read`].
-pub fn weights(config: &Config, tensors: Tensors<'_>) -> Result<EncoderWeights> {
+pub fn embeddings(config: &Config, tensors: Tensors<'_>) -> Result<EmbeddingWeights> {
     let spec = &config.encoder;
     let width = spec.hidden;
     let type_table = match spec.token_types {
         0 => Vec::new(),
         types => tensors.tensor("embeddings.token_type_embeddings.weight", &[types, width])?,
     };
+    Ok(EmbeddingWeights {
+        token_table: tensors.tensor("embeddings.word_embeddings.weight", &[spec.vocabulary, width])?,
+        position_table: tensors.tensor("embeddings.position_embeddings.weight", &[spec.positions, width])?,
+        type_table,
+        norm: tensors.norm("embeddings.LayerNorm", width)?,
+    })
+}
+
+/// The layers, first to last, each read when it is asked for; `tensors` as for [`check`]. They fail as
+/// [`Weights::read`] does.
+pub fn layers<'a>(config: &'a Config, tensors: Tensors<'a>) -> impl Iterator<Item = Result<LayerWeights>> + 'a {
+    let (width, wide) = (config.encoder.hidden, config.encoder.intermediate);
     let names = LayerNames::of(config.architecture);
-    let layer = |index: usize| {
+    (0..config.encoder.layers).map(move |index| {
         let place = format!("{}{}.{index}.", tensors.prefix, names.layers);
         let tensors = Tensors { prefix: &place, ..tensors };
         Ok(LayerWeights {
@@ -82,17 +105,10 @@ pub fn weights(config: &Config, tensors: Tensors<'_>) -> Result<EncoderWeights> 
             value: tensors.projection(names.value, width, width)?,
             attention_output: tensors.projection(names.attention_output, width, width)?,
             attention_norm: tensors.norm(names.attention_norm, width)?,
-            expand: tensors.projection(names.expand, width, spec.intermediate)?,
-            contract: tensors.projection(names.contract, spec.intermediate, width)?,
+            expand: tensors.projection(names.expand, width, wide)?,
+            contract: tensors.projection(names.contract, wide, width)?,
             output_norm: tensors.norm(names.output_norm, width)?,
         })
-    };
-    Ok(EncoderWeights {
-        token_table: tensors.tensor("embeddings.word_embeddings.weight", &[spec.vocabulary, width])?.into(),
-        position_table: tensors.tensor("embeddings.position_embeddings.weight", &[spec.positions, width])?,
-        type_table,
-        embedding_norm: tensors.norm("embeddings.LayerNorm", width)?,
-        layers: (0..spec.layers).map(layer).collect::<Result<_>>()?,
     })
 }
 

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use millstream_core::{Error, Result, ResultExt};
 use serde_json::Value;
 
-use super::tensors::{WeightFile, Weights, map_file};
+use super::file_bytes::FileBytes;
+use super::tensors::{WeightFile, Weights};
 use super::{safetensors_file, torch_file};
 
 /// A larger configuration or tokenizer is none.
@@ -55,7 +56,7 @@ impl Files {
     /// # Errors
     /// `Corruption`: it is damaged.
     pub fn packed(name: &'static str, bytes: &'static [u8]) -> Result<Self> {
-        let (_, texts) = safetensors_file::open(name.into(), Box::new(bytes))?;
+        let (_, texts) = safetensors_file::open(name.into(), FileBytes::InMemory(bytes.into()))?;
         Ok(Self::Packed { name, bytes, texts })
     }
 
@@ -114,7 +115,7 @@ impl Files {
         let path = match self {
             Self::Folder(path) => path,
             Self::Packed { name, bytes, .. } => {
-                let (file, _) = safetensors_file::open((*name).into(), Box::new(*bytes))?;
+                let (file, _) = safetensors_file::open((*name).into(), FileBytes::InMemory((*bytes).into()))?;
                 return Ok(Weights::new(vec![file]));
             }
         };
@@ -130,7 +131,7 @@ impl Files {
         }
         if path.join(TORCH).exists() {
             let path = path.join(TORCH);
-            let file = torch_file::open(path.display().to_string(), Box::new(map_file(&path)?))?;
+            let file = torch_file::open(path.display().to_string(), FileBytes::map(&path)?)?;
             return Ok(Weights::new(vec![file]));
         }
         let shown = path.display();
@@ -141,7 +142,7 @@ impl Files {
 }
 
 fn open_safetensors(path: &Path) -> Result<WeightFile> {
-    let (file, _) = safetensors_file::open(path.display().to_string(), Box::new(map_file(path)?))?;
+    let (file, _) = safetensors_file::open(path.display().to_string(), FileBytes::map(path)?)?;
     Ok(file)
 }
 

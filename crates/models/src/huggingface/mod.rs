@@ -3,7 +3,7 @@
 //! ```text
 //! hf://… ─▶ hub ─▶ folder ─┬─▶ config      architecture, sizes, labels
 //!         builtin ─▶ packed ┤─▶ tokenizer   text → ids
-//!                           ├─▶ weights     safetensors_file | torch_file (pickle) → tensors → encoder
+//!                           ├─▶ weights     file_bytes → safetensors_file | torch_file (pickle) → tensors → encoder
 //!                           └─▶ head        classifier, or pooling and what sentence-transformers put behind it
 //! ```
 //!
@@ -13,6 +13,7 @@
 pub mod config;
 pub mod download;
 pub mod encoder;
+pub mod file_bytes;
 pub mod files;
 pub mod head;
 pub mod hub;
@@ -30,7 +31,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::Task;
-use crate::transformer::{EncoderSpec, EncoderWeights, Precision};
+use crate::transformer::{PackedEncoder, Precision};
 
 use config::{Config, ScoreFunction};
 use encoder::{Tensors, Values};
@@ -61,10 +62,8 @@ pub struct ModelFiles {
 
 /// A model read in full.
 pub struct Parts {
-    /// The encoder's sizes.
-    pub spec: EncoderSpec,
-    /// The encoder's weights.
-    pub weights: EncoderWeights,
+    /// The encoder, packed.
+    pub encoder: PackedEncoder,
     /// What stands behind it.
     pub head: Head,
     /// What stands in front of it.
@@ -123,8 +122,9 @@ impl ModelFiles {
         if model.task == Task::TextClassification {
             check_labels(&model.config)?;
         }
-        let (_, head) = model.read(Values::Check)?;
-        if let Head::Embedding(embedding) = head {
+        let tensors = model.tensors(Values::Check);
+        encoder::check(&model.config, tensors)?;
+        if let Head::Embedding(embedding) = model.head(tensors)? {
             model.dimensions = Some(embedding.dimensions);
         }
         Ok(model)
@@ -167,14 +167,18 @@ impl ModelFiles {
         self.config.encoder.tokens_max()
     }
 
-    /// Everything, for texts of at most `tokens_max` tokens.
+    /// Everything, for texts of at most `tokens_max` tokens, to compute in `precision`. The encoder's layers are read
+    /// and packed one by one: a whole model in single precision is never in memory.
     ///
     /// # Errors
-    /// As [`ModelFiles::open`]; `Config` also where a weight is infinite or no number.
-    pub fn load(&self, tokens_max: usize) -> Result<Parts> {
+    /// As [`ModelFiles::open`]; `Config` also where a weight is infinite or no number; `Environment`: no memory.
+    pub fn load(&self, tokens_max: usize, precision: Precision) -> Result<Parts> {
         let tokenizer = self.tokenizer(tokens_max)?;
-        let (weights, head) = self.read(Values::Read)?;
-        Ok(Parts { spec: self.config.encoder.clone(), weights, head, tokenizer })
+        let tensors = self.tensors(Values::Read);
+        let embeddings = encoder::embeddings(&self.config, tensors)?;
+        let layers = encoder::layers(&self.config, tensors);
+        let encoder = PackedEncoder::new(self.config.encoder.clone(), embeddings, layers, precision)?;
+        Ok(Parts { encoder, head: self.head(tensors)?, tokenizer })
     }
 
     /// The tokenizer alone.
@@ -186,21 +190,23 @@ impl ModelFiles {
         self.tokenizer.build(tokens_max, spec.vocabulary, spec.token_types)
     }
 
-    fn read(&self, values: Values) -> Result<(EncoderWeights, Head)> {
-        let prefix = encoder::prefix(&self.config, &self.weights);
-        let tensors = Tensors { weights: &self.weights, prefix, values };
-        let weights = encoder::weights(&self.config, tensors)?;
-        let head = match (self.task, &self.modules) {
+    /// The encoder's tensors.
+    fn tensors(&self, values: Values) -> Tensors<'_> {
+        Tensors { weights: &self.weights, prefix: encoder::prefix(&self.config, &self.weights), values }
+    }
+
+    /// What stands behind the encoder, whose tensors are `tensors`.
+    fn head(&self, tensors: Tensors<'_>) -> Result<Head> {
+        Ok(match (self.task, &self.modules) {
             // Tasks of columns were refused with the files.
             (Task::TextClassification | Task::TabularClassification | Task::TabularRegression, _) => {
-                Head::Classifier(Classifier::read(&self.config, Tensors { prefix: "", ..tensors }, prefix)?)
+                Head::Classifier(Classifier::read(&self.config, Tensors { prefix: "", ..tensors }, tensors.prefix)?)
             }
             (Task::Embedding, None) => Head::Embedding(Embedding::mean(self.config.encoder.hidden)),
             (Task::Embedding, Some(list)) => {
-                Head::Embedding(Embedding::read(&self.files, list, self.config.encoder.hidden, values)?)
+                Head::Embedding(Embedding::read(&self.files, list, self.config.encoder.hidden, tensors.values)?)
             }
-        };
-        Ok((weights, head))
+        })
     }
 }
 

@@ -7,7 +7,8 @@ use millstream_core::{Error, Result};
 use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensors};
 
-use super::tensors::{Element, FileBytes, Place, WeightFile};
+use super::file_bytes::FileBytes;
+use super::tensors::{Element, Place, WeightFile};
 
 /// Bytes in front of the header: its length.
 const LENGTH_BYTES: usize = 8;
@@ -17,7 +18,7 @@ const LENGTH_BYTES: usize = 8;
 /// # Errors
 /// `Corruption`: the file is cut off, or its header can't be read.
 pub fn open(shown: String, bytes: FileBytes) -> Result<(WeightFile, HashMap<String, String>)> {
-    let all = (*bytes).as_ref();
+    let all = bytes.all();
     let (header_bytes, header) = SafeTensors::read_metadata(all).map_err(|e| {
         let size = all.len();
         Error::corruption(format!("{shown} ({size} bytes) is cut off or damaged: copy or download it again"))

@@ -1,16 +1,18 @@
 //! The tensors of a model's weight files: found by name, compared in shape, widened to single precision.
 //!
 //! A weight file is mapped into memory, never read as a whole; [`safetensors_file`](super::safetensors_file) and
-//! [`torch_file`](super::torch_file) find out what lies where in it, and this module reads it.
+//! [`torch_file`](super::torch_file) find out what lies where in it, and this module reads one tensor at a time.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::path::Path;
 
 use half::{bf16, f16};
-use memmap2::Mmap;
-use millstream_core::{Error, Result, ResultExt};
+use millstream_core::{Error, Result};
 use xxhash_rust::xxh3::Xxh3;
+
+use super::file_bytes::FileBytes;
+
+/// Bytes that are hashed at once: so many of a mapped file are in memory meanwhile.
+const HASHED_BYTES: usize = 4 << 20;
 
 /// The type of a tensor's numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +60,15 @@ impl Place {
         let strides = row_major_strides(&shape);
         Self { element, shape, strides, start }
     }
+
+    /// Bytes from its first number to behind its last.
+    fn extent(&self) -> usize {
+        if self.shape.contains(&0) {
+            return 0;
+        }
+        let last: usize = self.shape.iter().zip(&self.strides).map(|(length, stride)| (length - 1) * stride).sum();
+        (last + 1) * self.element.size()
+    }
 }
 
 /// The strides of a tensor without gaps, in row-major order.
@@ -69,9 +80,6 @@ pub fn row_major_strides(shape: &[usize]) -> Vec<usize> {
     strides
 }
 
-/// Bytes of a file: mapped, or a part of the program.
-pub type FileBytes = Box<dyn AsRef<[u8]> + Send + Sync>;
-
 /// One weight file.
 pub struct WeightFile {
     /// Its name, for messages.
@@ -80,17 +88,6 @@ pub struct WeightFile {
     pub bytes: FileBytes,
     /// What lies where.
     pub places: HashMap<String, Place>,
-}
-
-/// The bytes of `path`, mapped into memory.
-///
-/// # Errors
-/// `Environment`: the file can't be opened or mapped.
-pub fn map_file(path: &Path) -> Result<Mmap> {
-    let file = File::open(path).doing(|| format!("open {}", path.display()))?;
-    // SAFETY: the mapping is only read, as bytes, while the model is checked or loaded. Whoever changes the file during that
-    // time makes the model wrong, as they would if it were read.
-    unsafe { Mmap::map(&file) }.doing(|| format!("map {} into memory", path.display()))
 }
 
 /// All tensors of a model.
@@ -123,9 +120,12 @@ impl Weights {
     pub fn hash(&self) -> u128 {
         let mut hash = Xxh3::new();
         for file in &self.files {
-            let bytes = (*file.bytes).as_ref();
+            let bytes = file.bytes.all();
             hash.update(&(bytes.len() as u64).to_le_bytes());
-            hash.update(bytes);
+            for (index, part) in bytes.chunks(HASHED_BYTES).enumerate() {
+                hash.update(part);
+                file.bytes.release(index * HASHED_BYTES, part.len());
+            }
         }
         hash.digest128()
     }
@@ -144,7 +144,7 @@ impl Weights {
     /// As [`Weights::check`]; `Config` also where a number is infinite or no number.
     pub fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let (file, place) = self.checked(name, shape)?;
-        let bytes = (*file.bytes).as_ref();
+        let bytes = file.bytes.all();
         let mut numbers = match place.element {
             Element::F32 => gather(bytes, place, |b: [u8; 4]| f32::from_le_bytes(b)),
             Element::F16 => gather(bytes, place, |b: [u8; 2]| f16::from_le_bytes(b).to_f32()),
@@ -152,6 +152,7 @@ impl Weights {
             Element::I8 => gather(bytes, place, |b: [u8; 1]| f32::from(i8::from_le_bytes(b))),
             Element::Other(..) => return Err(unreadable(name, file, place)),
         };
+        file.bytes.release(place.start, place.extent());
         if place.element == Element::I8 {
             let rows = shape.first().copied().unwrap_or(1);
             let scales = self.read(&scale_name(name), &[rows])?;

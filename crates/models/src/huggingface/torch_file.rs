@@ -7,8 +7,9 @@ use std::io::Cursor;
 use millstream_core::{Error, Result, ResultExt};
 use zip::{CompressionMethod, ZipArchive};
 
+use super::file_bytes::FileBytes;
 use super::pickle::{Node, Storage, Tensor, Unpickled, Value, unpickle};
-use super::tensors::{FileBytes, Place, WeightFile};
+use super::tensors::{Place, WeightFile};
 
 /// The first bytes of a ZIP archive.
 const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
@@ -23,7 +24,7 @@ type Stretch = (usize, usize);
 /// # Errors
 /// `Corruption`: the file is cut off or damaged. `Config`: it holds something else than weights, with its name.
 pub fn open(shown: String, bytes: FileBytes) -> Result<WeightFile> {
-    let all = (*bytes).as_ref();
+    let all = bytes.all();
     let places = if all.starts_with(ZIP_MAGIC) { of_zip(all) } else { of_pickles(all) };
     let places = places.doing(|| format!("read {shown} ({} bytes)", all.len()))?;
     Ok(WeightFile { shown, bytes, places })

@@ -1,6 +1,6 @@
 //! Encoders with random weights and texts of random tokens, for tests and benchmarks that need the shape of a model only.
 
-use super::spec::{EncoderSpec, EncoderWeights, LayerWeights, NormWeights, Projection, Tokens};
+use super::spec::{EmbeddingWeights, EncoderSpec, EncoderWeights, LayerWeights, NormWeights, Projection, Tokens};
 
 /// Weights of the shape of `spec`; the same seed gives the same weights.
 ///
@@ -10,10 +10,12 @@ pub fn random_weights(spec: &EncoderSpec, seed: u64) -> EncoderWeights {
     let mut random = Random(seed);
     let (hidden, wide) = (spec.hidden, spec.intermediate);
     EncoderWeights {
-        token_table: uniform(&mut random, spec.vocabulary * hidden, 0.1).into(),
-        position_table: uniform(&mut random, spec.positions * hidden, 0.05),
-        type_table: uniform(&mut random, spec.token_types * hidden, 0.05),
-        embedding_norm: norm(&mut random, hidden),
+        embeddings: EmbeddingWeights {
+            token_table: uniform(&mut random, spec.vocabulary * hidden, 0.1),
+            position_table: uniform(&mut random, spec.positions * hidden, 0.05),
+            type_table: uniform(&mut random, spec.token_types * hidden, 0.05),
+            norm: norm(&mut random, hidden),
+        },
         layers: (0..spec.layers)
             .map(|_| LayerWeights {
                 query: projection(&mut random, hidden, hidden),

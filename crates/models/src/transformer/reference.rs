@@ -3,7 +3,9 @@
 //! Nothing here is tuned. Sums run in double precision where it costs nothing in clarity, so that the answer is the better
 //! one where the two differ.
 
-use super::spec::{Activation, EncoderSpec, EncoderWeights, LayerWeights, NormWeights, Projection, Tokens};
+use super::spec::{
+    Activation, EmbeddingWeights, EncoderSpec, EncoderWeights, LayerWeights, NormWeights, Projection, Tokens,
+};
 
 /// The readable encoder.
 #[derive(Debug)]
@@ -15,7 +17,7 @@ impl Reference {
     /// # Panics
     /// Where ids, types, positions or shapes are outside of what `spec` says; callers check before.
     pub fn encode(spec: &EncoderSpec, weights: &EncoderWeights, tokens: &Tokens) -> Vec<f32> {
-        let mut states = embed(spec, weights, tokens);
+        let mut states = embed(spec, &weights.embeddings, tokens);
         for layer in &weights.layers {
             states = block(spec, layer, &states, &tokens.lengths);
         }
@@ -23,7 +25,7 @@ impl Reference {
     }
 }
 
-fn embed(spec: &EncoderSpec, weights: &EncoderWeights, tokens: &Tokens) -> Vec<f32> {
+fn embed(spec: &EncoderSpec, weights: &EmbeddingWeights, tokens: &Tokens) -> Vec<f32> {
     let width = spec.hidden;
     let positions = tokens.lengths.iter().flat_map(|&length| (0..length).map(|i| spec.first_position + i));
     let mut states = Vec::with_capacity(tokens.ids.len() * width);
@@ -35,7 +37,7 @@ fn embed(spec: &EncoderSpec, weights: &EncoderWeights, tokens: &Tokens) -> Vec<f
             let kind = &weights.type_table[tokens.types[index] as usize * width..][..width];
             row.iter_mut().zip(kind).for_each(|(a, b)| *a += b);
         }
-        normalise(&mut row, &weights.embedding_norm, spec.norm_epsilon);
+        normalise(&mut row, &weights.norm, spec.norm_epsilon);
         states.extend_from_slice(&row);
     }
     states

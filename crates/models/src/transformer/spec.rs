@@ -4,8 +4,6 @@
 //! self-attention, add and norm, two dense layers with an activation between them, add and norm. DistilBERT lacks token
 //! types; RoBERTa and XLM-R count positions from `pad_token_id + 1`. Heads and pooling are not part of it.
 
-use std::sync::Arc;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -103,17 +101,25 @@ pub struct LayerWeights {
     pub output_norm: NormWeights,
 }
 
-/// Everything that an encoder was trained to, in single precision.
+/// What stands in front of the blocks.
 #[derive(Debug, Clone, PartialEq)]
-pub struct EncoderWeights {
-    /// `vocabulary × hidden`, shared with whoever reads it while packing.
-    pub token_table: Arc<[f32]>,
+pub struct EmbeddingWeights {
+    /// `vocabulary × hidden`; the largest tensor of most models.
+    pub token_table: Vec<f32>,
     /// `positions × hidden`.
     pub position_table: Vec<f32>,
     /// `token_types × hidden`.
     pub type_table: Vec<f32>,
     /// Behind the sum of the embeddings.
-    pub embedding_norm: NormWeights,
+    pub norm: NormWeights,
+}
+
+/// Everything that an encoder was trained to, in single precision. A model's files are never read like this: it can be
+/// several times what a packed encoder needs. It is for the reference and for random weights.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EncoderWeights {
+    /// In front of the blocks.
+    pub embeddings: EmbeddingWeights,
     /// The blocks, first to last.
     pub layers: Vec<LayerWeights>,
 }

@@ -1,5 +1,7 @@
 //! Models whose files are missing, damaged, or do not belong together.
 
+use std::io::Write;
+
 use serde_json::json;
 
 use super::*;
@@ -112,20 +114,42 @@ fn a_model_without_a_classifier_is_no_classifier() {
     says(&refused(&testdata("minilm-embedding"), TextClassification), &["no classifier", "BertModel", "embedding"]);
 }
 
+/// A copy of the BERT classifier with `value` in a bias of its second and last layer.
+fn with_a_broken_last_layer(value: f32) -> TempDir {
+    let folder = copy_of("bert-classifier");
+    let path = folder.path().join("model.safetensors");
+    let mut tensors = read_tensors(&path);
+    let (_, _, _, bytes) =
+        tensors.iter_mut().find(|(name, ..)| name == "bert.encoder.layer.1.output.dense.bias").unwrap();
+    bytes[12..16].copy_from_slice(&value.to_le_bytes());
+    fs::write(&path, write_tensors(&tensors, None)).unwrap();
+    folder
+}
+
 #[test]
 fn weights_that_are_no_numbers_are_found_before_the_pipeline_starts() {
     for value in [f32::NAN, f32::INFINITY] {
-        let folder = copy_of("bert-classifier");
-        let path = folder.path().join("model.safetensors");
-        let mut tensors = read_tensors(&path);
-        let (_, _, _, bytes) =
-            tensors.iter_mut().find(|(name, ..)| name == "bert.encoder.layer.1.output.dense.bias").unwrap();
-        bytes[12..16].copy_from_slice(&value.to_le_bytes());
-        fs::write(&path, write_tensors(&tensors, None)).unwrap();
+        let folder = with_a_broken_last_layer(value);
         let found = find(folder.path(), TextClassification, &Settings::default()).unwrap();
         let message = TextModel::new(found.info.clone(), &found).err().unwrap().to_string();
         says(&message, &["bert.encoder.layer.1.output.dense.bias", "model.safetensors", "number 3 of 32", "broken"]);
     }
+}
+
+#[test]
+fn a_layer_is_read_when_it_is_asked_for_and_no_sooner() {
+    let folder = with_a_broken_last_layer(f32::NAN);
+    let path = folder.path().join("model.safetensors");
+    let files = open(folder.path(), TextClassification).unwrap();
+    let layers = || encoder::layers(&files.config, files.tensors(Values::Read));
+    assert!(layers().nth(1).unwrap().is_err());
+    // The mapped file is repaired behind the first layer; who had read the second before still has the broken one.
+    let mut layers = layers();
+    assert!(layers.next().unwrap().is_ok());
+    let repaired = write_tensors(&read_tensors(&testdata("bert-classifier").join("model.safetensors")), None);
+    fs::OpenOptions::new().write(true).open(&path).unwrap().write_all(&repaired).unwrap();
+    assert!(layers.next().unwrap().is_ok());
+    assert!(layers.next().is_none());
 }
 
 #[test]
@@ -170,12 +194,15 @@ fn a_shard_outside_of_the_folder_is_not_opened() {
 #[test]
 fn scores_that_are_no_numbers_fail_the_text_and_at_start_the_model() {
     let folder = copy_of("bert-classifier");
-    let Head::Classifier(classifier) = open(folder.path(), TextClassification).unwrap().load(64).unwrap().head else {
+    let Head::Classifier(classifier) =
+        open(folder.path(), TextClassification).unwrap().load(64, Precision::F32).unwrap().head
+    else {
         panic!("no classifier")
     };
     let failure = classifier.predict(&[f32::NAN; 32]).unwrap_err();
     says(&failure.message, &["output for this text is NaN"]);
-    let Head::Embedding(embedding) = open(folder.path(), Embedding).unwrap().load(64).unwrap().head else {
+    let Head::Embedding(embedding) = open(folder.path(), Embedding).unwrap().load(64, Precision::F32).unwrap().head
+    else {
         panic!("no embedding")
     };
     says(&embedding.predict(&[f32::INFINITY; 32], 32).unwrap_err().message, &["embedding of this text holds inf"]);

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::huggingface::file_bytes::FileBytes;
 use crate::huggingface::pickle::unpickle;
 use crate::huggingface::torch_file;
 
@@ -56,7 +57,7 @@ fn a_tensor_that_reaches_beyond_its_storage_is_refused() {
         file.extend(b"\x80\x02](X\x01\x00\x00\x000e.");
         file.extend(1u64.to_le_bytes());
         file.extend(2.5f32.to_le_bytes());
-        torch_file::open("w.bin".into(), Box::new(file))
+        torch_file::open("w.bin".into(), FileBytes::InMemory(file.into()))
     };
     let weights = Weights::new(vec![file(1, 1).unwrap()]);
     assert_eq!(weights.read("w", &[1]).unwrap(), [2.5]);
@@ -78,7 +79,7 @@ proptest! {
         let reach = if is_old { bytes.len() / 5 } else { bytes.len() };
         let index = (at * reach as f64) as usize;
         bytes[index] = byte;
-        if let Ok(file) = torch_file::open("w.bin".into(), Box::new(bytes)) {
+        if let Ok(file) = torch_file::open("w.bin".into(), FileBytes::InMemory(bytes.into())) {
             let shapes: Vec<_> = file.places.iter().map(|(name, place)| (name.clone(), place.shape.clone())).collect();
             let weights = Weights::new(vec![file]);
             for (name, shape) in shapes {

@@ -21,7 +21,7 @@ use std::ops::Range;
 
 use super::super::kernels::layout::{self, Tiles};
 use super::super::kernels::{LANES, PANEL, TileCall};
-use super::super::spec::{NormWeights, Tokens};
+use super::super::spec::{EmbeddingWeights, NormWeights, Tokens};
 use super::arena::{Operand, Shared, Table};
 use super::attention::{AttentionScratch, Head};
 use super::packed::{PackedEncoder, PackedLayer, Panels, head_width};
@@ -113,6 +113,7 @@ impl Member<'_> {
 
     fn embed(&mut self, texts: &[Text]) {
         let (model, width) = (self.model, self.model.spec.hidden);
+        let EmbeddingWeights { token_table, position_table, type_table, norm } = &model.embeddings;
         let mut rows = std::mem::take(&mut self.own.rows);
         list_rows(texts, false, &mut rows);
         let mut text = texts.iter();
@@ -128,13 +129,12 @@ impl Member<'_> {
             let position = model.spec.first_position + row - current.map_or(row, |text| text.first);
             // SAFETY: the phases: a member has its own rows.
             let state = unsafe { self.states.get_mut(row * width, width) };
-            state.copy_from_slice(&model.token_table[self.tokens.ids[row] as usize * width..][..width]);
-            let place = &model.position_table[position * width..][..width];
+            state.copy_from_slice(&token_table[self.tokens.ids[row] as usize * width..][..width]);
+            let place = &position_table[position * width..][..width];
             if model.spec.token_types > 0 {
-                let kind = &model.type_table[self.tokens.types[row] as usize * width..][..width];
+                let kind = &type_table[self.tokens.types[row] as usize * width..][..width];
                 state.iter_mut().zip(kind).for_each(|(x, kind)| *x += kind);
             }
-            let norm = &model.embedding_norm;
             model.kernels.add_and_normalise(state, place, &norm.scale, &norm.shift, model.spec.norm_epsilon);
         }
         self.own.rows = rows;

@@ -1,7 +1,7 @@
 //! The fast encoder: packed weights, a team of threads, and nothing allocated once it has seen a batch as large.
 //!
 //! ```text
-//! EncoderWeights ──pack once──▶ PackedEncoder (shared) ──▶ Encoder (a team and its buffers) ──encode──▶ hidden states
+//! layer by layer ──pack once──▶ PackedEncoder (shared) ──▶ Encoder (a team and its buffers) ──encode──▶ hidden states
 //! ```
 //!
 //! Tokens of a batch lie behind each other without padding, so that each product runs over all of them; only attention looks
@@ -9,6 +9,7 @@
 
 mod arena;
 mod attention;
+mod fits;
 mod forward;
 mod packed;
 mod plan;

@@ -1,13 +1,14 @@
 //! Weights as the kernels want them, packed once and shared by all encoders of a model.
 
-use std::sync::Arc;
+use std::borrow::Borrow;
 
 use memmap2::MmapMut;
 use millstream_core::{Error, Result};
 
 use super::super::kernels::layout::{self, Column, pack_panel};
 use super::super::kernels::{Kernels, PANEL, PANEL_CONSTANTS};
-use super::super::spec::{EncoderSpec, EncoderWeights, LayerWeights, NormWeights, Precision, Projection};
+use super::super::spec::{EmbeddingWeights, EncoderSpec, LayerWeights, NormWeights, Precision, Projection};
+use super::fits;
 
 /// The panels of one projection.
 #[derive(Debug, Clone)]
@@ -42,10 +43,8 @@ pub struct PackedEncoder {
     pub(super) kernels: Kernels,
     /// For what is never rounded: attention.
     pub(super) exact: Kernels,
-    pub(super) token_table: Arc<[f32]>,
-    pub(super) position_table: Vec<f32>,
-    pub(super) type_table: Vec<f32>,
-    pub(super) embedding_norm: NormWeights,
+    /// As they came: their rows are looked up, not multiplied.
+    pub(super) embeddings: EmbeddingWeights,
     pub(super) layers: Vec<PackedLayer>,
     memory: Memory,
 }
@@ -53,31 +52,42 @@ pub struct PackedEncoder {
 impl PackedEncoder {
     /// Packs weights for the fastest instructions that this processor has for `precision`.
     ///
+    /// Each of the `layers` is packed and dropped before the next is asked for: beside the packed panels and the tables
+    /// of `embeddings`, which are kept as they are, no more than one layer is in memory.
+    ///
     /// # Errors
-    /// A shape does not fit `spec`, a weight is not finite, or there is no memory.
-    pub fn new(spec: EncoderSpec, weights: &EncoderWeights, precision: Precision) -> Result<Self> {
-        Self::with_kernels(spec, weights, Kernels::fastest(precision))
+    /// What `layers` fails with; a shape does not fit `spec`, a weight is not finite, or there is no memory.
+    pub fn new<L: Borrow<LayerWeights>>(
+        spec: EncoderSpec,
+        embeddings: EmbeddingWeights,
+        layers: impl IntoIterator<Item = Result<L>>,
+        precision: Precision,
+    ) -> Result<Self> {
+        Self::with_kernels(spec, embeddings, layers, Kernels::fastest(precision))
     }
 
     /// As [`PackedEncoder::new`], with the kernels to use.
     ///
     /// # Errors
     /// As [`PackedEncoder::new`].
-    pub fn with_kernels(spec: EncoderSpec, weights: &EncoderWeights, kernels: Kernels) -> Result<Self> {
-        check(&spec, weights)?;
+    pub fn with_kernels<L: Borrow<LayerWeights>>(
+        spec: EncoderSpec,
+        embeddings: EmbeddingWeights,
+        layers: impl IntoIterator<Item = Result<L>>,
+        kernels: Kernels,
+    ) -> Result<Self> {
+        fits::spec(&spec)?;
+        fits::embeddings(&spec, &embeddings)?;
         let mut packer = Packer::new(&spec, kernels.precision())?;
-        let layers = weights.layers.iter().map(|layer| packer.layer(&spec, layer)).collect();
-        Ok(Self {
-            kernels,
-            exact: kernels.single_precision(),
-            token_table: weights.token_table.clone(),
-            position_table: weights.position_table.clone(),
-            type_table: weights.type_table.clone(),
-            embedding_norm: weights.embedding_norm.clone(),
-            layers,
-            memory: packer.memory,
-            spec,
-        })
+        let mut packed = Vec::new();
+        for layer in layers {
+            let layer = layer?;
+            fits::layer(&spec, packed.len(), layer.borrow())?;
+            packed.push(packer.layer(&spec, layer.borrow()));
+        }
+        fits::layer_count(&spec, packed.len())?;
+        let exact = kernels.single_precision();
+        Ok(Self { kernels, exact, embeddings, layers: packed, memory: packer.memory, spec })
     }
 
     /// The shape.
@@ -220,53 +230,4 @@ impl Memory {
         // SAFETY: as above.
         unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), self.0.len() / size_of::<u32>()) }
     }
-}
-
-/// Everything that the rest relies on: shapes that fit, and numbers that are numbers.
-fn check(spec: &EncoderSpec, weights: &EncoderWeights) -> Result<()> {
-    let fail = |message: String| Err(Error::config(message));
-    let (hidden, wide) = (spec.hidden, spec.intermediate);
-    if hidden == 0 || wide == 0 || spec.heads == 0 || !hidden.is_multiple_of(spec.heads) {
-        return fail(format!("an encoder of width {hidden} and {wide} can't have {} heads", spec.heads));
-    }
-    if spec.positions <= spec.first_position {
-        return fail(format!("{} positions leave none from {} on", spec.positions, spec.first_position));
-    }
-    if weights.layers.len() != spec.layers {
-        return fail(format!("{} layers of weights for {} layers", weights.layers.len(), spec.layers));
-    }
-    let mut tensors: Vec<(String, &[f32], usize)> = vec![
-        ("the token table".into(), &weights.token_table, spec.vocabulary * hidden),
-        ("the position table".into(), &weights.position_table, spec.positions * hidden),
-        ("the token type table".into(), &weights.type_table, spec.token_types * hidden),
-        ("the scale of the norm of the embeddings".into(), &weights.embedding_norm.scale, hidden),
-        ("the shift of the norm of the embeddings".into(), &weights.embedding_norm.shift, hidden),
-    ];
-    for (index, layer) in weights.layers.iter().enumerate() {
-        let projections = [
-            ("query", &layer.query, hidden, hidden),
-            ("key", &layer.key, hidden, hidden),
-            ("value", &layer.value, hidden, hidden),
-            ("attention output", &layer.attention_output, hidden, hidden),
-            ("first dense layer", &layer.expand, hidden, wide),
-            ("second dense layer", &layer.contract, wide, hidden),
-        ];
-        for (name, projection, inputs, outputs) in projections {
-            tensors.push((format!("the {name} weight of layer {index}"), &projection.weight, inputs * outputs));
-            tensors.push((format!("the {name} bias of layer {index}"), &projection.bias, outputs));
-        }
-        for (name, norm) in [("attention", &layer.attention_norm), ("output", &layer.output_norm)] {
-            tensors.push((format!("the {name} norm's scale of layer {index}"), &norm.scale, hidden));
-            tensors.push((format!("the {name} norm's shift of layer {index}"), &norm.shift, hidden));
-        }
-    }
-    for (name, numbers, count) in tensors {
-        if numbers.len() != count {
-            return fail(format!("{name} has {} numbers, not {count}", numbers.len()));
-        }
-        if !numbers.iter().all(|x| x.is_finite()) {
-            return fail(format!("{name} has a number that is not finite"));
-        }
-    }
-    Ok(())
 }

@@ -1,11 +1,14 @@
+use std::borrow::Borrow;
+use std::cell::Cell;
 use std::sync::Arc;
 
+use millstream_core::Error;
 use proptest::prelude::*;
 
 use super::super::kernels::{Kernels, Path};
 use super::super::random::{random_tokens, random_weights};
 use super::super::reference::Reference;
-use super::super::spec::{Activation, EncoderSpec, EncoderWeights, Precision, Tokens};
+use super::super::spec::{Activation, EncoderSpec, EncoderWeights, LayerWeights, Precision, Tokens};
 use super::{Encoder, PackedEncoder};
 
 /// As small as it can be and still have several panels, and heads that fill none.
@@ -29,7 +32,8 @@ fn paths(precision: Precision) -> impl Iterator<Item = Kernels> {
 }
 
 fn encoder(spec: &EncoderSpec, weights: &EncoderWeights, kernels: Kernels, threads: usize) -> Encoder {
-    let packed = PackedEncoder::with_kernels(spec.clone(), weights, kernels).unwrap();
+    let layers = weights.layers.iter().map(Ok);
+    let packed = PackedEncoder::with_kernels(spec.clone(), weights.embeddings.clone(), layers, kernels).unwrap();
     Encoder::new(Arc::new(packed), threads).unwrap()
 }
 
@@ -145,7 +149,8 @@ fn weights_that_do_not_fit_are_refused_by_name() {
     let refusal = |change: &dyn Fn(&mut EncoderWeights)| {
         let mut weights = random_weights(&spec, 32);
         change(&mut weights);
-        PackedEncoder::new(spec.clone(), &weights, Precision::Int8).unwrap_err().to_string()
+        let layers = weights.layers.iter().map(Ok);
+        PackedEncoder::new(spec.clone(), weights.embeddings.clone(), layers, Precision::Int8).unwrap_err().to_string()
     };
     let message = refusal(&|weights| weights.layers[1].expand.weight.truncate(10));
     assert_eq!(message, "the first dense layer weight of layer 1 has 10 numbers, not 6000");
@@ -153,4 +158,57 @@ fn weights_that_do_not_fit_are_refused_by_name() {
     assert_eq!(message, "the output norm's scale of layer 0 has a number that is not finite");
     let message = refusal(&|weights| weights.layers.truncate(1));
     assert_eq!(message, "1 layers of weights for 2 layers");
+    let message = refusal(&|weights| weights.layers.extend(weights.layers.clone()));
+    assert_eq!(message, "more than 2 layers of weights for 2 layers");
+    let message = refusal(&|weights| weights.embeddings.norm.shift.clear());
+    assert_eq!(message, "the shift of the norm of the embeddings has 0 numbers, not 60");
+}
+
+/// A layer that counts how many of its kind there are.
+struct Counted<'a> {
+    layer: LayerWeights,
+    alive: &'a Cell<usize>,
+}
+
+impl<'a> Counted<'a> {
+    fn new(layer: LayerWeights, alive: &'a Cell<usize>) -> Self {
+        alive.set(alive.get() + 1);
+        Self { layer, alive }
+    }
+}
+
+impl Borrow<LayerWeights> for Counted<'_> {
+    fn borrow(&self) -> &LayerWeights {
+        &self.layer
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.alive.set(self.alive.get() - 1);
+    }
+}
+
+#[test]
+fn a_layer_is_packed_and_dropped_before_the_next_is_read() {
+    let spec = EncoderSpec { layers: 5, ..small() };
+    let EncoderWeights { embeddings, layers } = random_weights(&spec, 33);
+    let (alive, most) = (Cell::new(0), Cell::new(0));
+    let layers = layers.into_iter().map(|layer| {
+        let layer = Counted::new(layer, &alive);
+        most.set(most.get().max(alive.get()));
+        Ok(layer)
+    });
+    let packed = PackedEncoder::new(spec.clone(), embeddings, layers, Precision::Int8).unwrap();
+    assert_eq!((packed.layers.len(), most.get(), alive.get()), (5, 1, 0));
+}
+
+#[test]
+fn a_layer_that_cannot_be_read_ends_the_packing() {
+    let (spec, weights) = (small(), random_weights(&small(), 34));
+    let unreadable = Err(Error::config("the second layer is broken"));
+    let behind = std::iter::from_fn(|| panic!("a layer behind the broken one is read"));
+    let layers = [Ok(&weights.layers[0]), unreadable].into_iter().chain(behind);
+    let error = PackedEncoder::new(spec, weights.embeddings.clone(), layers, Precision::F32).unwrap_err();
+    assert_eq!(error.to_string(), "the second layer is broken");
 }
