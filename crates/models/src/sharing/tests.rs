@@ -1,6 +1,5 @@
 //! Who shares weights with whom, and for how long.
 
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -93,6 +92,8 @@ async fn queue_threads_and_name_are_each_models_own_and_what_decides_an_answer_i
 #[cfg(feature = "onnx")]
 #[tokio::test]
 async fn a_graph_is_planned_once_for_models_of_the_same_file() {
+    use std::path::Path;
+
     let weights = SharedWeights::default();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/onnx/forest.onnx");
     let crooked = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/../testdata/onnx/forest.onnx");
