@@ -1,10 +1,11 @@
 //! `models`: one BERT classifier through Millstream and through other runtimes, on the same weights and inputs.
 //!
-//! `cargo run --release -p millstream-bench --bin models -- --install-peers DIR [--shape bert-base|minilm] [--rounds 3]`. A Python
-//! with `bench/models/requirements.txt` makes the random weights, the inputs and the ONNX files, and runs the peers:
-//! `--install-peers` sets one up (some gigabytes), `--python` names one that is there. Every measurement is a process of its own (so that its peak memory is its own), all of them in turn, `--rounds`
-//! times; the medians over the rounds are printed as JSON. `docs/benchmarks.md` says what the figures mean.
+//! `cargo run --release -p millstream-bench --bin models -- --install-peers DIR [--rust-peers] [--shape bert-base|minilm]
+//! [--rounds 3]`. Every measurement is a process of its own (so that its peak memory is its own), all of them in turn,
+//! `--rounds` times; the medians over the rounds are printed as JSON. `peers.rs` says where the peers come from,
+//! `docs/benchmarks.md` what the figures mean.
 
+mod peers;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -14,17 +15,14 @@ use std::process::{Command, ExitCode, Stdio};
 
 use clap::{Parser, Subcommand};
 use millstream_bench::{Outcome, machine, median, round};
+use peers::Peers;
 use serde_json::{Value, json};
 
 /// Measures a BERT classifier beside other runtimes.
 #[derive(Debug, Parser)]
 struct Args {
-    /// A Python with `bench/models/requirements.txt`; without it only Millstream is measured, on a folder that is there.
-    #[arg(long)]
-    python: Option<PathBuf>,
-    /// Sets such a Python up in this folder, with `python3` and packages from PyPI, where it is not there yet.
-    #[arg(long, conflicts_with = "python")]
-    install_peers: Option<PathBuf>,
+    #[command(flatten)]
+    peers: peers::Args,
     /// `bert-base` (110 M parameters) or `minilm` (6 layers of 384).
     #[arg(long, default_value = "bert-base")]
     shape: String,
@@ -60,10 +58,10 @@ enum Worker {
 }
 
 fn main() -> ExitCode {
-    let mut args = Args::parse();
+    let args = Args::parse();
     let report = match &args.worker {
         Some(Worker::Worker { folder, precision, seconds }) => worker::measure(folder, precision, *seconds),
-        None => install(&mut args).and_then(|()| measure(&args)).map(|report| format!("{report:#}")),
+        None => measure(&args).map(|report| format!("{report:#}")),
     };
     match report {
         Ok(report) => match writeln!(std::io::stdout(), "{report}") {
@@ -77,45 +75,19 @@ fn main() -> ExitCode {
     }
 }
 
-/// Makes the Python that `--install-peers` asks for.
-fn install(args: &mut Args) -> Outcome<()> {
-    let Some(folder) = args.install_peers.take() else { return Ok(()) };
-    let python = folder.join("bin/python");
-    let run = |command: &mut Command| -> Outcome<()> {
-        let status = command.status()?;
-        if !status.success() {
-            return Err(format!("{command:?} ended with {status}").into());
-        }
-        Ok(())
-    };
-    if !folder.join("installed").exists() {
-        eprintln!("installing the peers in {}", folder.display());
-        run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
-        let requirements = concat!(env!("CARGO_MANIFEST_DIR"), "/models/requirements.txt");
-        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--requirement", requirements]))?;
-        std::fs::write(folder.join("installed"), "")?;
-    }
-    args.python = Some(python);
-    Ok(())
-}
-
 fn measure(args: &Args) -> Outcome<Value> {
     let default = || std::env::temp_dir().join(format!("millstream-bench-{}", args.shape));
     let folder = args.folder.clone().unwrap_or_else(default);
+    let peers = Peers::prepare(&args.peers)?;
     if !folder.join("inputs.json").exists() {
-        let python = args.python.as_ref().ok_or("no inputs yet: they are made with --install-peers or --python")?;
-        eprintln!("making weights and inputs in {}", folder.display());
-        let status = peers(python).arg("make").arg(&folder).args(["--shape", &args.shape]).status()?;
-        if !status.success() {
-            return Err(format!("peers.py make ended with {status}").into());
-        }
+        peers.make(&folder, &args.shape)?;
     }
-    let runners = runners(args)?;
+    let runners = runners(args, &peers)?;
     let mut reports: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
     for turn in 1..=args.rounds.max(1) {
         for name in &runners {
             eprintln!("round {turn}: {name}");
-            match run(args, name, &folder) {
+            match run(args, &peers, name, &folder) {
                 Ok(report) => reports.entry(name).or_default().push(report),
                 Err(e) => eprintln!("  left out: {e}"),
             }
@@ -133,40 +105,24 @@ fn measure(args: &Args) -> Outcome<Value> {
 }
 
 /// Everything that is measured, in the order of its turns.
-fn runners(args: &Args) -> Outcome<Vec<String>> {
+fn runners(args: &Args, peers: &Peers) -> Outcome<Vec<String>> {
     let mut names: Vec<String> = worker::PRECISIONS.iter().map(|p| format!("millstream-{p}")).collect();
-    if let Some(python) = &args.python {
-        let listed = peers(python).arg("list").output()?;
-        names.extend(String::from_utf8_lossy(&listed.stdout).lines().map(str::to_owned));
-    }
+    names.extend(peers.names()?);
     names.retain(|name| args.only.as_ref().is_none_or(|only| name.contains(only.as_str())));
     Ok(names)
 }
 
-fn peers(python: &Path) -> Command {
-    let mut command = Command::new(python);
-    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/models/peers.py"));
-    // The kernels of the peers' own choice: a pinned processor type would slow them down.
-    command.env_remove("OPENBLAS_CORETYPE").env_remove("OPENBLAS_L2_SIZE");
-    command
-}
-
 /// One runtime in a process of its own.
-fn run(args: &Args, name: &str, folder: &Path) -> Outcome<Value> {
-    let seconds = args.seconds.to_string();
-    let mut command = match (name.strip_prefix("millstream-"), &args.python) {
-        (Some(precision), _) => {
+fn run(args: &Args, peers: &Peers, name: &str, folder: &Path) -> Outcome<Value> {
+    let mut command = match name.strip_prefix("millstream-") {
+        Some(precision) => {
             let mut command = Command::new(std::env::current_exe()?);
-            command.arg("worker").arg(folder).args([precision, "--seconds", &seconds]);
+            command.arg("worker").arg(folder).arg(precision);
             command
         }
-        (None, Some(python)) => {
-            let mut command = peers(python);
-            command.arg("run").arg(folder).args([name, "--seconds", &seconds]);
-            command
-        }
-        (None, None) => return Err("needs --python".into()),
+        None => peers.command(name, folder)?,
     };
+    command.args(["--seconds", &args.seconds.to_string()]);
     let output = command.stderr(Stdio::piped()).output()?;
     let said = String::from_utf8_lossy(&output.stdout);
     let line = said.lines().rfind(|line| line.starts_with('{'));
