@@ -1,6 +1,6 @@
 //! Where the peers come from: a Python with `bench/models/requirements.txt` makes the random weights, the inputs and
-//! the ONNX files, and runs PyTorch, ONNX Runtime and OpenVINO; `bench/models/rust-peers`, a crate outside the workspace,
-//! runs candle and rten.
+//! the ONNX files, and runs PyTorch, ONNX Runtime and OpenVINO; `bench/models/rust-peers`, a crate outside the
+//! workspace, runs candle and rten.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
