@@ -102,8 +102,8 @@ fn install(folder: &Path) -> Outcome<PathBuf> {
     Ok(python)
 }
 
-/// Builds the crate of the Rust peers. Only there the compiler may use all that this processor has: both peers
-/// choose the kernels of their matrix products at run time, but candle not those of everything else.
+/// Builds the crate of the Rust peers. Only there the compiler may use all that this processor has: loops that a peer
+/// leaves to the compiler should not be slower than they need to be.
 fn build() -> Outcome<PathBuf> {
     eprintln!("building the Rust peers (the first time takes minutes)");
     let target = Path::new(CRATE).join("target");
