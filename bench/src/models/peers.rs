@@ -1,6 +1,6 @@
-//! Where the peers come from: a Python with `bench/models/requirements.txt` makes the random weights, the inputs and the
-//! ONNX files, and runs PyTorch, ONNX Runtime and OpenVINO; `bench/models/rust-peers`, a crate outside the workspace,
-//! runs candle and rten.
+//! Where the peers come from: a Python with `bench/models/requirements.txt` makes the random weights, the inputs and
+//! the ONNX files, and runs PyTorch, ONNX Runtime and OpenVINO; `bench/models/rust-peers`, a crate outside the
+//! workspace, runs candle and rten.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,12 +16,12 @@ const RUST_PEERS: [&str; 3] = ["candle-f32", "rten-f32", "rten-int8"];
 /// Which peers there are.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A Python with `bench/models/requirements.txt`; without it PyTorch, ONNX Runtime and OpenVINO are left out, and the
-    /// folder must be there.
+    /// A Python with `bench/models/requirements.txt`; without it PyTorch, ONNX Runtime and OpenVINO are left out, and
+    /// the folder must be there.
     #[arg(long)]
     python: Option<PathBuf>,
-    /// Sets such a Python up in this folder (some gigabytes), with `python3` and packages from PyPI, where it is not there
-    /// yet.
+    /// Sets such a Python up in this folder (some gigabytes), with `python3` and packages from PyPI, where it is not
+    /// there yet.
     #[arg(long, conflicts_with = "python")]
     install_peers: Option<PathBuf>,
     /// Builds candle and rten for this processor, with `cargo` and crates from crates.io, and measures them too.
@@ -102,8 +102,8 @@ fn install(folder: &Path) -> Outcome<PathBuf> {
     Ok(python)
 }
 
-/// Builds the crate of the Rust peers. Only there the compiler may use all that this processor has: both peers choose the
-/// kernels of their matrix products at run time, but not those of everything else.
+/// Builds the crate of the Rust peers. Only there the compiler may use all that this processor has: loops that a peer
+/// leaves to the compiler should not be slower than they need to be.
 fn build() -> Outcome<PathBuf> {
     eprintln!("building the Rust peers (the first time takes minutes)");
     let target = Path::new(CRATE).join("target");

@@ -1,7 +1,7 @@
 //! The peers of `bench/models` that are Rust: the same weights and inputs through candle and rten.
 //!
-//! `rust-peers FOLDER PEER --seconds 3` measures one peer and prints one line of JSON, as `peers.py run` does. The folder is
-//! made by `peers.py make`. There are as many threads as cores, or as `RAYON_NUM_THREADS` says.
+//! `rust-peers FOLDER PEER --seconds 3` measures one peer and prints one line of JSON, as `peers.py run` does. The
+//! folder is made by `peers.py make`. There are as many threads as cores, or as `RAYON_NUM_THREADS` says.
 
 mod inputs;
 mod measure;

@@ -10,7 +10,8 @@ use crate::{Call, Outcome};
 /// Sequences that one call carries.
 pub const BATCHES: [usize; 3] = [1, 8, 32];
 
-/// Sequences per second of each pass over all inputs, and the time of each call; at least one pass, until `seconds` are over.
+/// Medians of sequences per second over passes through all inputs, and of the time of calls; at least one pass, until
+/// `seconds` are over.
 pub fn one_size(call: &Call, rows: &[Vec<u32>], batch: usize, seconds: f64) -> Outcome<Value> {
     let groups: Vec<Padded> = rows.chunks(batch).map(Padded::new).collect();
     for group in groups.iter().step_by((groups.len() / 8).max(1)) {
