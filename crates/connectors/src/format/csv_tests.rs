@@ -1,3 +1,5 @@
+//! CSV: fields, quotes, types, and what does not parse.
+
 use std::path::Path;
 
 use millstream_core::Field;

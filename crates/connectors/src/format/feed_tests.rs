@@ -1,3 +1,5 @@
+//! Feeds: RSS and Atom entries as records.
+
 use std::path::{Path, PathBuf};
 
 use millstream_core::json::{parse_timestamp, to_string};

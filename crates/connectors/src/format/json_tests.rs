@@ -1,3 +1,5 @@
+//! JSON: fields, types, and what does not parse.
+
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray};

@@ -1,3 +1,5 @@
+//! Presets of formats.
+
 use std::collections::BTreeMap;
 use std::path::Path as FilePath;
 

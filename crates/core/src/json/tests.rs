@@ -1,3 +1,5 @@
+//! JSON values of rows.
+
 use std::collections::HashMap;
 use std::sync::Arc;
 

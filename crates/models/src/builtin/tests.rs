@@ -1,3 +1,5 @@
+//! The models that are a part of the program.
+
 use millstream_core::units::HumanDuration;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};

@@ -1,3 +1,5 @@
+//! Batches as bytes and back.
+
 use std::sync::Arc;
 
 use arrow::array::{

@@ -1,3 +1,5 @@
+//! The state engine.
+
 use millstream_core::ErrorKind;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! XML: elements as records.
+
 use millstream_core::json::to_string;
 use proptest::prelude::*;
 

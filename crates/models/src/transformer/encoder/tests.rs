@@ -1,3 +1,5 @@
+//! Every path of this processor against the plain encoder.
+
 use std::borrow::Borrow;
 use std::cell::Cell;
 use std::sync::Arc;

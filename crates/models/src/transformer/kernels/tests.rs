@@ -1,3 +1,5 @@
+//! Every path of this processor against plain arithmetic.
+
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 

@@ -1,3 +1,5 @@
+//! Rows as bytes and back.
+
 use arrow::array::{Float32Array, Int32Array, Int64Array, StringArray};
 use arrow::datatypes::TimeUnit;
 use millstream_core::ErrorKind;
