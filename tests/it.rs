@@ -14,6 +14,7 @@ mod data_dir;
 mod endpoints;
 mod examples;
 mod golden;
+mod guide;
 mod model_commands;
 mod models;
 mod reload;
