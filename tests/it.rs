@@ -13,6 +13,7 @@ mod crash;
 mod data_dir;
 mod endpoints;
 mod examples;
+mod failures;
 mod golden;
 mod guide;
 mod model_commands;

@@ -8,9 +8,11 @@ use clap::Args;
 use millstream_core::json::parse_timestamp;
 use millstream_core::{Error, Result, SystemClock};
 
-use super::{Failed, asked_to_stop, default_data_dir, load};
+use super::run::FailOn;
+use super::{Failed, LogFormat, asked_to_stop, default_data_dir, load};
 use crate::pipeline::replay::{From, Replay};
 use crate::pipeline::run::Outcome;
+use crate::pipeline::summary::Summary;
 use crate::pipeline::{RunOptions, Running};
 
 #[derive(Debug, Args)]
@@ -32,9 +34,11 @@ pub struct ReplayArgs {
     /// Put that table's rows into a new table of this name, and leave everything else as it is.
     #[arg(long, requires = "table")]
     into: Option<String>,
+    #[command(flatten)]
+    fail_on: FailOn,
 }
 
-pub async fn run(args: ReplayArgs) -> std::result::Result<(), Failed> {
+pub async fn run(args: ReplayArgs, log: LogFormat) -> std::result::Result<(), Failed> {
     let pipeline = load(&args.file)?;
     let into = args.table.as_deref().zip(args.into.as_deref()).map(|(table, into)| (table.into(), into.into()));
     let replay = Replay { source: args.source.as_deref().map(Into::into), from: point(&args.from)?, into };
@@ -46,7 +50,9 @@ pub async fn run(args: ReplayArgs) -> std::result::Result<(), Failed> {
     };
     let supervisor = Running::start(pipeline, options, Arc::new(SystemClock)).await?;
     let running = supervisor.running().clone();
-    match supervisor.run(asked_to_stop()).await? {
+    let outcome = supervisor.run(asked_to_stop()).await?;
+    let allowed = args.fail_on.report(&Summary::of(&running), outcome, log);
+    match outcome {
         Outcome::Idle => {
             let read: u64 = running
                 .progress
@@ -62,7 +68,7 @@ pub async fn run(args: ReplayArgs) -> std::result::Result<(), Failed> {
                     args.data_dir.display()
                 );
             }
-            Ok(())
+            allowed
         }
         Outcome::Stopped => {
             println!("stopped before the end; `millstream run` or another replay goes on from here");

@@ -14,6 +14,7 @@ use super::models::ModelSet;
 use super::plan::{Entry, StagePlan};
 use super::predict::PredictStep;
 use super::streams::StreamBatch;
+use super::tally::Fate;
 use crate::config::checked::{OnError, TransformKind};
 use crate::metrics::Metrics;
 
@@ -154,7 +155,7 @@ impl Graph {
     fn put_aside(&self, failed: &Failed<'_>, effects: &mut Effects) -> Result<()> {
         let node = &self.plan.nodes[failed.node];
         let on_error = node.step.as_ref().map_or(OnError::DeadLetter, |step| step.on_error);
-        self.metrics.errors("transform", &node.name, failed.failures.iter().map(|f| f.failure.kind));
+        let count = |fate| self.metrics.failed("transform", failed.stage, &node.name, failed.failures, fate);
         match on_error {
             OnError::Fail => {
                 let first = &failed.failures[0];
@@ -165,11 +166,11 @@ impl Graph {
                 )))
             }
             OnError::Skip => {
-                self.metrics.discarded("transform", &node.name, failed.failures.len());
+                count(Fate::Skipped);
                 Ok(())
             }
             OnError::DeadLetter | OnError::Default => {
-                self.metrics.dead_letters(failed.stage, &node.name, failed.failures.len());
+                count(Fate::DeadLetter);
                 effects.dead_letters.extend(self.letters(failed)?);
                 Ok(())
             }
