@@ -89,6 +89,34 @@ pub fn entry_schema() -> StreamSchema {
     StreamSchema { fields: fields.into() }
 }
 
+/// The schema of the records of a `feed` source: all of [`entry_schema`], or the fields that are declared. A timestamp may
+/// be declared as the text that it is in the record, and anything as `json`.
+///
+/// # Errors
+/// A declared field is none of a feed's, or of another type.
+pub fn record_schema(declared: Option<&StreamSchema>) -> Result<StreamSchema, String> {
+    let all = entry_schema();
+    let Some(declared) = declared else { return Ok(all) };
+    for (i, field) in declared.fields.iter().enumerate() {
+        let Some(known) = all.field(&field.name) else {
+            let known: Vec<_> = all.fields.iter().map(|f| f.name.as_str()).collect();
+            return Err(format!("the entries of a feed have no field `{}`: they have {}", field.name, known.join(", ")));
+        };
+        let fits = match field.kind {
+            FieldType::Json => true,
+            FieldType::String => matches!(known.kind, FieldType::String | FieldType::Timestamp),
+            _ => field.kind == known.kind,
+        };
+        if !fits {
+            return Err(format!("`{}` of a feed's entry is {}, not {}", field.name, known.kind, field.kind));
+        }
+        if declared.fields[..i].iter().any(|f| f.name == field.name) {
+            return Err(format!("the schema names `{}` twice", field.name));
+        }
+    }
+    if declared.fields.is_empty() { Err("the schema has no field".into()) } else { Ok(declared.clone()) }
+}
+
 impl FeedEntry {
     /// The entry as one JSON object, a record that `decode: json` reads with [`entry_schema`].
     pub fn to_json(&self) -> Vec<u8> {
