@@ -137,6 +137,8 @@ pub struct PredictSpec {
     pub max_in_flight: usize,
     /// What a call that failed, but may work later, gets.
     pub retry: RetrySpec,
+    /// How long a record waits for a model that is away before it counts as failed; none: for ever.
+    pub give_up_after: Option<Duration>,
     /// With [`OnError::Default`]: what is written instead; `None` is null.
     pub default: Option<serde_json::Value>,
 }

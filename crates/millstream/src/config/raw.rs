@@ -146,7 +146,7 @@ pub struct RawPredict {
     /// The name of the new column.
     #[schemars(length(min = 1, max = 64))]
     pub output: String,
-    /// How long one call may take. Default: `2s`.
+    /// How long the model may take for one call, not counting the time that it waits for its turn. Default: `2s`.
     pub timeout: Option<HumanDuration>,
     /// How many records may wait for their prediction at once, in each partition. Default: `64`.
     #[schemars(range(min = 1, max = 65536))]
@@ -154,6 +154,9 @@ pub struct RawPredict {
     /// What a call that failed, but may work later, gets.
     #[serde(default)]
     pub retry: RawRetry,
+    /// How long records wait while the model as a whole is away or busy, before `on_error` applies to them; `0s`: not at
+    /// all. Default: as long as it takes.
+    pub give_up_after: Option<HumanDuration>,
     /// What happens to a record that got no prediction. Default: `dead_letter`.
     #[serde(default)]
     pub on_error: RawPredictOnError,

@@ -7,6 +7,7 @@ use arrow::compute::concat_batches;
 use futures::future::BoxFuture;
 use millstream_core::{DeadLetter, Error, Result, RowFailure, Rows, Stage};
 use millstream_sql::SqlStep;
+use tokio_util::sync::CancellationToken;
 
 use super::dead_letters::FailedRows;
 use super::models::ModelSet;
@@ -60,6 +61,7 @@ impl Graph {
         models: &ModelSet,
         pipeline_version: Arc<str>,
         metrics: Arc<Metrics>,
+        stop: &CancellationToken,
     ) -> Result<Self> {
         let steps = plan.nodes.iter().map(|node| {
             let Some(step) = &node.step else { return Ok(None) };
@@ -68,7 +70,9 @@ impl Graph {
                 TransformKind::Predict(spec) => {
                     let scorer = models.scorers.get(&spec.model).ok_or_else(|| Error::bug("a model was not loaded"))?;
                     let (spec, schema) = (spec.as_ref().clone(), node.schema.clone());
-                    Step::Predict(Box::new(PredictStep::new(spec, schema, step.on_error, scorer.clone())?))
+                    let told = models.told(&node.name, &spec.model);
+                    let (scorer, stop) = (scorer.clone(), stop.clone());
+                    Step::Predict(Box::new(PredictStep::new(spec, schema, step.on_error, scorer, stop, told)?))
                 }
             }))
         });

@@ -25,6 +25,7 @@ pub mod replay;
 pub mod run;
 pub mod scorer;
 pub mod shadow;
+pub mod step_waits;
 pub mod streams;
 pub mod task;
 

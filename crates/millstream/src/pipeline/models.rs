@@ -10,12 +10,14 @@ use std::sync::Arc;
 
 use millstream_core::{Clock, Error, Result};
 use millstream_models::{Fallback, ModelHandle, SharedWeights};
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::model_cache::{LATER, ModelCache, SWEEP_EVERY};
 use super::plan::Plan;
 use super::scorer::Scorer;
+use super::step_waits::StepWaits;
 use super::shadow::Shadow;
 use crate::config::checked::{ModelSpec, Pipeline};
 
@@ -24,6 +26,8 @@ use crate::config::checked::{ModelSpec, Pipeline};
 pub struct ModelSet {
     /// Loaded models by name, with what stands beside them.
     pub scorers: BTreeMap<Arc<str>, Scorer>,
+    /// The steps that ask them, by name: who waits for which.
+    told: Mutex<BTreeMap<Arc<str>, Arc<StepWaits>>>,
     weights: SharedWeights,
     /// One reload at a time.
     reload: tokio::sync::Mutex<()>,
@@ -73,7 +77,7 @@ impl ModelSet {
             };
             scorers.insert(model.name.clone(), scorer.with_fallback(fallback).with_cache(cache).with_shadow(shadow));
         }
-        Ok(Self { scorers, weights, reload: tokio::sync::Mutex::new(()), _tending: tending.drop_guard() })
+        Ok(Self { scorers, told: Mutex::default(), weights, reload: tokio::sync::Mutex::new(()), _tending: tending.drop_guard() })
     }
 
     /// Loads the model's files anew, warms it, and puts it in the place of the one that runs. Records go on meanwhile.
@@ -97,6 +101,13 @@ impl ModelSet {
         let replaced = scorer.model().replace(new)?;
         tracing::info!(model = name, %replaced, %digest, "model reloaded");
         Ok(Reloaded { model: spec.name.clone(), replaced, digest })
+    }
+
+    /// Who is told that the step `component` waits for `model`: one for the tasks of all partitions.
+    pub fn told(&self, component: &Arc<str>, model: &Arc<str>) -> Arc<StepWaits> {
+        let mut told = self.told.lock();
+        let step = told.entry(component.clone());
+        step.or_insert_with(|| Arc::new(StepWaits::new(component.clone(), model.clone()))).clone()
     }
 
     /// The models that answer nothing any more, and why.

@@ -355,7 +355,7 @@ async fn join_all(set: &mut JoinSet<Result<()>>) -> Result<()> {
 
 fn flatten(ended: std::result::Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
     match ended {
-        Ok(Err(e)) if e.message() == STOPPED => Ok(()),
+        Ok(Err(e)) if [STOPPED, super::scorer::waiting::STOPPED].contains(&e.message()) => Ok(()),
         Ok(result) => result,
         Err(e) => Err(Error::bug(format!("a part of the pipeline panicked: {e}"))),
     }
@@ -436,7 +436,7 @@ async fn open_tasks(
             let state =
                 State::open(store.clone(), &path, &StateOptions::default()).await.map_err(|e| e.context(doing()))?;
             states.insert((stage.id.clone(), partition), state.clone());
-            let graph = Graph::new(stage.clone(), models, context.pipeline_version.clone(), context.metrics.clone())?;
+            let graph = Graph::new(stage.clone(), models, context.pipeline_version.clone(), context.metrics.clone(), &context.stop)?;
             let mut task = Task::open(context.clone(), stage.clone(), partition, state, graph, reader.clone())
                 .await
                 .map_err(|e| e.context(doing()))?;

@@ -28,6 +28,7 @@ use super::graph::Graph;
 use super::outbox::{self, COMMIT_KEY, Commit};
 use super::plan::{StagePlan, storage_spec};
 use super::progress::{Progress, ReaderProgress};
+use super::scorer::waiting::STOPPED;
 use super::streams::{Stream, StreamBatch, Streams};
 use crate::metrics::Metrics;
 
@@ -148,7 +149,11 @@ impl Task {
                 continue;
             }
             for batch in commit_batches(batches)? {
-                let commit = self.process(&batch).await?;
+                let commit = match self.process(&batch).await {
+                    // Nothing of it is done: the next start reads it again.
+                    Err(e) if e.message() == STOPPED => break,
+                    processed => processed?,
+                };
                 finish(&mut publishing).await?;
                 publishing = self.commit(commit).await?;
             }

@@ -143,7 +143,7 @@ impl Inference {
 fn asking(limits: &Limits, model: &Scorer) -> Asking {
     let timeout = if model.has_fallback() { limits.answer_max / 2 } else { limits.answer_max };
     let retry = RetrySpec { attempts: 1, initial: Duration::ZERO, max: Duration::ZERO };
-    Asking { timeout, retry, call_inputs: CALL_TEXTS, calls: 1, keep: Keep::Later }
+    Asking { timeout, retry, call_inputs: CALL_TEXTS, calls: 1, keep: Keep::Later, patience: None }
 }
 
 fn inputs(texts: &[Arc<str>]) -> Vec<Input> {

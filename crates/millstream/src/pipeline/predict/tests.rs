@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::config::checked::{PredictInput, RetrySpec};
+use crate::pipeline::step_waits::StepWaits;
 
 /// An address where nobody listens.
 fn nowhere() -> String {
@@ -50,10 +51,12 @@ fn step(model: ModelHandle, attempts: u32, fallback: Option<Value>) -> PredictSt
         timeout: Duration::from_secs(30),
         max_in_flight: 64,
         retry: RetrySpec { attempts, initial: pause, max: pause },
+        give_up_after: Some(Duration::ZERO),
         default: None,
     };
     let scorer = Scorer::alone(model).with_fallback(fallback);
-    PredictStep::new(spec, schema, OnError::DeadLetter, scorer).unwrap()
+    let told = Arc::new(StepWaits::new("scored".into(), "tone".into()));
+    PredictStep::new(spec, schema, OnError::DeadLetter, scorer, CancellationToken::new(), told).unwrap()
 }
 
 fn rows() -> Rows {
@@ -68,11 +71,12 @@ fn field(rows: &Rows, name: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn without_a_fallback_records_fail_when_the_attempts_are_used_up() {
+async fn without_a_fallback_records_fail_when_they_have_waited_long_enough() {
     let (good, failures) = step(endpoint(json!({})), 2, None).run(&rows()).await.unwrap();
     assert_eq!((good.len(), failures.len()), (0, 3));
-    let message = &failures[0].failure.message;
-    assert!(message.contains("can't connect") && message.contains("attempt 2 of 2"), "{message}");
+    let failure = &failures[0].failure;
+    assert!(failure.message.contains("can't connect"), "{failure:?}");
+    assert_eq!(failure.kind, FailureKind::Unavailable);
 }
 
 #[tokio::test]
