@@ -19,3 +19,4 @@ mod models;
 mod reload;
 mod serve;
 mod support;
+mod waiting;
