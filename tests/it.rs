@@ -21,3 +21,4 @@ mod models;
 mod reload;
 mod serve;
 mod support;
+mod waiting;

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use millstream_storage::log::DEAD_LETTERS;
 use serde_json::{Value, json};
 
@@ -77,11 +77,6 @@ pub async fn metrics(State(state): State<ApiState>) -> Response {
 /// The OpenAPI document.
 pub async fn openapi() -> Response {
     ([(CONTENT_TYPE, "application/json")], super::OPENAPI).into_response()
-}
-
-/// A page for people: what runs, how far it is, what to call.
-pub async fn page() -> Html<&'static str> {
-    Html(include_str!("page.html"))
 }
 
 /// Names, places and models.

@@ -24,6 +24,7 @@ use millstream_core::{Error, Result};
 use millstream_models::ModelConfig;
 
 use crate::config::checked::Pipeline;
+use crate::pipeline::data_dir::{DEFAULT_ROOT, default_folder};
 
 /// Puts a model in the stream: live feeds in; validated, transformed by SQL and enriched by models in process; kept in
 /// tables that can be queried; every change published onward.
@@ -152,9 +153,9 @@ async fn asked_to_stop() {
     }
 }
 
-/// Where a pipeline keeps its data unless told otherwise.
-fn default_data_dir() -> PathBuf {
-    PathBuf::from("millstream-data")
+/// Where a pipeline keeps its data: in the folder that is named, or in one called like it.
+fn data_folder(named: Option<PathBuf>, pipeline: &Pipeline) -> Result<PathBuf> {
+    named.map_or_else(|| default_folder(Path::new(DEFAULT_ROOT), &pipeline.name), Ok)
 }
 
 fn print_json(value: &impl serde::Serialize) -> Result<()> {

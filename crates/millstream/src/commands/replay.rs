@@ -9,7 +9,7 @@ use millstream_core::json::parse_timestamp;
 use millstream_core::{Error, Result, SystemClock};
 
 use super::run::FailOn;
-use super::{Failed, LogFormat, asked_to_stop, default_data_dir, load};
+use super::{Failed, LogFormat, asked_to_stop, data_folder, load};
 use crate::pipeline::replay::{From, Replay};
 use crate::pipeline::run::Outcome;
 use crate::pipeline::summary::Summary;
@@ -19,9 +19,9 @@ use crate::pipeline::{RunOptions, Running};
 pub struct ReplayArgs {
     /// The pipeline file.
     file: PathBuf,
-    /// The data folder; its server must be stopped.
-    #[arg(long, env = "MILLSTREAM_DATA_DIR", default_value_os_t = default_data_dir())]
-    data_dir: PathBuf,
+    /// The data folder; its server must be stopped. Default: millstream-data/NAME, with the pipeline's name.
+    #[arg(long, env = "MILLSTREAM_DATA_DIR")]
+    data_dir: Option<PathBuf>,
     /// Where to begin: `earliest`, an offset, or a moment such as 2026-01-31T08:00:00Z (when records were stored).
     #[arg(long, default_value = "earliest")]
     from: String,
@@ -40,10 +40,11 @@ pub struct ReplayArgs {
 
 pub async fn run(args: ReplayArgs, log: LogFormat) -> std::result::Result<(), Failed> {
     let pipeline = load(&args.file)?;
+    let data_dir = data_folder(args.data_dir, &pipeline)?;
     let into = args.table.as_deref().zip(args.into.as_deref()).map(|(table, into)| (table.into(), into.into()));
     let replay = Replay { source: args.source.as_deref().map(Into::into), from: point(&args.from)?, into };
     let options = RunOptions {
-        data_dir: args.data_dir.clone(),
+        data_dir: data_dir.clone(),
         exit_when_idle: true,
         stop_deadline: Duration::from_secs(10),
         replay: Some(replay),
@@ -65,7 +66,7 @@ pub async fn run(args: ReplayArgs, log: LogFormat) -> std::result::Result<(), Fa
             if let Some(table) = &args.into {
                 println!(
                     "query it: millstream query 'SELECT * FROM {table} LIMIT 10' --data-dir {}",
-                    args.data_dir.display()
+                    data_dir.display()
                 );
             }
             allowed

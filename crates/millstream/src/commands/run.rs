@@ -9,7 +9,7 @@ use clap::Args;
 use millstream_core::{HumanDuration, Secret, SystemClock};
 use tokio_util::sync::CancellationToken;
 
-use super::{Failed, LogFormat, asked_to_stop, default_data_dir, load};
+use super::{Failed, LogFormat, asked_to_stop, data_folder, load};
 use crate::api::{self, ApiState};
 use crate::pipeline::run::Outcome;
 use crate::pipeline::summary::{DeadLetterLimit, Summary};
@@ -19,9 +19,9 @@ use crate::pipeline::{RunOptions, Running};
 pub struct RunArgs {
     /// The pipeline file.
     file: PathBuf,
-    /// Where logs, tables and offsets are kept.
-    #[arg(long, env = "MILLSTREAM_DATA_DIR", default_value_os_t = default_data_dir())]
-    data_dir: PathBuf,
+    /// Where logs, tables and offsets are kept. Default: millstream-data/NAME, with the pipeline's name.
+    #[arg(long, env = "MILLSTREAM_DATA_DIR")]
+    data_dir: Option<PathBuf>,
     #[command(flatten)]
     server: ServerArgs,
     /// End once every source is read and everything is delivered and committed.
@@ -105,8 +105,9 @@ impl ServerArgs {
 
 pub async fn run(args: RunArgs, log: LogFormat) -> Result<(), Failed> {
     let pipeline = load(&args.file)?;
+    let data_dir = data_folder(args.data_dir, &pipeline)?;
     let options = RunOptions {
-        data_dir: args.data_dir.clone(),
+        data_dir: data_dir.clone(),
         exit_when_idle: args.exit_when_idle,
         stop_deadline: args.stop_deadline.0,
         replay: None,
@@ -120,7 +121,7 @@ pub async fn run(args: RunArgs, log: LogFormat) -> Result<(), Failed> {
     let state = ApiState { running: supervisor.running().clone(), token, stop: stop_server.clone() };
     let server = tokio::spawn(api::serve(listener, state));
     let running = supervisor.running().clone();
-    let data_dir = args.data_dir.display();
+    let data_dir = data_dir.display();
     tracing::info!(pipeline = %pipeline.name, %data_dir, "running; http://{address}{}", but(&running.health.waiting()));
     let ended = supervisor.run(asked_to_stop()).await;
     stop_server.cancel();
