@@ -51,9 +51,9 @@ pub async fn run(args: DemoArgs) -> std::result::Result<(), Failed> {
         Err(_) => api::bind(([127, 0, 0, 1], 0).into()).await?,
     };
     let address = listener.local_addr()?;
-    println!("pipeline   {}", file.display());
-    println!("data       {}  (log, table, offsets; delete it to start over)", data_dir.display());
-    println!("dashboard  http://{address}\n");
+    crate::outln!("pipeline   {}", file.display());
+    crate::outln!("data       {}  (log, table, offsets; delete it to start over)", data_dir.display());
+    crate::outln!("dashboard  http://{address}\n");
     let supervisor = Running::start(pipeline, options, Arc::new(SystemClock)).await?;
     let running = supervisor.running().clone();
     let stop_server = CancellationToken::new();
@@ -70,7 +70,7 @@ pub async fn run(args: DemoArgs) -> std::result::Result<(), Failed> {
         }
         summary(&running).await?;
         if stay {
-            println!("\nthe server stays up; Ctrl-C ends it");
+            crate::outln!("\nthe server stays up; Ctrl-C ends it");
             asked_to_stop().await;
         }
         Ok::<(), millstream_core::Error>(())
@@ -91,12 +91,12 @@ pub async fn run(args: DemoArgs) -> std::result::Result<(), Failed> {
         let data = data_dir.display();
         // As it was called: a newcomer has it in target/, not on the path.
         let program = std::env::args().next().unwrap_or_else(|| "millstream".into());
-        println!("\nall of it is still there. Try:");
-        println!(
+        crate::outln!("\nall of it is still there. Try:");
+        crate::outln!(
             "  {program} query \"SELECT sentiment.label AS label, count(*) AS n FROM news GROUP BY 1\" --data-dir {data}"
         );
-        println!("  {program} tap news.changes --limit 2 --data-dir {data}");
-        println!("  {program} dlq list --data-dir {data}");
+        crate::outln!("  {program} tap news.changes --limit 2 --data-dir {data}");
+        crate::outln!("  {program} dlq list --data-dir {data}");
     }
     Ok(())
 }
@@ -142,7 +142,7 @@ async fn summary(running: &Running) -> Result<()> {
     let engine = relations::engine_of_running(running)?;
     let sql = "SELECT sentiment.label AS sentiment, count(*) AS headlines, round(avg(sentiment.score), 2) AS mean_score \
                FROM news GROUP BY 1 ORDER BY 2 DESC";
-    println!("\n$ millstream query \"{sql}\"");
+    crate::outln!("\n$ millstream query \"{sql}\"");
     let result = engine.run(sql).await.map_err(|e| millstream_core::Error::bug(e.to_string()))?;
     render::print(&result.schema, result.stream, Format::Table, &mut std::io::stdout()).await
 }

@@ -125,12 +125,12 @@ pub async fn run(args: DlqArgs) -> std::result::Result<(), Failed> {
 }
 
 fn report(done: &Redrive) {
-    println!("{} redriven", done.redriven);
+    crate::outln!("{} redriven", done.redriven);
     if done.failed_again > 0 {
-        println!("{} failed again and stay in the queue", done.failed_again);
+        crate::outln!("{} failed again and stay in the queue", done.failed_again);
     }
     if done.unknown > 0 {
-        println!("{} left alone: the pipeline no longer has the step they failed in", done.unknown);
+        crate::outln!("{} left alone: the pipeline no longer has the step they failed in", done.unknown);
     }
 }
 
@@ -187,16 +187,16 @@ async fn show(target: Target, id: &str, raw: bool) -> Result<()> {
 
 fn print_list(letters: &[DeadLetterView], format: Format) -> Result<()> {
     match format {
-        Format::Json => letters.iter().for_each(|letter| println!("{}", json!(letter))),
+        Format::Json => letters.iter().for_each(|letter| crate::outln!("{}", json!(letter))),
         Format::Csv => {
-            println!("id,stage,component,kind,attempts,failed_at,message");
+            crate::outln!("id,stage,component,kind,attempts,failed_at,message");
             for l in letters {
                 let quoted = l.message.replace('"', "\"\"");
                 let at = l.failed_at.clone().unwrap_or_default();
-                println!("{},{},{},{},{},{at},\"{quoted}\"", l.id, l.stage.as_str(), l.component, l.kind, l.attempts);
+                crate::outln!("{},{},{},{},{},{at},\"{quoted}\"", l.id, l.stage.as_str(), l.component, l.kind, l.attempts);
             }
         }
-        Format::Table if letters.is_empty() => println!("no dead letters"),
+        Format::Table if letters.is_empty() => crate::outln!("no dead letters"),
         Format::Table => {
             let rows = letters.iter().map(|l| {
                 let record = l.raw.clone().unwrap_or_else(|| format!("({} bytes, not text)", l.bytes));
@@ -210,8 +210,8 @@ fn print_list(letters: &[DeadLetterView], format: Format) -> Result<()> {
                     record,
                 ]
             });
-            println!("{}", text_table(&["id", "stage", "component", "kind", "message", "record"], rows));
-            println!("{} dead letter{}", letters.len(), if letters.len() == 1 { "" } else { "s" });
+            crate::outln!("{}", text_table(&["id", "stage", "component", "kind", "message", "record"], rows));
+            crate::outln!("{} dead letter{}", letters.len(), if letters.len() == 1 { "" } else { "s" });
         }
     }
     Ok(())

@@ -51,7 +51,7 @@ impl FailOn {
     pub fn report(&self, summary: &Summary, outcome: Outcome, log: LogFormat) -> Result<(), Failed> {
         match log {
             LogFormat::Json => summary.log(),
-            LogFormat::Text => eprintln!("{summary}"),
+            LogFormat::Text => crate::errln!("{summary}"),
         }
         let Summary { read, dead_letters, .. } = summary;
         let lost = match dead_letters {
