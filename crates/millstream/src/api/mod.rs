@@ -80,6 +80,8 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/v1/tables/{name}/rows", get(tables::rows))
         .route("/api/v1/query", post(query::query))
         .route("/api/v1/dlq", get(dead_letters::list))
+        .route("/api/v1/dlq/summary", get(dead_letters::summary))
+        .route("/api/v1/dlq/discard", post(dead_letters::discard))
         .route("/api/v1/dlq/{stream}/{offset}", get(dead_letters::show))
         .route("/api/v1/dlq/redrive", post(dead_letters::redrive))
         // The limit of a body is the source's own, checked where it is read.

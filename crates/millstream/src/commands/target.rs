@@ -31,7 +31,7 @@ pub struct TargetArgs {
 }
 
 /// A server or a folder.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Target {
     /// A running server.
     Server(Server),
@@ -40,7 +40,7 @@ pub enum Target {
 }
 
 /// A running server.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Server {
     client: reqwest::Client,
     url: String,

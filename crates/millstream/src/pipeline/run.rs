@@ -366,6 +366,28 @@ pub async fn redrive_at_rest(
     Ok(done)
 }
 
+/// Discards dead letters of a data folder at rest; how many.
+pub async fn discard_at_rest(
+    folder: &std::path::Path,
+    filter: &dead_letters::Filter,
+    clock: Arc<dyn Clock>,
+) -> Result<usize> {
+    let opened = super::relations::AtRest::open(folder)?;
+    // Nobody else writes there while this is open.
+    let data_dir = DataDir::open(folder, &opened.dir.pipeline()?)?;
+    let mut logs = Vec::new();
+    for stream in &opened.catalog.streams {
+        let options = LogOptions::new(opened.log(&stream.name)?.partitions());
+        let path = data_dir.log(&stream.name);
+        logs.push(StreamLog::open(Arc::new(RealDisk), &path, &stream.name, options, clock.clone())?);
+    }
+    let discarded = dead_letters::discard(&logs, &opened.schemas, filter).await?;
+    for log in &logs {
+        log.close().await?;
+    }
+    Ok(discarded)
+}
+
 async fn join_all(set: &mut JoinSet<Result<()>>) -> Result<()> {
     let mut first = Ok(());
     while let Some(ended) = set.join_next().await {
