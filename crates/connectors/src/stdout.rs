@@ -1,11 +1,11 @@
 //! Prints records to standard output.
 
-use std::io::{IsTerminal, BufWriter, ErrorKind as Io, Write};
+use std::io::{BufWriter, ErrorKind as Io, IsTerminal, Write};
 
 use arrow::datatypes::Schema;
 use async_trait::async_trait;
-use millstream_core::terminal::{Escapes, SafeWriter};
 use millstream_core::json::RowWriter;
+use millstream_core::terminal::{Escapes, SafeWriter};
 use millstream_core::{Error, Result, RowFailure, Sink, SinkBatch};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

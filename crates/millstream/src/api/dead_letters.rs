@@ -217,7 +217,9 @@ pub async fn show(
             false
         })?;
     }
-    found.map(Json).ok_or_else(|| ApiError::not_found(format!("no dead letter `{id}`; it may have been redriven or discarded")))
+    found
+        .map(Json)
+        .ok_or_else(|| ApiError::not_found(format!("no dead letter `{id}`; it may have been redriven or discarded")))
 }
 
 /// Sends dead letters back in front of the stage that failed.

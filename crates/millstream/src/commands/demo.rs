@@ -32,7 +32,7 @@ pub struct DemoArgs {
     stay: bool,
     /// Address of the server; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8080")]
-    listen: std::net::SocketAddr,
+    listen: String,
 }
 
 pub async fn run(args: DemoArgs) -> std::result::Result<(), Failed> {
@@ -45,10 +45,10 @@ pub async fn run(args: DemoArgs) -> std::result::Result<(), Failed> {
         stop_deadline: Duration::from_secs(10),
         replay: None,
     };
-    let listener = match api::bind(args.listen).await {
+    let listener = match api::bind(&args.listen).await {
         Ok(listener) => listener,
         // The demo must run beside whatever has the port.
-        Err(_) => api::bind(([127, 0, 0, 1], 0).into()).await?,
+        Err(_) => api::bind("127.0.0.1:0").await?,
     };
     let address = listener.local_addr()?;
     crate::outln!("pipeline   {}", file.display());

@@ -330,7 +330,9 @@ async fn show(target: Target, id: &str, raw: bool) -> Result<()> {
                 found = Some(DeadLetterView::new(&entry, usize::MAX));
                 false
             })?;
-            found.ok_or_else(|| Error::config(format!("no dead letter `{id}`; it may have been redriven or discarded")))?
+            found.ok_or_else(|| {
+                Error::config(format!("no dead letter `{id}`; it may have been redriven or discarded"))
+            })?
         }
     };
     if raw {

@@ -24,8 +24,8 @@ use millstream_core::{Error, Result};
 use millstream_models::ModelConfig;
 
 use crate::config::checked::Pipeline;
-use crate::render::Format;
 use crate::pipeline::data_dir::{DEFAULT_ROOT, default_folder};
+use crate::render::Format;
 
 /// Puts a model in the stream: live feeds in; validated, transformed by SQL and enriched by models in process; kept in
 /// tables that can be queried; every change published onward.

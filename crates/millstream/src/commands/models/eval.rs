@@ -106,7 +106,10 @@ fn print_tables(report: &EvalReport) {
     crate::outln!("{} {}", report.model, report.digest);
     crate::outln!(
         "{} rows in {:.3} s: accuracy {:.4}, macro-F1 {:.4}",
-        report.n, report.seconds, report.accuracy, report.macro_f1
+        report.n,
+        report.seconds,
+        report.accuracy,
+        report.macro_f1
     );
     if let Some(failure) = &report.first_failure {
         crate::outln!("{} rows failed and count as wrong; the first: {failure}", report.failed);

@@ -103,15 +103,13 @@ impl Relation for DeadLetters {
 }
 
 fn rows(entries: &[Entry], schema: &SchemaRef, projection: Option<&[usize]>) -> Result<RecordBatch> {
-    let text = |of: &dyn Fn(&Entry) -> String| -> ArrayRef {
-        Arc::new(StringArray::from_iter_values(entries.iter().map(of)))
-    };
+    let text =
+        |of: &dyn Fn(&Entry) -> String| -> ArrayRef { Arc::new(StringArray::from_iter_values(entries.iter().map(of))) };
     let maybe = |of: &dyn Fn(&Entry) -> Option<String>| -> ArrayRef {
         Arc::new(entries.iter().map(of).collect::<StringArray>())
     };
-    let number = |of: &dyn Fn(&Entry) -> Option<i64>| -> ArrayRef {
-        Arc::new(entries.iter().map(of).collect::<Int64Array>())
-    };
+    let number =
+        |of: &dyn Fn(&Entry) -> Option<i64>| -> ArrayRef { Arc::new(entries.iter().map(of).collect::<Int64Array>()) };
     let moment = |of: &dyn Fn(&Entry) -> Option<i64>| -> ArrayRef {
         Arc::new(entries.iter().map(of).collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
     };
