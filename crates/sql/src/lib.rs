@@ -11,12 +11,14 @@
 //! of columns and streams are case-sensitive, as they stand in the pipeline file; keywords and functions are not.
 
 mod checked;
+mod culprit;
 mod dialect;
 mod error;
 mod exec;
 mod functions;
 mod guard;
 mod moments;
+mod plain;
 mod plan;
 mod predicate;
 mod provenance;
@@ -25,6 +27,7 @@ mod shape;
 mod step;
 mod syntax;
 mod types;
+mod words;
 
 pub use error::SqlError;
 pub use plan::SqlTransform;

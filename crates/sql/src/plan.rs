@@ -12,6 +12,7 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use futures::FutureExt;
 
+use crate::culprit;
 use crate::error::{SqlError, did_you_mean};
 use crate::exec::StreamTable;
 use crate::functions;
@@ -58,7 +59,8 @@ impl SqlTransform {
         let names = syntax::relations(sql, &statement)?;
         register_streams(sql, &state, &names, inputs)?;
 
-        let explain = |e: DataFusionError| SqlError::from_datafusion(sql, &e);
+        let asked = statement.clone();
+        let explain = |e: DataFusionError| culprit::explain(sql, &asked, &state, &e);
         let written = at_once(state.statement_to_plan(statement)).map_err(explain)?;
         functions::refuse_unrepeatable(sql, &written)?;
         check_output_names(sql, &written)?;

@@ -15,9 +15,13 @@ use datafusion::physical_expr::PhysicalExpr;
 use millstream_core::{Error, Result};
 
 use crate::checked::checked_expr;
+use crate::culprit;
 use crate::error::{SqlError, run_time_message};
+use crate::exec::StreamTable;
 use crate::guard::lazy_condition;
+use crate::plan::register;
 use crate::shape::with_room;
+use crate::words::with_article;
 use crate::{functions, syntax};
 
 /// A compiled boolean expression, `score > 0.8 AND language = 'en'` say. Cheap to clone; never changes.
@@ -32,6 +36,9 @@ impl fmt::Debug for Predicate {
         f.debug_tuple("Predicate").field(&self.text).finish()
     }
 }
+
+/// What an expression is over, for messages.
+const THIS: &str = "this";
 
 /// Types settled, arithmetic checked, constants folded, and what can fail computed only where it is reached.
 fn physical(state: &SessionState, expr: Expr, columns: &DFSchema) -> DataFusionResult<Arc<dyn PhysicalExpr>> {
@@ -56,16 +63,27 @@ impl Predicate {
     }
 
     fn compile_here(expr: &str, schema: &SchemaRef) -> Result<Self, SqlError> {
-        let explain = |e: DataFusionError| SqlError::from_datafusion(expr, &e);
         let state = functions::stream_state()?;
-        let columns = DFSchema::try_from(Arc::clone(schema)).map_err(explain)?;
+        let columns =
+            DFSchema::try_from(Arc::clone(schema)).map_err(|e| SqlError::new(format!("these columns: {e}")))?;
         let parsed = syntax::parse_expr(expr)?;
+        let asked = syntax::where_clause(THIS, parsed.expr.clone())?;
+        let explain = |e: DataFusionError| {
+            let table = StreamTable { name: THIS.into(), schema: Arc::clone(schema) };
+            match register(&state, THIS, Arc::new(table)) {
+                Ok(()) => culprit::explain(expr, &asked, &state, &e),
+                Err(_) => SqlError::from_datafusion(expr, &e),
+            }
+        };
         let logical = state.create_logical_expr_from_sql_expr(parsed, &columns).map_err(explain)?;
         functions::refuse_unrepeatable_expr(expr, &logical)?;
         let physical = physical(&state, logical, &columns).map_err(explain)?;
         match physical.data_type(schema).map_err(explain)? {
             DataType::Boolean => Ok(Self { text: expr.into(), expr: physical }),
-            other => Err(SqlError::new(format!("`{expr}` is of type {other}: a condition must be true or false"))),
+            other => {
+                let kind = with_article(&other);
+                Err(SqlError::new(format!("`{expr}` is {kind}: a condition must be true or false")))
+            }
         }
     }
 

@@ -25,3 +25,27 @@ async fn explore() {
         }
     }
 }
+#[tokio::test]
+#[ignore]
+async fn messages() {
+    let text = std::fs::read_to_string("/tmp/sqls.txt").unwrap();
+    for sql in text.lines() {
+        println!("== {sql}");
+        match millstream_sql::SqlTransform::plan(sql, &inputs()) {
+            Err(e) => println!("   T {e}"),
+            Ok(t) => println!("   T ok {:?}", t.schema().fields().iter().map(|f| format!("{} {}{}", f.name(), f.data_type(), if f.is_nullable() { "?" } else { "" })).collect::<Vec<_>>()),
+        }
+        let engine = QueryEngine::new(64 << 20);
+        engine.register("wire", Arc::new(Memory(vec![wire_rows()])));
+        engine.register("news.changes", Arc::new(Memory(vec![wire_rows()])));
+        match engine.run(sql).await {
+            Err(e) => println!("   Q {e}"),
+            Ok(r) => {
+                let names = r.schema.fields().iter().map(|f| f.name().to_string()).collect::<Vec<_>>();
+                let schema = r.schema.clone();
+                let b: Result<Vec<_>, _> = r.stream.try_collect().await;
+                match b { Err(e) => println!("   Q ERR {e}"), Ok(b) => println!("   Q ok {names:?} {}", json(&arrow::compute::concat_batches(&schema, &b).unwrap()).first().map(|v| v.to_string()).unwrap_or_default()) }
+            }
+        }
+    }
+}
