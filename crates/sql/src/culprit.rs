@@ -7,12 +7,13 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, FieldRef};
-use datafusion::common::{DataFusionError, SchemaError};
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema};
+use datafusion::common::{DFSchema, DataFusionError, SchemaError};
 use datafusion::execution::session_state::SessionState;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, Query,
+    AccessExpr, BinaryOperator, Expr, ExprWithAlias, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, Query,
     Select, SelectItem, SetExpr, Spanned, Statement as SqlStatement, Subscript, UnaryOperator, Value, Visit, Visitor,
     With,
 };
@@ -60,6 +61,70 @@ pub(crate) fn explain(sql: &str, statement: &Statement, state: &SessionState, er
     }
 }
 
+/// The constant parts of `statement` that fail whatever the record is.
+pub(crate) fn always_failing(statement: &Statement, state: &SessionState) -> Vec<SqlError> {
+    let mut found = Constants { state, found: Vec::new(), tries: 0 };
+    if let Statement::Statement(inner) = statement {
+        let _ = Visit::visit(&**inner, &mut found);
+    }
+    found.found
+}
+
+struct Constants<'a> {
+    state: &'a SessionState,
+    found: Vec<SqlError>,
+    tries: usize,
+}
+
+impl Visitor for Constants<'_> {
+    type Break = ();
+
+    fn post_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        if !is_computed_constant(expr) || self.tries > TRIES_MAX {
+            return ControlFlow::Continue(());
+        }
+        self.tries += 1;
+        let written = ExprWithAlias { expr: expr.clone(), alias: None };
+        let none = DFSchema::empty();
+        let planned = self.state.create_logical_expr_from_sql_expr(written, &none);
+        let physical = planned.and_then(|logical| crate::predicate::physical(self.state, logical, &none));
+        let one_row = RecordBatchOptions::new().with_row_count(Some(1));
+        let batch = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &one_row);
+        if let (Ok(physical), Ok(batch)) = (physical, batch)
+            && let Err(error) = physical.evaluate(&batch)
+        {
+            let end = self.found.last().map(|last| last.message.clone());
+            let message = format!("`{expr}` fails for every record: {}", run_time_message(&error));
+            // Around what fails, everything fails.
+            if end.is_none_or(|end| !message.contains(end.split('`').nth(1).unwrap_or("\0"))) {
+                self.found.push(at(expr, message));
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// True for an operation on constants only.
+fn is_computed_constant(expr: &Expr) -> bool {
+    struct NoNames;
+    impl Visitor for NoNames {
+        type Break = ();
+
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+            match expr {
+                Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::CompoundFieldAccess { .. } => ControlFlow::Break(()),
+                Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. } | Expr::Lambda(_) => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        }
+    }
+    let is_operation = matches!(
+        expr,
+        Expr::BinaryOp { .. } | Expr::UnaryOp { .. } | Expr::Function(_) | Expr::Cast { .. } | Expr::Extract { .. }
+    );
+    is_operation && Visit::visit(expr, &mut NoNames).is_continue()
+}
+
 /// The message about a function that is not there.
 fn unknown_function(sql: &str, state: &SessionState, error: &DataFusionError) -> Option<SqlError> {
     let said = root(error).message().into_owned();
@@ -68,7 +133,8 @@ fn unknown_function(sql: &str, state: &SessionState, error: &DataFusionError) ->
     let aggregates = state.aggregate_functions().keys().chain(state.window_functions().keys());
     let known: Vec<&str> = scalars.chain(aggregates).map(String::as_str).collect();
     let nearest = did_you_mean(&name, known);
-    Some(SqlError::at(sql, &name, format!("there is no function `{name}`{nearest}; `millstream functions` lists them")))
+    let list = if nearest.is_empty() { ": `millstream functions` lists them" } else { "" };
+    Some(SqlError::at(sql, &name, format!("there is no function `{name}`{list}{nearest}")))
 }
 
 /// True where another message is the better one: names have their own.
@@ -261,13 +327,17 @@ impl Search<'_> {
             .iter()
             .filter_map(|arg| Some(format!("`{arg}` is {}", kind_of(&*self.field(scope, arg)?))))
             .collect();
+        let json = if kinds.iter().any(|kind| kind.ends_with("is json")) { JSON_HINT } else { "" };
         match kinds.as_slice() {
             [] => format!("{name} can't be called like this"),
-            [one] => format!("{one}, which {name} does not take"),
-            several => format!("{name} does not take these arguments: {}", several.join(", ")),
+            [one] => format!("{one}, which {name} does not take{json}"),
+            several => format!("{name} does not take these arguments: {}{json}", several.join(", ")),
         }
     }
 }
+
+/// What to do with json.
+const JSON_HINT: &str = "; take text with ->>, or a value with json_get_int, json_get_float or json_get_bool";
 
 /// An error where `expr` begins.
 fn at(expr: &Expr, message: String) -> SqlError {
@@ -333,7 +403,9 @@ fn about_operands(left: &Expr, op: &BinaryOperator, right: &Expr, (l, r): (&Fiel
             format!("`{}` is {}: {op} takes true or false", wrong.0, wrong.1)
         }
         B::Plus | B::Minus | B::Multiply | B::Divide | B::Modulo => {
-            let hint = if is_moment(l) || is_moment(r) {
+            let hint = if lk == "json" || rk == "json" {
+                JSON_HINT
+            } else if is_moment(l) || is_moment(r) {
                 "; a moment is moved by a span of time: INTERVAL '1 day'"
             } else if *op == B::Plus && (is_string(l) || is_string(r)) {
                 "; texts are joined with ||, and read as numbers with CAST(… AS int)"

@@ -10,6 +10,7 @@
 //! SQL is PostgreSQL's as DataFusion speaks it, with the JSON operators `->`, `->>` and `?`, and `* EXCLUDE (…)`. Names
 //! of columns and streams are case-sensitive, as they stand in the pipeline file; keywords and functions are not.
 
+mod catalog;
 mod checked;
 mod culprit;
 mod dialect;
@@ -29,6 +30,7 @@ mod syntax;
 mod types;
 mod words;
 
+pub use catalog::{Function, FunctionKind, functions};
 pub use error::SqlError;
 pub use plan::SqlTransform;
 pub use predicate::Predicate;

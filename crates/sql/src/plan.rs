@@ -36,6 +36,7 @@ struct Inner {
     schema: SchemaRef,
     lineage: BTreeMap<String, Vec<Option<usize>>>,
     lowered: Arc<Lowered>,
+    warnings: Vec<SqlError>,
 }
 
 impl fmt::Debug for SqlTransform {
@@ -73,7 +74,9 @@ impl SqlTransform {
         let lineage = names.iter().map(|name| (name.clone(), input_columns(&output.plan, name, columns))).collect();
         let physical = at_once(state.create_physical_plan(&output.plan)).map_err(explain)?;
         let lowered = Lowered::new(&physical, &names, inputs, output.schema.clone(), state.task_ctx())?;
-        Ok(Self(Arc::new(Inner { inputs: names, schema: output.schema, lineage, lowered: Arc::new(lowered) })))
+        let warnings = culprit::always_failing(&asked, &state);
+        let (schema, lowered) = (output.schema, Arc::new(lowered));
+        Ok(Self(Arc::new(Inner { inputs: names, schema, lineage, lowered, warnings })))
     }
 
     /// The names that `sql` reads (sources, transforms, change streams), sorted, without those of its own CTEs. Quoted
@@ -88,6 +91,11 @@ impl SqlTransform {
     /// The names it reads, sorted.
     pub fn inputs(&self) -> &[String] {
         &self.0.inputs
+    }
+
+    /// Parts of it that fail whatever the record is: `1/0` say. A record that does not reach them passes.
+    pub fn warnings(&self) -> &[SqlError] {
+        &self.0.warnings
     }
 
     /// The exact columns of every batch it yields; stored types only.

@@ -29,6 +29,7 @@ use crate::{functions, syntax};
 pub struct Predicate {
     text: Arc<str>,
     expr: Arc<dyn PhysicalExpr>,
+    warnings: Arc<[SqlError]>,
 }
 
 impl fmt::Debug for Predicate {
@@ -41,7 +42,7 @@ impl fmt::Debug for Predicate {
 const THIS: &str = "this";
 
 /// Types settled, arithmetic checked, constants folded, and what can fail computed only where it is reached.
-fn physical(state: &SessionState, expr: Expr, columns: &DFSchema) -> DataFusionResult<Arc<dyn PhysicalExpr>> {
+pub(crate) fn physical(state: &SessionState, expr: Expr, columns: &DFSchema) -> DataFusionResult<Arc<dyn PhysicalExpr>> {
     let context = SimplifyContext::builder()
         .with_schema(Arc::new(columns.clone()))
         .with_config_options(Arc::clone(state.config_options()))
@@ -79,12 +80,20 @@ impl Predicate {
         functions::refuse_unrepeatable_expr(expr, &logical)?;
         let physical = physical(&state, logical, &columns).map_err(explain)?;
         match physical.data_type(schema).map_err(explain)? {
-            DataType::Boolean => Ok(Self { text: expr.into(), expr: physical }),
+            DataType::Boolean => {
+                let warnings = culprit::always_failing(&asked, &state).into();
+                Ok(Self { text: expr.into(), expr: physical, warnings })
+            }
             other => {
                 let kind = with_article(&other);
                 Err(SqlError::new(format!("`{expr}` is {kind}: a condition must be true or false")))
             }
         }
+    }
+
+    /// Parts of it that fail whatever the row is: `1/0` say.
+    pub fn warnings(&self) -> &[SqlError] {
+        &self.warnings
     }
 
     /// True for the rows that meet the condition; where it is null, false. As long as the batch, without nulls.

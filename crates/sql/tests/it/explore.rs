@@ -49,3 +49,10 @@ async fn messages() {
         }
     }
 }
+#[test]
+#[ignore]
+fn dump_functions() {
+    for f in millstream_sql::functions() {
+        println!("{:?} | {} | {:?} | {} | {}", f.kind, f.name, f.aliases, f.signature, f.description);
+    }
+}

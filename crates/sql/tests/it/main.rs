@@ -3,6 +3,7 @@
 // A test that can't go on says where: that is what `unwrap` does.
 #![allow(clippy::unwrap_used)]
 
+mod catalog;
 mod explore;
 mod queries;
 mod safety;

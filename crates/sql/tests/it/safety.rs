@@ -129,6 +129,11 @@ async fn constants_beyond_what_an_integer_holds_fail() {
         let error = query(&format!("SELECT {expr} AS x")).await.unwrap_err();
         assert!(error.contains("out of range") || error.contains("division by zero"), "{expr}: {error}");
         assert!(query(&format!("SELECT * FROM (VALUES ({expr})) AS v(x)")).await.is_err(), "{expr}");
+        let inputs = BTreeMap::from([("t".to_owned(), schema())]);
+        let transform = SqlTransform::plan(&format!("SELECT id, n + 1 AS m, {expr} AS x FROM t"), &inputs).unwrap();
+        let warnings: Vec<String> = transform.warnings().iter().map(ToString::to_string).collect();
+        assert_eq!(warnings.len(), 1, "{expr}: {warnings:?}");
+        assert!(warnings[0].contains("fails for every record"), "{expr}: {warnings:?}");
         // Nobody asks for it.
         assert_eq!(step(&format!("SELECT id, {expr} AS x FROM t WHERE id = 'none'")), (vec![], vec![]), "{expr}");
         assert_eq!(query(&format!("SELECT {expr} AS x FROM t WHERE id = 'none'")).await, Ok(vec![]), "{expr}");
