@@ -8,14 +8,18 @@
 
 mod api;
 mod bad_input;
+mod begin;
 mod commands;
 mod crash;
 mod data_dir;
 mod endpoints;
 mod examples;
+mod failures;
 mod golden;
+mod guide;
 mod model_commands;
 mod models;
 mod reload;
 mod serve;
 mod support;
+mod waiting;

@@ -82,6 +82,8 @@ pub enum FailureKind {
     Timeout,
     /// A model or an endpoint refused or failed on this record.
     Model,
+    /// A model or an endpoint was away for longer than was to be waited for.
+    Unavailable,
     /// A sink's system refused this record.
     Rejected,
 }
@@ -99,6 +101,7 @@ impl FailureKind {
             Self::Expression => "expression",
             Self::Timeout => "timeout",
             Self::Model => "model",
+            Self::Unavailable => "unavailable",
             Self::Rejected => "rejected",
         }
     }

@@ -8,8 +8,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// What the caller should do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// It may work later without a change: a time-out, a refused connection, an answer that says "try again".
+    /// It may work later without a change: a time-out, a broken connection, an answer that says "try again".
     Retry,
+    /// The other side is away or busy, whatever it is asked: nobody listens, or it said "not now". Wait, then try again.
+    Unavailable,
     /// This input can never work; put it aside and go on.
     Input,
     /// The pipeline file or the command line is wrong; a person must change it.
@@ -42,6 +44,11 @@ impl Error {
     /// Shorthand for [`ErrorKind::Retry`].
     pub fn retry(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Retry, message)
+    }
+
+    /// Shorthand for [`ErrorKind::Unavailable`].
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unavailable, message)
     }
 
     /// Shorthand for [`ErrorKind::Input`].
@@ -95,7 +102,7 @@ impl Error {
 
     /// True where the same call may work later.
     pub fn is_retry(&self) -> bool {
-        self.kind() == ErrorKind::Retry
+        matches!(self.kind(), ErrorKind::Retry | ErrorKind::Unavailable)
     }
 }
 

@@ -38,7 +38,7 @@ impl From<Error> for ApiError {
     fn from(e: Error) -> Self {
         let status = match e.kind() {
             ErrorKind::Input | ErrorKind::Config => StatusCode::BAD_REQUEST,
-            ErrorKind::Retry => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorKind::Retry | ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             ErrorKind::Environment => StatusCode::INSUFFICIENT_STORAGE,
             ErrorKind::Corruption | ErrorKind::Bug => StatusCode::INTERNAL_SERVER_ERROR,
         };

@@ -13,7 +13,7 @@ use millstream_models::{ColumnKind, FallbackConfig, ModelConfig, ModelInfo};
 use millstream_sql::{Predicate, SqlTransform};
 
 use crate::config::diagnostics::Diagnostic;
-pub use crate::config::raw::Metadata;
+pub use crate::config::raw::{Metadata, RawStart as Start};
 
 /// A checked pipeline.
 #[derive(Debug, Clone)]
@@ -137,6 +137,8 @@ pub struct PredictSpec {
     pub max_in_flight: usize,
     /// What a call that failed, but may work later, gets.
     pub retry: RetrySpec,
+    /// How long a record waits for a model that is away before it counts as failed; none: for ever.
+    pub give_up_after: Option<Duration>,
     /// With [`OnError::Default`]: what is written instead; `None` is null.
     pub default: Option<serde_json::Value>,
 }
@@ -175,6 +177,8 @@ pub struct TableSpec {
     pub name: Arc<str>,
     /// The sources and transforms that it takes rows from.
     pub from: Vec<Arc<str>>,
+    /// Where it begins when it is new.
+    pub start: Start,
     /// The columns that tell rows apart; at least one.
     pub key: Vec<usize>,
     /// Its columns.
@@ -194,6 +198,8 @@ pub struct SinkSpec {
     pub name: Arc<str>,
     /// The streams it reads: those of sources and transforms, and `TABLE.changes`.
     pub from: Vec<Arc<str>>,
+    /// Where it begins when it is new.
+    pub start: Start,
     /// The columns of all of them.
     pub schema: SchemaRef,
     /// What it connects to. Paths are already relative to the working directory.

@@ -115,6 +115,9 @@ pub struct RawSinkEntry {
     /// What it takes: a source, a transform, or a table's change stream (`news.changes`); or a list of such with the
     /// same columns.
     pub from: OneOrMany,
+    /// Where it begins when it is new and its stream holds older records: `earliest` or `latest`. Default: `latest`.
+    #[serde(default)]
+    pub start: RawStart,
     /// What happens to a record that the other side refuses. Default: `dead_letter`.
     #[serde(default)]
     pub on_error: RawOnError,
@@ -146,7 +149,7 @@ pub struct RawPredict {
     /// The name of the new column.
     #[schemars(length(min = 1, max = 64))]
     pub output: String,
-    /// How long one call may take. Default: `2s`.
+    /// How long the model may take for one call, not counting the time that it waits for its turn. Default: `2s`.
     pub timeout: Option<HumanDuration>,
     /// How many records may wait for their prediction at once, in each partition. Default: `64`.
     #[schemars(range(min = 1, max = 65536))]
@@ -154,6 +157,9 @@ pub struct RawPredict {
     /// What a call that failed, but may work later, gets.
     #[serde(default)]
     pub retry: RawRetry,
+    /// How long records wait while the model as a whole is away or busy, before `on_error` applies to them; `0s`: not at
+    /// all. Default: as long as it takes.
+    pub give_up_after: Option<HumanDuration>,
     /// What happens to a record that got no prediction. Default: `dead_letter`.
     #[serde(default)]
     pub on_error: RawPredictOnError,
@@ -193,6 +199,10 @@ pub struct RawRetry {
 pub struct RawTable {
     /// What it takes rows from: a source or a transform, or a list of such with the same columns.
     pub from: OneOrMany,
+    /// Where it begins when it is new and what it takes rows from holds older records: `earliest` or `latest`. Default:
+    /// `latest`.
+    #[serde(default)]
+    pub start: RawStart,
     /// The columns that tell rows apart.
     #[schemars(length(min = 1))]
     pub key: Vec<String>,
@@ -203,6 +213,17 @@ pub struct RawTable {
     /// How many partitions the table has. Default: as many as what it takes rows from.
     #[schemars(range(min = 1, max = 1024))]
     pub partitions: Option<u32>,
+}
+
+/// Where something new begins in a stream that holds older records.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RawStart {
+    /// With the oldest record that is kept.
+    Earliest,
+    /// With the next record.
+    #[default]
+    Latest,
 }
 
 /// What happens to a record that fails.

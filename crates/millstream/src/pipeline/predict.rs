@@ -1,6 +1,6 @@
 //! The `predict` step: a column of text, or several columns, in; a struct column out. The only step that suspends:
-//! bounded in flight, with time-out and retry, and order kept. It turns rows to inputs and answers to rows; between
-//! them is the [`Scorer`].
+//! bounded in flight, with time-out and retry, and order kept; while the model is away, it waits. It turns rows to inputs
+//! and answers to rows; between them is the [`Scorer`].
 
 use std::sync::Arc;
 
@@ -9,7 +9,9 @@ use arrow::compute::concat;
 use arrow::datatypes::SchemaRef;
 use millstream_core::{Failure, FailureKind, Result, RowFailure, Rows};
 use millstream_models::{ModelInfo, output_column_from};
+use tokio_util::sync::CancellationToken;
 
+use super::scorer::waiting::{Patience, Told};
 use super::scorer::{Answer, Asking, Keep, Scorer};
 use crate::config::checked::{OnError, PredictSpec};
 
@@ -37,7 +39,14 @@ impl std::fmt::Debug for PredictStep {
 
 impl PredictStep {
     /// A step whose rows come out with `schema`: the columns of the input, then the prediction.
-    pub fn new(spec: PredictSpec, schema: SchemaRef, on_error: OnError, scorer: Scorer) -> Result<Self> {
+    pub fn new(
+        spec: PredictSpec,
+        schema: SchemaRef,
+        on_error: OnError,
+        scorer: Scorer,
+        stop: CancellationToken,
+        told: Arc<dyn Told>,
+    ) -> Result<Self> {
         let output = schema.fields().len() - 1;
         let default = match (on_error, &spec.default) {
             (OnError::Default, Some(value)) => Some(default_value(value, &schema, output)?),
@@ -50,6 +59,7 @@ impl PredictStep {
             call_inputs: CALL_RECORDS,
             calls: spec.max_in_flight.div_ceil(CALL_RECORDS),
             keep: Keep::First,
+            patience: Some(Patience { give_up_after: spec.give_up_after, stop, told }),
         };
         Ok(Self { spec: Arc::new(spec), schema, scorer, asking, default })
     }
@@ -63,7 +73,7 @@ impl PredictStep {
     /// Scores every row. Failures name rows of `rows.batch`; where a default is set, there are none.
     ///
     /// # Errors
-    /// The cache can't be read or written.
+    /// The cache can't be read or written; the pipeline stops while the model is away (`STOPPED`).
     pub async fn run(&self, rows: &Rows) -> Result<(Rows, Vec<RowFailure>)> {
         let inputs = inputs::read(&self.spec.input, &rows.batch)?;
         let is_null: Vec<bool> = inputs.iter().map(Option::is_none).collect();

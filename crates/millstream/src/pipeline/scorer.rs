@@ -7,9 +7,11 @@
 //! ```
 //!
 //! Retry lives here and nowhere below: only whoever asks knows how long an input may still wait ([`Asking`]), and a
-//! model's `fallback` is asked when the attempts are used up.
+//! model's `fallback` is asked when the attempts are used up. Where there is none, records wait and requests do not
+//! ([`waiting`]).
 
 mod calls;
+pub mod waiting;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -19,10 +21,12 @@ use std::time::Duration;
 use futures::{StreamExt, stream};
 use millstream_core::{ErrorKind, Failure, FailureKind, Result};
 use millstream_models::{Fallback, Input, ModelHandle, ModelInfo, Scored};
+use parking_lot::Mutex;
 
 use super::model_cache::ModelCache;
 use super::shadow::{self, Shadow};
 use crate::config::checked::RetrySpec;
+use waiting::Patience;
 
 /// Bytes of what one call asks.
 const CALL_BYTES: usize = 4 << 20;
@@ -37,6 +41,8 @@ pub struct Scorer {
     cache: Option<Arc<ModelCache>>,
     /// Scores the same inputs on the side.
     shadow: Option<Arc<Shadow>>,
+    /// Something that the model has answered.
+    harmless: Arc<Mutex<Option<Input>>>,
 }
 
 /// How whoever asks wants to be answered.
@@ -52,6 +58,19 @@ pub struct Asking {
     pub calls: usize,
     /// When the cache gets what the model says.
     pub keep: Keep,
+    /// Whether it waits for a model that is away, without a fallback that answers; none: it is told so at once.
+    pub patience: Option<Patience>,
+}
+
+impl Asking {
+    /// Waits; true where the pipeline stops meanwhile.
+    async fn stopped_within(&self, pause: Duration) -> bool {
+        let Some(patience) = &self.patience else {
+            tokio::time::sleep(pause).await;
+            return false;
+        };
+        tokio::time::timeout(pause, patience.stop.cancelled()).await.is_ok()
+    }
 }
 
 /// When the cache gets what the model says.
@@ -78,7 +97,7 @@ pub struct Unanswered {
 impl Scorer {
     /// A model that nothing stands beside.
     pub fn alone(model: ModelHandle) -> Self {
-        Self { model, fallback: None, cache: None, shadow: None }
+        Self { model, fallback: None, cache: None, shadow: None, harmless: Arc::default() }
     }
 
     /// The same with a fallback.
@@ -127,7 +146,7 @@ impl Scorer {
     /// One answer per input, in order.
     ///
     /// # Errors
-    /// With [`Keep::First`]: the cache can't be read or written.
+    /// With [`Keep::First`]: the cache can't be read or written. With [`Patience`]: [`waiting::STOPPED`].
     pub async fn score(&self, inputs: &[Input], asking: &Asking) -> Result<Vec<Answer>> {
         let mut answers: Vec<Option<Answer>> = vec![None; inputs.len()];
         let mut to_ask: Vec<usize> = (0..inputs.len()).collect();
@@ -186,8 +205,8 @@ impl Scorer {
 
     /// One call, and what the model says for the cache, if there is one.
     async fn ask(&self, inputs: Vec<Input>, asking: &Asking) -> Result<Vec<Answer>> {
-        let Some(cache) = &self.cache else { return Ok(self.call(inputs, 1, asking).await) };
-        let answers = self.call(inputs.clone(), 1, asking).await;
+        let Some(cache) = &self.cache else { return self.call(inputs, false, asking).await };
+        let answers = self.call(inputs.clone(), false, asking).await?;
         let name = self.model.info().name.clone();
         let keys: Vec<Cow<'_, str>> = inputs.iter().map(Input::key).collect();
         let said = keys.iter().zip(&answers).filter_map(|(key, answer)| match answer {

@@ -21,7 +21,7 @@ type Answer = Result<Prediction, Failure>;
 pub(super) fn read(mapping: &Mapping, output: &Tensor, rows: usize, lengths: &[usize]) -> Result<Vec<Answer>, String> {
     let name = &mapping.answer.name;
     let shape = &output.shape;
-    let wrong = || format!("the output `{name}` came with the shape {shape:?} for {rows} rows");
+    let wrong = || format!("the output `{name}` came with a shape that does not fit the rows");
     let count: usize = shape.iter().product();
     // An output without a dimension for the batch is fine for a single row.
     let batch = if shape.is_empty() { 1 } else { shape[0] };
@@ -47,7 +47,7 @@ pub(super) fn read(mapping: &Mapping, output: &Tensor, rows: usize, lengths: &[u
             let mut vector = pooled(pooling, row(i), shape, lengths.get(i).copied().unwrap_or(1))
                 .ok_or_else(|| Failure::new(FailureKind::Model, wrong()))?;
             if let Some(place) = vector.iter().position(|number| !number.is_finite()) {
-                return Err(not_finite(name, &format!("number {}", place + 1), vector[place]));
+                return Err(not_finite(name, "a number", vector[place]));
             }
             if normalize {
                 let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
@@ -74,7 +74,10 @@ fn value(name: &str, row: &[f32]) -> Answer {
     match row {
         [value] if value.is_finite() => Ok(Prediction::Value(*value)),
         [value] => Err(not_finite(name, "the value", *value)),
-        _ => Err(Failure::new(FailureKind::Model, format!("the output `{name}` gave {} numbers for a row", row.len()))),
+        _ => Err(Failure::new(
+            FailureKind::Model,
+            format!("the output `{name}` gave several numbers for a row, or none"),
+        )),
     }
 }
 
@@ -94,12 +97,12 @@ fn scores(mapping: &Mapping, activation: OnnxActivation, row: &[f32]) -> Answer 
         _ => row.to_vec(),
     };
     if scores.len() != labels.len() {
-        return fail(format!("the output `{name}` gave {} scores for {} labels", scores.len(), labels.len()));
+        return fail(format!("the output `{name}` gave another number of scores than there are labels"));
     }
     if activation == OnnxActivation::Softmax {
         let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         if !largest.is_finite() {
-            return fail(format!("the output `{name}` gave the logits {scores:?}"));
+            return fail(format!("the output `{name}` gave logits that are not finite"));
         }
         scores.iter_mut().for_each(|score| *score = (*score - largest).exp());
         let sum: f32 = scores.iter().sum();
@@ -109,7 +112,7 @@ fn scores(mapping: &Mapping, activation: OnnxActivation, row: &[f32]) -> Answer 
     let are_probabilities = scores.iter().all(|score| (-SUM_TOLERANCE..=1.0 + SUM_TOLERANCE).contains(score));
     if !are_probabilities || (sum - 1.0).abs() > SUM_TOLERANCE {
         return fail(format!(
-            "the output `{name}` gave {scores:?}, which are no probabilities: if they are logits, set the model's `activation`"
+            "the output `{name}` gave scores that are no probabilities: if they are logits, set the model's `activation`"
         ));
     }
     scores.iter_mut().for_each(|score| *score = score.clamp(0.0, 1.0));

@@ -68,6 +68,7 @@ impl Queue {
             return Next::Wait;
         }
         give_back_places(&mut items);
+        items.iter().for_each(|item| item.call.begin());
         let texts = items.iter().map(|item| item.text.clone()).collect();
         let number = state.next_batch;
         state.next_batch += 1;
@@ -95,7 +96,11 @@ fn standing(item: &Item, slow: &[&UnderWay]) -> Standing {
         // Equal lengths first: most texts differ in it.
         if batch.items.iter().any(|i| i.text.len() == item.text.len() && i.text == item.text) {
             // The only text of a batch that hangs is what it hangs on: a second thread would hang too.
-            standing = if batch.items.len() == 1 { return Standing::Held } else { Standing::Alone };
+            if batch.items.len() == 1 {
+                item.call.hold();
+                return Standing::Held;
+            }
+            standing = Standing::Alone;
         }
     }
     standing
@@ -117,7 +122,7 @@ impl Batch {
         let Some(UnderWay { items, started }) = self.end() else { return false };
         let answers = match answers {
             Ok(answers) if answers.len() != items.len() => {
-                let message = format!("the model gave {} answers to {} texts", answers.len(), items.len());
+                let message = "the model gave another number of answers than it got texts";
                 Ok(vec![Err(Failure::new(FailureKind::Model, message)); items.len()])
             }
             other => other,

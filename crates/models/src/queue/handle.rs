@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use millstream_core::{Error, Failure, Result};
 use parking_lot::RwLock;
+use tokio::sync::oneshot;
 
 use super::call::{Call, CallAnswer};
 use super::{BATCH_BYTES_MAX, ModelStats, Queue, Refused, watchdog, worker};
@@ -97,23 +98,56 @@ impl ModelHandle {
     /// # Errors
     /// As [`ModelHandle::predict`].
     pub async fn predict_scored<T: Into<Input>>(&self, inputs: Vec<T>) -> Result<Vec<Result<Scored, Failure>>> {
+        let inputs: Vec<Input> = inputs.into_iter().map(Into::into).collect();
+        let (call, reply) = Call::new(inputs.len(), false);
+        self.ask(&call, reply, inputs).await
+    }
+
+    /// The same, unless the model keeps inputs for `limit` without a sign of life: then none. Time that they spend in the
+    /// queue does not count. `alone`: each gets a batch of its own, so that it can't suffer for another.
+    ///
+    /// # Errors
+    /// As [`ModelHandle::predict`].
+    pub async fn predict_within(
+        &self,
+        inputs: Vec<Input>,
+        limit: Duration,
+        alone: bool,
+    ) -> Result<Option<Vec<Result<Scored, Failure>>>> {
+        let (call, reply) = Call::new(inputs.len(), alone);
+        tokio::select! {
+            biased;
+            answers = self.ask(&call, reply, inputs) => answers.map(Some),
+            () = call.overdue(limit) => Ok(None),
+        }
+    }
+
+    /// How long the endpoint behind it is still to be left alone; zero for any other model.
+    pub fn wait(&self) -> Duration {
+        self.queue().stats.wait()
+    }
+
+    async fn ask(
+        &self,
+        call: &Arc<Call>,
+        reply: oneshot::Receiver<Result<Vec<CallAnswer>>>,
+        inputs: Vec<Input>,
+    ) -> Result<Vec<CallAnswer>> {
         if inputs.is_empty() {
             return Ok(Vec::new());
         }
-        let inputs: Vec<Input> = inputs.into_iter().map(Into::into).collect();
         let info = self.info();
         if inputs.iter().any(|input| !input.is_for(&info.reads)) {
             let (name, reads) = (&info.name, info.reads.as_str());
             return Err(Error::bug(format!("model `{name}` reads {reads}, and got something else")));
         }
-        let (call, reply) = Call::new(inputs.len());
-        let mut guard = CallGuard { handle: self, call: &call, answered: false };
+        let mut guard = CallGuard { handle: self, call, answered: false };
         let mut first = 0;
         let mut inputs = inputs.into_iter().peekable();
         while inputs.peek().is_some() && !call.is_over() {
             let chunk = next_chunk(&mut inputs, self.queue().batch.max);
             let texts = chunk.len();
-            self.enqueue(&call, first, chunk).await?;
+            self.enqueue(call, first, chunk).await?;
             first += texts;
         }
         let answers: Result<Vec<CallAnswer>> = reply.await.map_err(|_| closed(&self.info()))?;

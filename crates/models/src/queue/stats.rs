@@ -93,6 +93,11 @@ impl Recorder {
         let _ = self.gate.set(gate);
     }
 
+    /// How long the endpoint is still to be left alone.
+    pub(super) fn wait(&self) -> Duration {
+        self.gate.get().map_or(Duration::ZERO, |gate| gate.wait())
+    }
+
     pub(super) fn batch(&self, texts: usize, failed: usize, took: Duration) {
         let shared = self.recorded.lock().clone();
         let mut recorded = shared.lock();

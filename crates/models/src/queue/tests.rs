@@ -213,7 +213,7 @@ async fn a_model_that_is_down_fails_the_call_with_its_kind_and_message() {
 async fn a_wrong_number_of_answers_is_a_failure_of_each_text() {
     let (handle, _) = open(8, 1);
     for answer in handle.predict(vec!["1", "short"]).await.unwrap() {
-        assert!(answer.unwrap_err().message.contains("0 answers to 2 texts"));
+        assert!(answer.unwrap_err().message.contains("another number of answers"));
     }
 }
 

@@ -53,6 +53,7 @@ fn give_up(queue: &Queue, state: &mut State, batch: UnderWay, limit: Duration) {
         // One of them is to blame: each gets another try, alone.
         batch.items.into_iter().for_each(|mut item| {
             item.alone = true;
+            item.call.put_back();
             state.waiting.push(item);
         });
         return;
@@ -75,7 +76,7 @@ fn replace(queue: &Arc<Queue>) {
         return;
     }
     if given_up > GIVEN_UP_MAX {
-        return queue.break_down(format!("{given_up} of its threads hang"));
+        return queue.break_down("too many of its threads hang".into());
     }
     let fresh = match &queue.factory {
         None => Err(Error::bug("its kind of model can't be started again")),

@@ -11,6 +11,7 @@ use super::batch::{Batch, Next};
 use super::{Answer, ModelHandle, Queue, State};
 use crate::remote::Remote;
 use crate::remote::gate::{Gate, Turn};
+use crate::remote::protocol::quoted;
 use crate::{BatchConfig, Input, Model, ModelInfo, Reads};
 
 /// Runs `model` on a thread of its own, until the queue is closed or the thread was given up.
@@ -99,7 +100,7 @@ fn ask(model: &mut dyn Model, inputs: &[Input]) -> Result<Vec<Answer>> {
 
 fn failure_of(panic: &(dyn std::any::Any + Send)) -> Failure {
     let message = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    Failure::new(FailureKind::Model, format!("the model panicked: {}", message.unwrap_or("no message")))
+    Failure::new(FailureKind::Model, format!("the model panicked: {}", quoted(message.unwrap_or("no message"))))
 }
 
 /// Puts a queue in front of an endpoint; at most `concurrency` batches are under way at once.

@@ -95,10 +95,7 @@ pub(crate) struct Leave<'a> {
 /// Why there is no leave.
 #[derive(Debug)]
 pub(crate) struct Refused {
-    pub(crate) failures: u32,
     pub(crate) last_failure: String,
-    /// Until a request may try again; zero while one does.
-    pub(crate) wait: Duration,
 }
 
 impl Breaker {
@@ -119,7 +116,7 @@ impl Breaker {
             state.now = Now::HalfOpen;
             return Ok(Leave { breaker: self, is_probe: true, is_reported: false });
         }
-        Err(Refused { failures: state.failures, last_failure: state.last_failure.clone(), wait })
+        Err(Refused { last_failure: state.last_failure.clone() })
     }
 
     /// True where a request would be refused now.
@@ -128,6 +125,14 @@ impl Breaker {
             Now::Closed => false,
             Now::Open { until } => until > Instant::now(),
             Now::HalfOpen => true,
+        }
+    }
+
+    /// Until a request may try again; zero where one may now, or does.
+    pub(crate) fn wait(&self) -> Duration {
+        match self.state.lock().now {
+            Now::Open { until } => until.saturating_duration_since(Instant::now()),
+            Now::Closed | Now::HalfOpen => Duration::ZERO,
         }
     }
 
@@ -202,8 +207,8 @@ mod tests {
         fail(&breaker);
         assert_eq!(breaker.state(), (BreakerState::Open, 1));
         let refused = breaker.ask().err().unwrap();
-        assert_eq!((refused.failures, refused.last_failure.as_str()), (3, "no route"));
-        assert_eq!(refused.wait, Duration::from_secs(10));
+        assert_eq!(refused.last_failure, "no route");
+        assert_eq!(breaker.wait(), Duration::from_secs(10));
 
         tokio::time::advance(Duration::from_secs(10)).await;
         let probe = breaker.ask().ok().unwrap();

@@ -3,12 +3,15 @@
 //! | answer | meaning |
 //! |---|---|
 //! | 2xx | the predictions |
-//! | 408, 425, 429, 5xx, no connection, time-out | `Retry` for the batch; `Retry-After` is obeyed |
+//! | no connection, 429, anything with `Retry-After`, expired credentials | `Unavailable`: nothing in the batch is to blame; `Retry-After` is obeyed |
+//! | 408, 425, 5xx, time-out, broken connection; 2xx that is no answer of the protocol | `Retry` for the batch |
 //! | 400, 413, 422, 424, a Lambda function's error | an input is refused: the batch is halved until the refused inputs stand alone |
-//! | any other | every input of the batch fails: a redirect, a missing right, a wrong address |
+//! | any other | `Retry` for the batch: a redirect, a missing right, a wrong address, until a person has mended it |
 //!
 //! A request is never sent twice from here. Trying again is left to the `predict` step, the one place that knows how
-//! long the record may still wait, and that counts the attempts for the dead letter.
+//! long the record may still wait.
+//!
+//! Messages are compared and counted: what an endpoint says is quoted without its numbers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +24,7 @@ use url::Url;
 
 use super::breaker::{Fate, Refused};
 use super::gate::{Gate, Turn};
-use super::protocol::shortened;
+use super::protocol::{quoted, said, shortened};
 use super::signer::Signer;
 use super::status::{Verdict, of_aws, of_http};
 use super::{Endpoint, Place, aws, retry_after};
@@ -51,8 +54,6 @@ enum Outcome {
     Answers(Vec<Result<Prediction, Failure>>),
     /// At least one of the inputs is refused.
     Refused(Failure),
-    /// All of them fail, and asking for fewer would not help.
-    Failed(Failure),
 }
 
 /// A request that may work later.
@@ -118,9 +119,7 @@ impl Remote {
                     let (first, second) = part.split_at(part.len() / 2);
                     to_ask.extend([second, first]);
                 }
-                Outcome::Refused(failure) | Outcome::Failed(failure) => {
-                    answers.extend(part.iter().map(|_| Err(failure.clone())));
-                }
+                Outcome::Refused(failure) => answers.push(Err(failure)),
             }
         }
         Ok(answers)
@@ -166,17 +165,18 @@ impl Remote {
         }
         if response.headers().contains_key("x-amz-function-error") && self.signer.is_some() {
             let body = self.beginning(response).await;
-            let message = format!("the function at {} failed: {}", self.shown, shortened(body.trim()));
+            let message = format!("the function at {} failed: {}", self.shown, quoted(&said(&body)));
             return Ok(Outcome::Refused(Failure::new(FailureKind::Model, message)));
         }
         let Some(body) = self.body(response, ANSWER_BYTES_MAX).await? else {
             let message = format!("{} answered with more than {} MiB", self.shown, ANSWER_BYTES_MAX >> 20);
-            return Ok(Outcome::Failed(Failure::new(FailureKind::Model, message)));
+            return Err(Later { error: Error::retry(message), fate: Fate::Answered });
         };
-        Ok(match self.endpoint.codec.decode(&self.info, texts, &body) {
-            Ok(answers) => Outcome::Answers(answers),
-            Err(failure) => Outcome::Failed(failure),
-        })
+        match self.endpoint.codec.decode(&self.info, texts, &body) {
+            Ok(answers) => Ok(Outcome::Answers(answers)),
+            // A page that says "maintenance", say; or a text that the endpoint stumbles over.
+            Err(failure) => Err(Later { error: Error::retry(failure.message), fate: Fate::Answered }),
+        }
     }
 
     async fn refusal(&self, status: StatusCode, response: Response) -> Result<Outcome, Later> {
@@ -193,38 +193,37 @@ impl Remote {
             message = format!("{message} ({})", shortened(&name));
         }
         if !body.trim().is_empty() {
-            message = format!("{message}: {}", shortened(body.trim()));
+            message = format!("{message}: {}", quoted(&said(&body)));
         }
         if status.is_redirection() {
             message.push_str(" (redirects are not followed: write the final address)");
         }
         match verdict {
             Verdict::Throttled | Verdict::Sick => {
-                if let Some((wait, written)) = wait {
+                if let Some(wait) = wait {
                     self.gate.pause(wait);
-                    message = format!("{message} (Retry-After: {written})");
                 }
-                let fate = if verdict == Verdict::Sick { Fate::Failed } else { Fate::Throttled };
-                if fate == Fate::Throttled {
-                    self.gate.count_throttled();
+                if verdict == Verdict::Sick {
+                    return Err(Later { error: Error::retry(message), fate: Fate::Failed });
                 }
-                Err(Later { error: Error::retry(message), fate })
+                self.gate.count_throttled();
+                Err(Later { error: Error::unavailable(message), fate: Fate::Throttled })
             }
             Verdict::Expired => {
                 if let Some(signer) = &self.signer {
                     signer.renew();
                 }
-                Err(Later { error: Error::retry(message), fate: Fate::Throttled })
+                Err(Later { error: Error::unavailable(message), fate: Fate::Throttled })
             }
             Verdict::Refused => Ok(Outcome::Refused(Failure::new(FailureKind::Model, message))),
-            Verdict::Failed => Ok(Outcome::Failed(Failure::new(FailureKind::Model, message))),
+            // It lives, so its breaker stays closed.
+            Verdict::Failed => Err(Later { error: Error::retry(message), fate: Fate::Answered }),
         }
     }
 
-    /// How long the endpoint wants to be left alone, and how it said so.
-    fn wait(&self, headers: &HeaderMap) -> Option<(Duration, String)> {
-        let written = headers.get(RETRY_AFTER)?.to_str().ok()?;
-        Some((retry_after::parse(written, self.clock.now_us())?, shortened(written)))
+    /// How long the endpoint wants to be left alone.
+    fn wait(&self, headers: &HeaderMap) -> Option<Duration> {
+        retry_after::parse(headers.get(RETRY_AFTER)?.to_str().ok()?, self.clock.now_us())
     }
 
     /// The whole body; none where it is longer than `bytes_max`.
@@ -252,25 +251,22 @@ impl Remote {
     }
 
     fn unreachable(&self, e: reqwest::Error) -> Later {
-        let message = if e.is_timeout() {
-            format!("{} gave no answer within {:?}", self.shown, self.endpoint.timeout)
-        } else if e.is_connect() {
-            format!("can't connect to {}", self.shown)
+        // Not being let in within the time is a matter of the endpoint; taking too long for an answer may be one of the text.
+        let error = if e.is_connect() {
+            Error::unavailable(format!("can't connect to {}", self.shown))
+        } else if e.is_timeout() {
+            Error::retry(format!("{} gave no answer within {:?}", self.shown, self.endpoint.timeout))
         } else {
-            format!("the connection to {} broke", self.shown)
+            Error::retry(format!("the connection to {} broke", self.shown))
         };
         // The URL may hold a token.
-        Later { error: Error::retry(message).caused_by(e.without_url()), fate: Fate::Failed }
+        Later { error: error.caused_by(e.without_url()), fate: Fate::Failed }
     }
 
     fn is_open(&self, refused: &Refused) -> Error {
-        let next = match refused.wait {
-            Duration::ZERO => "one request tries now".to_owned(),
-            wait => format!("the next one may go in {:.1}s", wait.as_secs_f64()),
-        };
-        Error::retry(format!(
-            "no request is sent to {}: {} failed in a row ({next}); the last: {}",
-            self.shown, refused.failures, refused.last_failure
+        Error::unavailable(format!(
+            "no request is sent to {} for a while, since too many failed; the last: {}",
+            self.shown, refused.last_failure
         ))
     }
 }

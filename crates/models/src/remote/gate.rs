@@ -83,6 +83,13 @@ impl Gate {
         }
     }
 
+    /// How long it is still to be left alone: by its own word, or by the breaker.
+    pub(crate) fn wait(&self) -> Duration {
+        let not_before = *self.not_before.lock();
+        let quiet = not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+        quiet.max(self.breaker.wait())
+    }
+
     /// The endpoint said "not now".
     pub(crate) fn count_throttled(&self) {
         self.throttled.fetch_add(1, Ordering::Relaxed);

@@ -68,7 +68,7 @@ impl Refusal {
     /// The model as a whole gave no answer.
     pub fn model_error(kind: ErrorKind, message: impl Into<String>) -> Self {
         let reason = match kind {
-            ErrorKind::Retry => Reason::Unavailable,
+            ErrorKind::Retry | ErrorKind::Unavailable => Reason::Unavailable,
             ErrorKind::Input => Reason::Text,
             _ => Reason::Model,
         };

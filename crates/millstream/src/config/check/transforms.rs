@@ -200,6 +200,7 @@ impl<'a> Checker<'a> {
             timeout: raw.timeout.map_or(std::time::Duration::from_secs(2), |t| t.0),
             max_in_flight: raw.max_in_flight.unwrap_or(64),
             retry: retry(raw),
+            give_up_after: raw.give_up_after.map(|time| time.0),
             default: raw.default.clone(),
         };
         let name = candidate.entry.key.as_str().into();

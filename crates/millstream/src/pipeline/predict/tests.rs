@@ -5,6 +5,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use millstream_core::Clock;
 use millstream_models::{
     BatchConfig, BreakerState, Fallback, FallbackConfig, Model, ModelConfig, ModelFactory, ModelHandle, Prediction,
     Task, output_type,
@@ -13,6 +14,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::config::checked::{PredictInput, RetrySpec};
+use crate::pipeline::health::{ComponentKind, Health, Part};
+use crate::pipeline::step_waits::StepWaits;
 
 /// An address where nobody listens.
 fn nowhere() -> String {
@@ -50,10 +53,12 @@ fn step(model: ModelHandle, attempts: u32, fallback: Option<Value>) -> PredictSt
         timeout: Duration::from_secs(30),
         max_in_flight: 64,
         retry: RetrySpec { attempts, initial: pause, max: pause },
+        give_up_after: Some(Duration::ZERO),
         default: None,
     };
     let scorer = Scorer::alone(model).with_fallback(fallback);
-    PredictStep::new(spec, schema, OnError::DeadLetter, scorer).unwrap()
+    let told = Arc::new(StepWaits::new("tone".into(), part()));
+    PredictStep::new(spec, schema, OnError::DeadLetter, scorer, CancellationToken::new(), told).unwrap()
 }
 
 fn rows() -> Rows {
@@ -67,12 +72,18 @@ fn field(rows: &Rows, name: &str) -> Vec<String> {
     column.iter().map(|value| value.unwrap().to_owned()).collect()
 }
 
+fn part() -> Part {
+    let clock: Arc<dyn Clock> = Arc::new(millstream_core::SystemClock);
+    Health::default().of(ComponentKind::Transform, &"scored".into(), &clock).part()
+}
+
 #[tokio::test]
-async fn without_a_fallback_records_fail_when_the_attempts_are_used_up() {
+async fn without_a_fallback_records_fail_when_they_have_waited_long_enough() {
     let (good, failures) = step(endpoint(json!({})), 2, None).run(&rows()).await.unwrap();
     assert_eq!((good.len(), failures.len()), (0, 3));
-    let message = &failures[0].failure.message;
-    assert!(message.contains("can't connect") && message.contains("attempt 2 of 2"), "{message}");
+    let failure = &failures[0].failure;
+    assert!(failure.message.contains("can't connect"), "{failure:?}");
+    assert_eq!(failure.kind, FailureKind::Unavailable);
 }
 
 #[tokio::test]

@@ -81,7 +81,7 @@ fn inputs(texts: &[&str]) -> Vec<Input> {
 
 fn asking(keep: Keep) -> Asking {
     let retry = RetrySpec { attempts: 1, initial: Duration::ZERO, max: Duration::ZERO };
-    Asking { timeout: Duration::from_secs(30), retry, call_inputs: 2, calls: 2, keep }
+    Asking { timeout: Duration::from_secs(30), retry, call_inputs: 2, calls: 2, keep, patience: None }
 }
 
 /// Who gave each answer; nobody where it failed.

@@ -7,7 +7,7 @@
 use millstream_core::{Failure, Result};
 use serde_json::{Map, Value};
 
-use super::{failure, shortened};
+use super::{failure, fewer_or_more, quoted, said, shortened};
 use crate::{ModelInfo, Prediction, Task};
 
 /// How far the scores of one text may be from 1 together: rounding at the endpoint, 16-bit floats.
@@ -19,7 +19,7 @@ const SUM_TOLERANCE: f64 = 0.01;
 /// It is none, or not one of this model.
 pub(crate) fn prediction(info: &ModelInfo, item: Value) -> Result<Prediction, Failure> {
     if let Some(error) = item.get("error").filter(|error| error.is_string()) {
-        return Err(failure(format!("the endpoint refused this input: {}", shortened(&error.to_string()))));
+        return Err(failure(format!("the endpoint refused this input: {}", quoted(&said(&error.to_string())))));
     }
     match info.task {
         Task::TextClassification | Task::TabularClassification => scores(info, item),
@@ -35,7 +35,10 @@ fn scores(info: &ModelInfo, item: Value) -> Result<Prediction, Failure> {
             row.iter().map(number).collect::<Option<Vec<f64>>>().ok_or_else(|| not_a_score(&Value::Array(row)))?
         }
         Value::Array(row) => {
-            return Err(failure(format!("the endpoint gave {} scores for {} labels", row.len(), info.labels.len())));
+            return Err(failure(format!(
+                "the endpoint gave {} scores than there are labels",
+                fewer_or_more(row.len(), info.labels.len())
+            )));
         }
         Value::Object(mut object) => match object.remove("scores") {
             Some(Value::Object(scores)) => scores_by_label(info, &scores)?,
@@ -44,16 +47,12 @@ fn scores(info: &ModelInfo, item: Value) -> Result<Prediction, Failure> {
         },
         other => return Err(not_a_score(&other)),
     };
-    if let Some(wrong) = scores.iter().find(|score| !(-1e-6..=1.0 + 1e-6).contains(*score)) {
-        return Err(failure(format!(
-            "the endpoint gave the score {wrong}: scores must be in 0..=1 (are these logits?)"
-        )));
+    if !scores.iter().all(|score| (-1e-6..=1.0 + 1e-6).contains(score)) {
+        return Err(failure("the endpoint gave a score that is none: scores must be in 0..=1 (are these logits?)"));
     }
     let sum: f64 = scores.iter().sum();
     if (sum - 1.0).abs() > SUM_TOLERANCE {
-        return Err(failure(format!(
-            "the endpoint's scores sum to {sum:.3}, not 1: it must score exactly one label per text"
-        )));
+        return Err(failure("the endpoint's scores do not sum to 1: it must score exactly one label per text"));
     }
     Ok(Prediction::Scores(scores.into_iter().map(|score| (score / sum) as f32).collect()))
 }
@@ -110,7 +109,7 @@ fn embedding(item: Value) -> Result<Prediction, Failure> {
         numbers.iter().map(|n| number(n).map(|n| n as f32).filter(|n| n.is_finite())).collect();
     match embedding {
         Some(embedding) if !embedding.is_empty() => Ok(Prediction::Embedding(embedding)),
-        _ => Err(failure(format!("the endpoint gave no list of finite numbers: {}", shortened(&row.to_string())))),
+        _ => Err(failure(format!("the endpoint gave no list of finite numbers: {}", quoted(&row.to_string())))),
     }
 }
 
@@ -119,5 +118,5 @@ fn number(value: &Value) -> Option<f64> {
 }
 
 fn not_a_score(value: &Value) -> Failure {
-    failure(format!("the endpoint's answer holds no scores: {}", shortened(&value.to_string())))
+    failure(format!("the endpoint's answer holds no scores: {}", quoted(&value.to_string())))
 }

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{failure, shortened};
+use super::{failure, quoted};
 
 /// The tensors of a model at a KServe or Triton server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -75,7 +75,7 @@ fn rows(mut tensor: Value) -> Result<Vec<Value>, Failure> {
     };
     let data = flattened(data);
     if shape.iter().try_fold(1_usize, |all, &n| all.checked_mul(n)) != Some(data.len()) {
-        return Err(failure(format!("the endpoint's output tensor has shape {shape:?} but {} elements", data.len())));
+        return Err(failure("the endpoint's output tensor has another number of elements than its shape says"));
     }
     match (datatype.as_str(), shape.as_slice()) {
         ("BYTES", [_] | [_, 1]) => data.into_iter().map(parsed).collect(),
@@ -84,7 +84,8 @@ fn rows(mut tensor: Value) -> Result<Vec<Value>, Failure> {
             Ok((0..rows).map(|_| Value::Array(rest.by_ref().take(columns).collect())).collect())
         }
         _ => Err(failure(format!(
-            "the endpoint's output tensor is {datatype} of shape {shape:?}: expected numbers [n, k] or BYTES [n]"
+            "the endpoint's output tensor is {datatype} with {} dimensions: expected numbers [n, k] or BYTES [n]",
+            shape.len()
         ))),
     }
 }
@@ -99,6 +100,6 @@ fn flattened(data: Vec<Value>) -> Vec<Value> {
 
 fn parsed(text: Value) -> Result<Value, Failure> {
     text.as_str().and_then(|text| serde_json::from_str(text).ok()).ok_or_else(|| {
-        failure(format!("an element of the endpoint's BYTES tensor is no JSON text: {}", shortened(&text.to_string())))
+        failure(format!("an element of the endpoint's BYTES tensor is no JSON text: {}", quoted(&text.to_string())))
     })
 }

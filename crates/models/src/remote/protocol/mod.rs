@@ -120,21 +120,29 @@ impl Codec {
         body: &[u8],
     ) -> Result<Vec<Result<Prediction, Failure>>, Failure> {
         let body: Value = serde_json::from_slice(body).map_err(|e| {
-            failure(format!("the endpoint's answer is no JSON ({e}): {}", shortened(&String::from_utf8_lossy(body))))
+            let body = String::from_utf8_lossy(body);
+            failure(format!("the endpoint's answer is no JSON ({}): {}", quoted(&e.to_string()), quoted(&body)))
         })?;
         if let Some(error) = body.get("error").filter(|error| !error.is_null()) {
-            return Err(failure(format!("the endpoint answered with an error: {}", shortened(&error.to_string()))));
+            return Err(failure(format!("the endpoint answered with an error: {}", quoted(&said(&error.to_string())))));
         }
         let items = match self {
             Self::Json | Self::Tei => json::items(body, texts)?,
             Self::Sagemaker => sagemaker::items(body)?,
             Self::Kserve(tensors) => kserve::items(tensors, body)?,
             Self::OpenaiEmbeddings(_) => openai::embeddings(body, texts)?,
-            Self::OpenaiChat(_) => vec![openai::opinion(info, &body)?],
+            Self::OpenaiChat(_) => {
+                let message = openai::message(&body)?;
+                // What a chat model says, or does not say, is about this one text.
+                return Ok(vec![openai::opinion(info, message).and_then(|item| prediction(info, item))]);
+            }
             Self::Template(template) => template.items(body)?,
         };
         if items.len() != texts {
-            return Err(failure(format!("the endpoint gave {} answers to {texts} inputs", items.len())));
+            return Err(failure(format!(
+                "the endpoint gave {} answers than it got inputs",
+                fewer_or_more(items.len(), texts)
+            )));
         }
         Ok(items.into_iter().map(|item| prediction(info, item)).collect())
     }
@@ -203,6 +211,11 @@ fn failure(message: impl Into<String>) -> Failure {
     Failure::new(FailureKind::Model, message)
 }
 
+/// `fewer` or `more`: a message that is compared with others has no numbers.
+pub(crate) fn fewer_or_more(got: usize, wanted: usize) -> &'static str {
+    if got < wanted { "fewer" } else { "more" }
+}
+
 /// The beginning of a text from outside, for a message.
 pub(crate) fn shortened(text: &str) -> String {
     const CHARS_MAX: usize = 200;
@@ -211,4 +224,64 @@ pub(crate) fn shortened(text: &str) -> String {
         short.push('…');
     }
     short
+}
+
+/// What an answer says went wrong: the text under `error`, `message`, `detail` and the like, else all of it. Ids and times
+/// beside it would make every message another one.
+pub(crate) fn said(body: &str) -> String {
+    const KEYS: [&str; 6] = ["error", "message", "Message", "errorMessage", "detail", "OriginalMessage"];
+    fn text(value: &Value) -> Option<String> {
+        match value {
+            Value::String(text) if !text.trim().is_empty() => Some(text.trim().to_owned()),
+            Value::Object(map) => KEYS.iter().find_map(|key| text(map.get(*key)?)),
+            Value::Array(list) => text(list.first()?),
+            _ => None,
+        }
+    }
+    let found = serde_json::from_str::<Value>(body).ok().filter(Value::is_object).and_then(|value| text(&value));
+    found.unwrap_or_else(|| body.trim().to_owned())
+}
+
+/// The beginning of what somebody else says, for a message that will be compared with others: with `N` in the place of
+/// numbers, times and ids. (A digit behind a letter stays: `LABEL_0`, `gpt4`.)
+pub(crate) fn quoted(text: &str) -> String {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut quoted = String::with_capacity(text.len());
+    let mut rest = shortened(text);
+    while let Some(first) = rest.chars().next() {
+        let end = rest.find(|c| is_word(c) != is_word(first)).unwrap_or(rest.len());
+        let piece = &rest[..end];
+        let is_hex = piece.len() >= 8 && piece.bytes().all(|b| b.is_ascii_hexdigit());
+        if first.is_numeric() || (is_hex && piece.bytes().any(|b| b.is_ascii_digit())) {
+            // 0.25 is one number.
+            if quoted.ends_with("N.") {
+                quoted.pop();
+            } else {
+                quoted.push('N');
+            }
+        } else {
+            quoted.push_str(piece);
+        }
+        rest.drain(..end);
+    }
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_endpoint_says_is_quoted_without_what_changes_from_one_request_to_the_next() {
+        for (body, expected) in [
+            (r#"{"error": "too long: 812 > 512", "request_id": "8f3a11c0"}"#, "too long: N > N"),
+            (r#"{"error": {"message": "sum is 0.83.", "code": 7}}"#, "sum is N."),
+            (r#"{"detail": [{"message": "at 2026-11-28T07:13:00Z"}]}"#, "at N-N-N:N:N"),
+            ("id 8f3a11c0-77aa LABEL_0 of gpt4", "id N-N LABEL_0 of gpt4"),
+            ("  plain\n", "plain"),
+            (r#"{"code": 3}"#, r#"{"code": N}"#),
+        ] {
+            assert_eq!(quoted(&said(body)), expected, "{body}");
+        }
+    }
 }

@@ -8,7 +8,7 @@
 use millstream_core::{Failure, Result};
 use serde_json::{Map, Value, json};
 
-use super::{failure, shortened};
+use super::{failure, fewer_or_more, quoted, shortened};
 use crate::ModelInfo;
 
 /// The most texts in a request for embeddings.
@@ -28,7 +28,10 @@ pub(super) fn embeddings(mut body: Value, texts: usize) -> Result<Vec<Value>, Fa
         return Err(failure("the endpoint's answer has no list `data`"));
     };
     if data.len() != texts {
-        return Err(failure(format!("the endpoint gave {} answers to {texts} inputs", data.len())));
+        return Err(failure(format!(
+            "the endpoint gave {} answers than it got inputs",
+            fewer_or_more(data.len(), texts)
+        )));
     }
     let mut items = vec![Value::Null; texts];
     for (place, mut item) in data.into_iter().enumerate() {
@@ -36,7 +39,7 @@ pub(super) fn embeddings(mut body: Value, texts: usize) -> Result<Vec<Value>, Fa
         let embedding = item.get_mut("embedding").map(Value::take).unwrap_or_default();
         match items.get_mut(index) {
             Some(free) if free.is_null() && !embedding.is_null() => *free = embedding,
-            _ => return Err(failure(format!("the endpoint's embedding number {index} is missing or given twice"))),
+            _ => return Err(failure("one of the endpoint's embeddings is missing or given twice")),
         }
     }
     Ok(items)
@@ -80,11 +83,18 @@ impl Chat {
     }
 }
 
-/// The item in a chat completion.
-pub(super) fn opinion(info: &ModelInfo, body: &Value) -> Result<Value, Failure> {
-    let choice = body.pointer("/choices/0").ok_or_else(|| failure("the endpoint's answer has no `choices`"))?;
+/// What a chat completion says.
+///
+/// # Errors
+/// It is none.
+pub(super) fn message(body: &Value) -> Result<&Value, Failure> {
+    body.pointer("/choices/0").ok_or_else(|| failure("the endpoint's answer has no `choices`"))
+}
+
+/// The item in what a chat completion says.
+pub(super) fn opinion(info: &ModelInfo, choice: &Value) -> Result<Value, Failure> {
     if let Some(refusal) = choice.pointer("/message/refusal").and_then(Value::as_str) {
-        return Err(failure(format!("the model refused to answer: {}", shortened(refusal))));
+        return Err(failure(format!("the model refused to answer: {}", quoted(refusal))));
     }
     match choice.get("finish_reason").and_then(Value::as_str) {
         Some("length") => return Err(failure("the model's answer was cut off: raise `max_tokens` in `extra_body`")),
@@ -95,7 +105,7 @@ pub(super) fn opinion(info: &ModelInfo, body: &Value) -> Result<Value, Failure> 
         return Err(failure("the endpoint's answer has no `message.content`"));
     };
     let no_json = || {
-        let content = shortened(content);
+        let content = quoted(content);
         failure(format!(
             "the model answered with no JSON of the schema (does the server know `json_schema`?): {content}"
         ))

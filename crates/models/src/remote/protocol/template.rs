@@ -8,7 +8,7 @@
 use millstream_core::{Error, Failure, Result};
 use serde_json::Value;
 
-use super::{failure, shortened};
+use super::{failure, quoted, said};
 
 const ONE: &str = "{{input}}";
 const ALL: &str = "{{inputs}}";
@@ -71,7 +71,7 @@ impl Template {
 
     pub(super) fn items(&self, mut body: Value) -> Result<Vec<Value>, Failure> {
         let nothing = |at: &str, body: &Value| {
-            failure(format!("the endpoint's answer has nothing at `{at}`: {}", shortened(&body.to_string())))
+            failure(format!("the endpoint's answer has nothing at `{at}`: {}", quoted(&said(&body.to_string()))))
         };
         let Some(found) = body.pointer_mut(&self.answer.list).map(Value::take) else {
             return Err(nothing(&self.answer.list, &body));
