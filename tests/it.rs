@@ -22,4 +22,6 @@ mod models;
 mod reload;
 mod serve;
 mod support;
+mod validate;
 mod waiting;
+mod yaml;
