@@ -13,9 +13,9 @@ use datafusion::common::{DFSchema, DataFusionError, SchemaError};
 use datafusion::execution::session_state::SessionState;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, BinaryOperator, Expr, ExprWithAlias, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, Query,
-    Select, SelectItem, SetExpr, Spanned, Statement as SqlStatement, Subscript, UnaryOperator, Value, Visit, Visitor,
-    With,
+    AccessExpr, BinaryOperator, Expr, ExprWithAlias, Function, FunctionArg, FunctionArgExpr, FunctionArguments,
+    GroupByExpr, Ident, Query, Select, SelectItem, SetExpr, Spanned, Statement as SqlStatement, Subscript,
+    UnaryOperator, Value, Visit, Visitor, With,
 };
 
 use crate::error::{SqlError, did_you_mean, root, run_time_message};
@@ -112,8 +112,12 @@ fn is_computed_constant(expr: &Expr) -> bool {
 
         fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
             match expr {
-                Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::CompoundFieldAccess { .. } => ControlFlow::Break(()),
-                Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. } | Expr::Lambda(_) => ControlFlow::Break(()),
+                Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::CompoundFieldAccess { .. } => {
+                    ControlFlow::Break(())
+                }
+                Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. } | Expr::Lambda(_) => {
+                    ControlFlow::Break(())
+                }
                 _ => ControlFlow::Continue(()),
             }
         }
@@ -259,11 +263,8 @@ impl Search<'_> {
             Expr::InList { expr, list, .. } => {
                 let own = kind(expr);
                 let wrong = list.iter().find(|item| {
-                    let equal = Expr::BinaryOp {
-                        left: expr.clone(),
-                        op: BinaryOperator::Eq,
-                        right: Box::new((*item).clone()),
-                    };
+                    let equal =
+                        Expr::BinaryOp { left: expr.clone(), op: BinaryOperator::Eq, right: Box::new((*item).clone()) };
                     (self.check)(scope.over(&equal)).is_err()
                 });
                 own.zip(wrong).map(|(kind, wrong)| format!("`{expr}` is {kind}: {wrong} can't be compared with it"))
@@ -414,7 +415,9 @@ fn about_operands(left: &Expr, op: &BinaryOperator, right: &Expr, (l, r): (&Fiel
             };
             format!("`{left}` is {lk} and `{right}` is {rk}: `{op}` takes numbers{hint}")
         }
-        B::PGRegexMatch | B::PGRegexIMatch | B::PGRegexNotMatch | B::PGRegexNotIMatch if is_string(l) && is_text(right) => {
+        B::PGRegexMatch | B::PGRegexIMatch | B::PGRegexNotMatch | B::PGRegexNotIMatch
+            if is_string(l) && is_text(right) =>
+        {
             format!("{right} is no regular expression")
         }
         _ => format!("`{left}` is {lk} and `{right}` is {rk}: `{op}` does not take them"),
@@ -424,11 +427,26 @@ fn about_operands(left: &Expr, op: &BinaryOperator, right: &Expr, (l, r): (&Fiel
 /// Arrow's names of types as the pipeline file's.
 pub(crate) fn in_our_words(text: &str) -> String {
     const NAMES: &[(&str, &str)] = &[
-        ("LargeUtf8", "string"), ("Utf8View", "string"), ("Utf8", "string"), ("UInt64", "int"), ("UInt32", "int"),
-        ("UInt16", "int"), ("UInt8", "int"), ("Int64", "int"), ("Int32", "int"), ("Int16", "smallint"),
-        ("Int8", "tinyint"), ("Float64", "float"), ("Float32", "float"), ("Boolean", "bool"), ("Date32", "date"),
-        ("Timestamp(µs, \"UTC\")", "timestamp"), ("Timestamp(us)", "timestamp"), ("Timestamp(ns)", "timestamp"),
-        ("Time64(ns)", "time"), ("Binary", "bytes"),
+        ("LargeUtf8", "string"),
+        ("Utf8View", "string"),
+        ("Utf8", "string"),
+        ("UInt64", "int"),
+        ("UInt32", "int"),
+        ("UInt16", "int"),
+        ("UInt8", "int"),
+        ("Int64", "int"),
+        ("Int32", "int"),
+        ("Int16", "smallint"),
+        ("Int8", "tinyint"),
+        ("Float64", "float"),
+        ("Float32", "float"),
+        ("Boolean", "bool"),
+        ("Date32", "date"),
+        ("Timestamp(µs, \"UTC\")", "timestamp"),
+        ("Timestamp(us)", "timestamp"),
+        ("Timestamp(ns)", "timestamp"),
+        ("Time64(ns)", "time"),
+        ("Binary", "bytes"),
     ];
     NAMES.iter().fold(text.to_owned(), |text, (arrow, ours)| text.replace(arrow, ours))
 }

@@ -44,8 +44,15 @@ pub(crate) fn query_state(runtime: Arc<RuntimeEnv>) -> Result<SessionState, SqlE
 
 /// Functions about the inside of DataFusion and Arrow.
 const OF_NO_USE: &[&str] = &[
-    "arrow_field", "arrow_metadata", "file_row_index", "input_file_name", "json_union_to_text", "union_extract",
-    "union_tag", "version", "with_metadata",
+    "arrow_field",
+    "arrow_metadata",
+    "file_row_index",
+    "input_file_name",
+    "json_union_to_text",
+    "union_extract",
+    "union_tag",
+    "version",
+    "with_metadata",
 ];
 
 fn builder(config: SessionConfig) -> SessionStateBuilder {

@@ -13,10 +13,13 @@ pub(crate) fn plain(message: &str) -> String {
     while let Some(rest) = PREFIXES.iter().find_map(|prefix| text.strip_prefix(prefix)) {
         text = rest.trim_start();
     }
-    about_value(text).map_or_else(|| crate::culprit::in_our_words(text), |(value, problem)| match value {
-        Some(value) => format!("{value} {problem}"),
-        None => problem,
-    })
+    about_value(text).map_or_else(
+        || crate::culprit::in_our_words(text),
+        |(value, problem)| match value {
+            Some(value) => format!("{value} {problem}"),
+            None => problem,
+        },
+    )
 }
 
 /// What is wrong with a value, without the value; none where the message holds none.
@@ -33,8 +36,16 @@ pub(crate) fn without_value(message: &str) -> Option<String> {
 }
 
 const PREFIXES: &[&str] = &[
-    "Internal error: ", "Error during planning: ", "Execution error: ", "Arrow error: ", "Compute error: ",
-    "Cast error: ", "Parser error: ", "Invalid argument error: ", "type_coercion", "External error: ",
+    "Internal error: ",
+    "Error during planning: ",
+    "Execution error: ",
+    "Arrow error: ",
+    "Compute error: ",
+    "Cast error: ",
+    "Parser error: ",
+    "Invalid argument error: ",
+    "type_coercion",
+    "External error: ",
 ];
 
 /// A value, quoted where it is a text, and what is wrong with it.
@@ -42,9 +53,14 @@ fn about_value(text: &str) -> Option<(Option<String>, String)> {
     if let Some((value, kind)) =
         text.strip_prefix("Cannot cast string '").and_then(|rest| rest.rsplit_once("' to value of "))
     {
-        return Some((Some(format!("'{value}'")), format!("can't be read as {}", article(kind.trim_end_matches(" type")))));
+        return Some((
+            Some(format!("'{value}'")),
+            format!("can't be read as {}", article(kind.trim_end_matches(" type"))),
+        ));
     }
-    if let Some((value, _)) = text.strip_prefix("Error parsing timestamp from '").and_then(|rest| rest.split_once("': ")) {
+    if let Some((value, _)) =
+        text.strip_prefix("Error parsing timestamp from '").and_then(|rest| rest.split_once("': "))
+    {
         return Some((Some(format!("'{value}'")), "can't be read as a timestamp (2024-05-01T12:30:00Z)".into()));
     }
     if let Some((value, kind)) = text.strip_prefix("Can't cast value ").and_then(|rest| rest.rsplit_once(" to type ")) {
@@ -87,8 +103,16 @@ mod tests {
     #[test]
     fn messages_are_in_plain_words_and_those_of_records_hold_no_values() {
         for (said, value, kind) in [
-            ("Cast error: Cannot cast string 'abc' to value of Int64 type", "'abc' can't be read as an int", "a text can't be read as an int"),
-            ("Cast error: Can't cast value 1e300 to type Int64", "1e300 does not fit into an int", "a number does not fit into an int"),
+            (
+                "Cast error: Cannot cast string 'abc' to value of Int64 type",
+                "'abc' can't be read as an int",
+                "a text can't be read as an int",
+            ),
+            (
+                "Cast error: Can't cast value 1e300 to type Int64",
+                "1e300 does not fit into an int",
+                "a number does not fit into an int",
+            ),
             ("Arrow error: Divide by zero error", "division by zero", "division by zero"),
             (
                 "Compute error: Int64Array overflow on abs(-9223372036854775808)",

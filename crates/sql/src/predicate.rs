@@ -42,7 +42,11 @@ impl fmt::Debug for Predicate {
 const THIS: &str = "this";
 
 /// Types settled, arithmetic checked, constants folded, and what can fail computed only where it is reached.
-pub(crate) fn physical(state: &SessionState, expr: Expr, columns: &DFSchema) -> DataFusionResult<Arc<dyn PhysicalExpr>> {
+pub(crate) fn physical(
+    state: &SessionState,
+    expr: Expr,
+    columns: &DFSchema,
+) -> DataFusionResult<Arc<dyn PhysicalExpr>> {
     let context = SimplifyContext::builder()
         .with_schema(Arc::new(columns.clone()))
         .with_config_options(Arc::clone(state.config_options()))

@@ -40,6 +40,11 @@ pub trait Relation: Debug + Send + Sync {
     /// Its columns.
     fn schema(&self) -> SchemaRef;
 
+    /// Its columns as they were declared, which is what DESCRIBE shows: not null where they may not be.
+    fn declared(&self) -> SchemaRef {
+        self.schema()
+    }
+
     /// Reads it from its beginning to its end as of now: the columns at `projection`, in that order (all where it is
     /// none), and at least `limit` rows where there are so many (reading more does no harm). Batches have the schema
     /// projected likewise.
@@ -243,7 +248,7 @@ fn show_tables(relations: &BTreeMap<String, Arc<dyn Relation>>) -> Result<QueryR
 /// One row for each column of a relation: its name, its type as a pipeline file declares it, whether it may be null.
 fn describe(sql: &str, name: &str, relations: &BTreeMap<String, Arc<dyn Relation>>) -> Result<QueryResult, SqlError> {
     let known = relations.keys().map(String::as_str);
-    let described = relations.get(name).ok_or_else(|| unknown_relation(sql, name, known))?.schema();
+    let described = relations.get(name).ok_or_else(|| unknown_relation(sql, name, known))?.declared();
     let names = ["column_name", "data_type", "is_nullable"];
     let schema = Arc::new(Schema::new(names.map(|name| Field::new(name, DataType::Utf8, false)).to_vec()));
     let fields = described.fields();

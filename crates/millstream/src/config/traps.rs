@@ -46,14 +46,17 @@ fn look(entries: &[Entry], source: &str, found: &mut Braces) {
         let (start, end) = (first.value.place.bytes.clone(), last.place.bytes.end);
         let Some(meant) = source.get(start.start..end) else { continue };
         let meant = meant.split_whitespace().collect::<Vec<_>>().join(" ");
-        let quoted = if meant.contains('"') { format!("'{}'", meant.replace('\'', "''")) } else { format!("\"{meant}\"") };
+        let quoted =
+            if meant.contains('"') { format!("'{}'", meant.replace('\'', "''")) } else { format!("\"{meant}\"") };
         let key = &first.key;
         let comma = source[start.end..].find(',').map_or(start.end, |i| start.end + i);
         let place = Place { at: lines.position(comma), bytes: start.end..comma + 1 };
         found.problems.push(Problem::error(
             &place,
             format!("in braces a comma ends a value: `{key}` is only `{}` here", first.value.typed()),
-            Some(format!("quote it ({key}: {quoted}), or use `|`: write `{key}: |` and the text below, without braces")),
+            Some(format!(
+                "quote it ({key}: {quoted}), or use `|`: write `{key}: |` and the text below, without braces"
+            )),
         ));
         found.hidden.extend(cut.iter().map(|entry| entry.place.bytes.clone()));
     }

@@ -43,7 +43,9 @@ pub(crate) fn settle(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>>
 fn check_zone(kind: &DataType) -> Result<()> {
     match kind {
         DataType::Timestamp(_, Some(zone)) if zone.parse::<Tz>().is_err() => {
-            plan_err!("there is no time zone `{zone}`: write a name such as 'Europe/Berlin', or an offset such as '+02:00'")
+            plan_err!(
+                "there is no time zone `{zone}`: write a name such as 'Europe/Berlin', or an offset such as '+02:00'"
+            )
         }
         _ => Ok(()),
     }

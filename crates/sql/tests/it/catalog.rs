@@ -65,7 +65,11 @@ fn page() -> String {
     for (kind, title, text) in [
         (FunctionKind::Scalar, "Of one row", "They work in transforms, `delete_when` and queries."),
         (FunctionKind::Aggregate, "Of many rows", "Aggregates work in queries."),
-        (FunctionKind::Window, "Of the rows around", "Window functions work in queries, with `OVER`; so do aggregates."),
+        (
+            FunctionKind::Window,
+            "Of the rows around",
+            "Window functions work in queries, with `OVER`; so do aggregates.",
+        ),
     ] {
         page.push_str(&format!("\n## {title}\n\n{text}\n"));
         for function in functions().iter().filter(|f| f.kind == kind) {
@@ -85,5 +89,8 @@ fn the_page_about_functions_is_what_the_code_says() {
         std::fs::write(&path, page()).unwrap();
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(written == page(), "docs/functions.md is old: UPDATE_DOCS=1 cargo test -p millstream-sql catalog writes it");
+    assert!(
+        written == page(),
+        "docs/functions.md is old: UPDATE_DOCS=1 cargo test -p millstream-sql catalog writes it"
+    );
 }

@@ -39,7 +39,8 @@ impl<'a> Checker<'a> {
                 }
                 false => self.read::<RawTransform>(entry, entry.value.to_json()),
             };
-            let Some(raw) = raw.filter(|raw| raw.sql.is_some() || !self.is_wrong(entry) || raw.predict.is_some()) else {
+            let Some(raw) = raw.filter(|raw| raw.sql.is_some() || !self.is_wrong(entry) || raw.predict.is_some())
+            else {
                 continue;
             };
             if self.is_one_thing(entry, &raw) {
