@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod catalog;
-mod explore;
 mod queries;
 mod safety;
 mod support;
