@@ -23,4 +23,6 @@ mod output;
 mod reload;
 mod serve;
 mod support;
+mod validate;
 mod waiting;
+mod yaml;

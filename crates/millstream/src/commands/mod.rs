@@ -2,6 +2,7 @@
 
 mod demo;
 mod dlq;
+mod functions;
 mod init;
 mod log;
 mod models;
@@ -65,6 +66,8 @@ enum Command {
     Models(models::ModelsArgs),
     /// Serve a model to other systems, as SageMaker, KServe and TEI do.
     Serve(serve::ServeArgs),
+    /// List the functions of SQL, each with an example and its result.
+    Functions(functions::FunctionsArgs),
     /// Print the JSON Schema of pipeline files.
     Schema,
     /// Write an example pipeline to start from.
@@ -108,6 +111,7 @@ pub fn run(cli: Cli) -> std::result::Result<(), Failed> {
             Command::Dlq(args) => dlq::run(args).await,
             Command::Models(args) => models::run(args).await,
             Command::Serve(args) => serve::run(args).await,
+            Command::Functions(args) => functions::run(args).await,
             Command::Schema => Ok(schema::run()?),
             Command::Init(args) => Ok(init::run(&args)?),
             Command::Demo(args) => demo::run(args).await,

@@ -147,13 +147,16 @@ fn table_relation(
     let spec = table.spec(schemas)?;
     let reader = |view| TableReader::new(view, spec.clone(), schemas.clone());
     let readers = views.into_iter().map(reader).collect::<Result<Vec<_>>>()?;
-    let schema = readers.first().map_or(spec.schema, TableReader::schema);
-    Ok(Arc::new(TableRelation { schema, readers, clock }))
+    let schema = readers.first().map_or_else(|| spec.schema.clone(), TableReader::schema);
+    Ok(Arc::new(TableRelation { schema, declared: spec.schema, readers, clock }))
 }
 
 #[derive(Debug)]
 struct TableRelation {
+    /// As its rows are read: those of an older pipeline may lack what is declared now.
     schema: SchemaRef,
+    /// As the pipeline file has it.
+    declared: SchemaRef,
     readers: Vec<TableReader>,
     clock: Arc<dyn Clock>,
 }
@@ -162,6 +165,10 @@ struct TableRelation {
 impl Relation for TableRelation {
     fn schema(&self) -> SchemaRef {
         self.schema.clone()
+    }
+
+    fn declared(&self) -> SchemaRef {
+        self.declared.clone()
     }
 
     async fn scan(
