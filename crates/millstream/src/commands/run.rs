@@ -9,9 +9,10 @@ use clap::Args;
 use millstream_core::{HumanDuration, Secret, SystemClock};
 use tokio_util::sync::CancellationToken;
 
+use super::progress::shown_after_a_while;
 use super::{Failed, asked_to_stop, data_folder, load};
 use crate::api::{self, ApiState};
-use crate::pipeline::run::Outcome;
+use crate::pipeline::run::{Opening, Outcome};
 use crate::pipeline::{RunOptions, Running};
 
 #[derive(Debug, Args)]
@@ -60,6 +61,7 @@ pub async fn run(args: RunArgs) -> Result<(), Failed> {
         exit_when_idle: args.exit_when_idle,
         stop_deadline: args.stop_deadline.0,
         replay: None,
+        opening: Opening::watched(shown_after_a_while("opening the data folder", "logs and states")),
     };
     // Before anything is opened: a taken port is the commonest mistake.
     let listener = api::bind(args.server.listen).await?;

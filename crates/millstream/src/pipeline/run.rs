@@ -29,7 +29,7 @@ use super::progress::Progress;
 use super::push::Push;
 use super::streams::{Stream, Streams};
 use super::replay::Replay;
-use super::task::{Opening, Role, Task, TaskContext};
+use super::task::{Role, Task, TaskContext};
 use super::{dead_letters, outputs, replay};
 use crate::config::checked::{Pipeline, SinkSpec, Start};
 use crate::metrics::Metrics;
@@ -49,6 +49,31 @@ pub struct RunOptions {
     pub stop_deadline: Duration,
     /// Where to start again in the logs; sources are not read then.
     pub replay: Option<replay::Replay>,
+    /// Is told how far the opening of the data folder is.
+    pub opening: Opening,
+}
+
+/// Is told how many logs and states of how many are open; cheap to clone.
+#[derive(Clone, Default)]
+pub struct Opening(Option<Arc<dyn Fn(u64, u64) + Send + Sync>>);
+
+impl Opening {
+    /// Tells `watch`.
+    pub fn watched(watch: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(watch)))
+    }
+
+    fn say(&self, done: usize, all: usize) {
+        if let Some(watch) = &self.0 {
+            watch(done as u64, all as u64);
+        }
+    }
+}
+
+impl std::fmt::Debug for Opening {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Opening")
+    }
 }
 
 /// A running pipeline, as its server and its commands see it.
@@ -120,7 +145,7 @@ impl Running {
         };
         let data_dir = DataDir::open(&options.data_dir, &pipeline.name)?;
         let schemas = SchemaStore::open(&data_dir.schemas())?;
-        let streams = Arc::new(open_streams(&plan, &data_dir, &schemas, &clock).await?);
+        let streams = Arc::new(open_streams(&plan, &data_dir, &schemas, &clock, &options.opening).await?);
         let models = ModelSet::open(&pipeline, &plan, &data_dir.model_caches(), &clock).await?;
         let catalog = Catalog::load(&data_dir.catalog())?;
         let known = Arc::new(catalog.names());
@@ -326,11 +351,12 @@ pub async fn redrive_at_rest(
     folder: &std::path::Path,
     filter: &dead_letters::Filter,
     clock: Arc<dyn Clock>,
+    watch: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<dead_letters::Redrive> {
     let plan = Plan::new(&pipeline)?;
     let data_dir = DataDir::open(folder, &pipeline.name)?;
     let schemas = SchemaStore::open(&data_dir.schemas())?;
-    let streams = Arc::new(open_streams(&plan, &data_dir, &schemas, &clock).await?);
+    let streams = Arc::new(open_streams(&plan, &data_dir, &schemas, &clock, &Opening::default()).await?);
     let context = TaskContext {
         streams: streams.clone(),
         schemas: schemas.clone(),
@@ -342,7 +368,7 @@ pub async fn redrive_at_rest(
     };
     let ingests = open_ingests(&pipeline, &context)?;
     let redriver = dead_letters::Redriver { plan: &plan, streams: &streams, ingests: &ingests, schemas: &schemas };
-    let done = redriver.redrive(filter).await?;
+    let done = redriver.redrive_watched(filter, watch).await?;
     for stream in streams.values() {
         stream.log.close().await?;
     }
@@ -391,9 +417,11 @@ async fn open_streams(
     data_dir: &DataDir,
     schemas: &Arc<SchemaStore>,
     clock: &Arc<dyn Clock>,
+    opening: &Opening,
 ) -> Result<Streams> {
     let mut streams = Streams::new();
-    for stream in &plan.streams {
+    for (done, stream) in plan.streams.iter().enumerate() {
+        opening.say(done, plan.parts());
         let log = tokio::task::block_in_place(|| open_log(stream, data_dir, clock))?;
         streams.insert(stream.name.clone(), Stream::new(stream.clone(), log, schemas.clone())?);
     }
@@ -437,6 +465,7 @@ async fn open_tasks(
         let mut begins = Vec::new();
         for partition in 0..stage.partitions {
             let doing = || format!("open state of {} partition {partition}", stage.id);
+            options.opening.say(plan.streams.len() + tasks.len(), plan.parts());
             let path = DataDir::state_path(&stage.id, partition);
             let state =
                 State::open(store.clone(), &path, &StateOptions::default()).await.map_err(|e| e.context(doing()))?;
@@ -447,7 +476,7 @@ async fn open_tasks(
                 Some(from) if replay.is_some_and(Replay::fills) => Role::Fill(from),
                 _ => Role::Run,
             };
-            let opening = Opening { role, known: known.clone(), models: models.clone() };
+            let opening = super::task::Opening { role, known: known.clone(), models: models.clone() };
             let mut task = Task::open(context.clone(), stage.clone(), partition, state, reader.clone(), opening)
                 .await
                 .map_err(|e| e.context(doing()))?;
@@ -456,6 +485,7 @@ async fn open_tasks(
             }
             begins.extend(task.begins());
             tasks.push(task);
+            options.opening.say(plan.streams.len() + tasks.len(), plan.parts());
         }
         if options.replay.is_none() {
             outputs::announce(&stage, &begins);
