@@ -164,7 +164,7 @@ models:
   fraud: { task: tabular-classification, source: ./fraud.onnx }
   spend: { task: tabular-regression, source: ./spend.onnx, inputs: { input: [amount, hour, account_days] } }
 transforms:
-  expected: { from: cards, predict: { model: spend, input: [amount, hour, age], output: spend } }
+  expected: { from: cards, predict: { model: spend, input: { amount: amount, hour: hour, account_days: age }, output: spend } }
   scored: { from: expected, predict: { model: fraud, input: [country, amount, hour], output: fraud } }
 tables:
   scores: { from: scored, key: [id] }
@@ -181,7 +181,7 @@ fn models_of_columns_are_listed_described_evaluated_and_measured() {
     let place = tabular();
     let json = |args: &[&str]| -> Value { serde_json::from_str(&place.stdout(args)).unwrap() };
     let info = json(&["models", "info", "./fraud.onnx", "--format", "json"]);
-    assert_eq!((&info["task"], &info["labels"]), (&json!("tabular-classification"), &json!(["ok", "fraud"])));
+    assert_eq!((&info["task"], &info["labels"]), (&json!("tabular-classification"), &json!(["fraud", "ok"])));
     assert_eq!(info["files"][0]["file"], "fraud.onnx");
     let columns: Vec<&str> = info["reads"].as_array().unwrap().iter().map(|c| c.as_str().unwrap()).collect();
     assert!(columns.contains(&"amount: float") && columns.contains(&"country: string"), "{columns:?}");

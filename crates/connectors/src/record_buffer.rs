@@ -16,6 +16,8 @@ const BATCH_RECORDS_MAX: usize = 8_192;
 #[derive(Debug, Default)]
 pub(crate) struct RecordBuffer {
     origin: Arc<str>,
+    /// The encoding that came with what the records were cut out of.
+    pub(crate) charset: Option<Arc<str>>,
     data: Vec<u8>,
     spans: Vec<Range<usize>>,
     refused: Vec<RowFailure>,
@@ -56,6 +58,7 @@ impl RecordBuffer {
             spans: std::mem::take(&mut self.spans),
             refused: std::mem::take(&mut self.refused),
             origin: self.origin.clone(),
+            charset: self.charset.clone(),
             ..RawBatch::default()
         }
     }

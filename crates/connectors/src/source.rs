@@ -43,12 +43,35 @@ pub struct SourceContext {
     pub clock: Arc<dyn Clock>,
     /// How the decoder wants bytes cut into records.
     pub framing: Framing,
-    /// Told in a few words what the source is doing or waiting for ("connected", "waiting 12s: connection refused").
+    /// Told when the source begins to wait for its system, at each attempt that fails, and when it gets on.
     pub status: Status,
 }
 
-/// Takes a source's state, as text for a person.
-pub type Status = Arc<dyn Fn(&str) + Send + Sync>;
+/// Takes a source's state.
+pub type Status = Arc<dyn Fn(SourceStatus<'_>) + Send + Sync>;
+
+/// How it goes between a source and its system. `part` tells several systems of one source apart (the feeds of a list);
+/// it is empty where there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceStatus<'a> {
+    /// An attempt failed; there will be another.
+    Waiting {
+        /// Which system.
+        part: &'a str,
+        /// What went wrong: holds no number that changes from attempt to attempt, and no secret.
+        why: &'a str,
+    },
+    /// It is connected, or has answered.
+    Works {
+        /// Which system.
+        part: &'a str,
+    },
+    /// Something was not as it should be, and does not hold the source up.
+    Trouble {
+        /// What.
+        why: &'a str,
+    },
+}
 
 impl SourceContext {
     /// A first start, with the machine's clock and nobody listening to the status.
@@ -254,6 +277,14 @@ pub(crate) fn retry_after(value: &reqwest::header::HeaderValue, clock: &dyn Cloc
     u64::try_from(date.timestamp_micros() - clock.now_us()).ok().map(Duration::from_micros)
 }
 
+/// The label of the encoding that a `Content-Type` names as its `charset`.
+pub fn charset(content_type: &reqwest::header::HeaderValue) -> Option<String> {
+    let parameters = content_type.to_str().ok()?.split(';').skip(1).filter_map(|parameter| parameter.split_once('='));
+    let (_, value) = parameters.into_iter().find(|(name, _)| name.trim().eq_ignore_ascii_case("charset"))?;
+    let value = value.trim().trim_matches(['"', '\'']).trim();
+    (!value.is_empty()).then(|| value.to_owned())
+}
+
 /// What went wrong, down to its cause, without the address, which may hold a token.
 pub(crate) fn describe_http_error(error: reqwest::Error) -> String {
     let error = error.without_url();
@@ -337,6 +368,20 @@ mod tests {
             assert!(variant.get("$ref").is_none(), "{variant:#}");
             let closed = [&variant["additionalProperties"], &variant["unevaluatedProperties"]];
             assert!(closed.contains(&&serde_json::Value::Bool(false)), "{variant:#}");
+        }
+    }
+
+    #[test]
+    fn the_charset_of_a_content_type_is_found_however_it_is_written() {
+        for (text, wanted) in [
+            ("application/rss+xml; charset=ISO-8859-1", Some("ISO-8859-1")),
+            ("text/xml;CHARSET=\"utf-8\"; x=y", Some("utf-8")),
+            ("text/xml; x=y; charset = latin1 ", Some("latin1")),
+            ("text/xml; charset=", None),
+            ("text/xml", None),
+        ] {
+            let value = reqwest::header::HeaderValue::from_static(text);
+            assert_eq!(charset(&value).as_deref(), wanted, "{text}");
         }
     }
 

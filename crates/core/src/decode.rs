@@ -22,6 +22,8 @@ pub struct RawBatch {
     pub origin: Arc<str>,
     /// The header line of a CSV file, where it has one.
     pub header: Option<Bytes>,
+    /// The encoding that came with the bytes, as in the `Content-Type` of HTTP. It overrules what a document declares.
+    pub charset: Option<Arc<str>>,
     /// Records that the source itself had to refuse (a line over the limit): index into `spans` and why. The span then
     /// holds as much of the bytes as was kept.
     pub refused: Vec<RowFailure>,

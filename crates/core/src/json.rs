@@ -33,7 +33,8 @@ use crate::Result;
 use crate::schema::is_json;
 
 pub use time::{
-    TIMESTAMP_MAX_US, TIMESTAMP_MIN_US, TimestampError, parse_timestamp, parse_timestamp_strict, write_timestamp_us,
+    TIMESTAMP_MAX_US, TIMESTAMP_MIN_US, TimestampError, parse_timestamp, parse_timestamp_strict,
+    timestamp_from_decimal, timestamp_from_int, write_timestamp_us,
 };
 
 /// Writes rows of one batch; columns are downcast and names escaped once, when it is bound.

@@ -43,6 +43,9 @@ fn parse(source: impl std::io::Read, reads: &Reads, picked: Picked<'_>) -> Resul
             Error::config(format!("no column `{name}`; the file has {}", known.join(", ")))
         })
     };
+    if *reads == Reads::Text {
+        place(picked.text)?;
+    }
     let label = picked.label.map(place).transpose()?;
     let places = match reads {
         Reads::Text => vec![place(picked.text)?],

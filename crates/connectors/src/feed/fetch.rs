@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millstream_core::{Clock, Failure, FailureKind};
-use reqwest::header::{ETAG, HeaderMap, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, RETRY_AFTER};
+use reqwest::header::{
+    CONTENT_TYPE, ETAG, HeaderMap, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, RETRY_AFTER,
+};
 use reqwest::{Client, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use crate::file::KEPT_BYTES_MAX;
 use crate::format::feed::{FeedEntry, parse_feed};
-use crate::source::{describe_http_error, retry_after};
+use crate::source::{charset, describe_http_error, retry_after};
 
 /// What a server wants to see again in order to answer "not modified".
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +65,7 @@ pub(crate) async fn poll(
     }
     let validators =
         Validators { etag: text(response.headers(), &ETAG), last_modified: text(response.headers(), &LAST_MODIFIED) };
+    let charset = response.headers().get(CONTENT_TYPE).and_then(charset);
     let mut body = Vec::new();
     loop {
         match response.chunk().await {
@@ -83,7 +86,7 @@ pub(crate) async fn poll(
     }
     // Large documents take a while.
     let parsed = tokio::task::spawn_blocking(move || {
-        parse_feed(&body, Some(&without_credentials(&url))).map_err(|failure| (body, failure))
+        parse_feed(&body, Some(&without_credentials(&url)), charset.as_deref()).map_err(|failure| (body, failure))
     });
     match parsed.await {
         Ok(Ok(entries)) => Polled::Entries { entries, validators },

@@ -291,6 +291,7 @@ impl Reader {
             origin: self.origin.clone(),
             header: self.header.clone(),
             refused: frames.refused,
+            ..RawBatch::default()
         })
     }
 

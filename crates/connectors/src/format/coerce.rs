@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use millstream_core::json::{TIMESTAMP_MAX_US, TIMESTAMP_MIN_US, TimestampError, parse_timestamp_strict};
+use millstream_core::json::{TimestampError, parse_timestamp_strict, timestamp_from_decimal, timestamp_from_int};
 use millstream_core::{FailureKind, FieldType};
 
 use super::columns::{Built, Column, Fault, shorten};
@@ -77,37 +77,23 @@ fn float_from_text(text: &str) -> Built<f64> {
     }
 }
 
-/// A date and time, or 9 and more digits that count from the epoch.
+/// A date and time, or a number that counts from the epoch.
 pub(super) fn timestamp_from_text(text: &str) -> Built<i64> {
-    let digits = text.strip_prefix('-').unwrap_or(text);
-    if digits.len() >= 9 && digits.bytes().all(|b| b.is_ascii_digit()) {
-        return match text.parse() {
-            Ok(value) => timestamp_from_int(value),
-            Err(_) => Err(out_of_range("a timestamp", text.as_bytes())),
-        };
-    }
-    parse_timestamp_strict(text).map_err(|e| match e {
-        TimestampError::Malformed => mismatch("timestamp", text.as_bytes()),
-        TimestampError::OutOfRange => Fault::new(
-            FailureKind::OutOfRange,
-            format!("`{}` is no moment between the years 1 and 9999", shorten(text.as_bytes())),
-        ),
-    })
+    parse_timestamp_strict(text).map_err(|e| no_timestamp(e, text.as_bytes()))
 }
 
-/// Seconds, milliseconds, microseconds or nanoseconds since the epoch, told apart by magnitude: each unit's range
-/// reaches to the year 5138, and begins where the one below ends (in 1973).
-pub(super) fn timestamp_from_int(value: i64) -> Built<i64> {
-    let us = match value.unsigned_abs() {
-        0..100_000_000_000 => value * 1_000_000,
-        100_000_000_000..100_000_000_000_000 => value * 1_000,
-        100_000_000_000_000..100_000_000_000_000_000 => value,
-        _ => value.div_euclid(1_000),
-    };
-    if (TIMESTAMP_MIN_US..=TIMESTAMP_MAX_US).contains(&us) {
-        Ok(us)
-    } else {
-        Err(out_of_range("a timestamp", value.to_string().as_bytes()))
+#[cold]
+fn no_timestamp(error: TimestampError, value: &[u8]) -> Fault {
+    match error {
+        TimestampError::Malformed => mismatch("timestamp", value),
+        TimestampError::OutOfRange => Fault::new(
+            FailureKind::OutOfRange,
+            format!("`{}` is no moment between the years 1 and 9999 that a timestamp holds", shorten(value)),
+        ),
+        TimestampError::Ambiguous => Fault::mismatch(format!(
+            "`{}` is a date and time without separators or a count of milliseconds: write the date with them",
+            shorten(value)
+        )),
     }
 }
 
@@ -129,13 +115,11 @@ pub(super) fn push_number(column: &mut Column<'_>, number: &[u8], integral: bool
             Ok(())
         }
         FieldType::Timestamp => {
-            let us = if !integral {
-                timestamp_from_fraction(number)?
-            } else if let Some(value) = int_from_digits(number) {
-                timestamp_from_int(value)?
-            } else {
-                return Err(out_of_range("a timestamp", number));
+            let us = match if integral { int_from_digits(number) } else { None } {
+                Some(value) => timestamp_from_int(value),
+                None => timestamp_from_decimal(std::str::from_utf8(number).unwrap_or_default()),
             };
+            let us = us.map_err(|e| no_timestamp(e, number))?;
             column.push_int(us);
             Ok(())
         }
@@ -209,20 +193,6 @@ fn int_from_decimal(number: &[u8]) -> Built<i64> {
     text.extend_from_slice(significant);
     text.resize(text.len() + scale as usize, b'0');
     int_from_digits(&text).ok_or_else(too_large)
-}
-
-/// `1545084650.987`: the unit by the magnitude of the whole part, as for integers.
-fn timestamp_from_fraction(number: &[u8]) -> Built<i64> {
-    let value = float_from_number(number)?;
-    let scale = match value.abs() {
-        v if v < 1e11 => 1e6,
-        v if v < 1e14 => 1e3,
-        v if v < 1e17 => 1.0,
-        v if v < 1e19 => 1e-3,
-        _ => return Err(out_of_range("a timestamp", number)),
-    };
-    let us = (value * scale).round() as i64;
-    if (TIMESTAMP_MIN_US..=TIMESTAMP_MAX_US).contains(&us) { Ok(us) } else { Err(out_of_range("a timestamp", number)) }
 }
 
 /// Appends a JSON `true` or `false`.

@@ -1,21 +1,27 @@
 //! RSS, Atom and JSON Feed documents, as one kind of entry.
+//!
+//! The readers below are of our own, and refuse nothing that says anything: see `docs/adr/0005-feeds.md`.
 
-use std::borrow::Cow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+mod entities;
+mod entry;
+mod json_feed;
+mod markup;
+mod names;
+mod person;
+mod text;
+mod tree;
 
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
-use feed_rs::model::{Entry, Feed, Link, MediaObject, Person};
-use feed_rs::parser::{Builder, ParseFeedError, generate_id};
 use millstream_core::json::write_timestamp_us;
 use millstream_core::{Decoded, Decoder, Failure, FailureKind, Field, FieldType, RawBatch, StreamSchema};
 use serde::{Serialize, Serializer};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::columns::{Built, Columns, Fault, Text, decode_each};
-use super::feed_markup::escape_markup;
-use super::json;
-use super::xml;
+use super::columns::{Built, Columns, Fault, Text, decode_each, shorten};
+use super::xml::feed_text;
+use entry::Reader;
+use tree::Tree;
 
 /// One entry of a feed, with what its feed says about itself. The names are those of the `feed` preset's columns.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
@@ -24,7 +30,8 @@ pub struct FeedEntry {
     pub id: String,
     /// The title.
     pub title: Option<String>,
-    /// Where the entry can be read: the link that is no enclosure, no feed and no comment page.
+    /// Where the entry can be read: the link that is no enclosure, no feed and no comment page, or where there is none, a
+    /// guid that is a permalink.
     pub link: Option<String>,
     /// Every link but those to comments.
     pub links: Vec<String>,
@@ -54,14 +61,15 @@ pub struct FeedEntry {
     pub media: Vec<String>,
 }
 
-/// Reads a feed. The same bytes and address give the same entries, in the order of the document.
+/// Reads a feed. The same bytes, address and encoding give the same entries, in the order of the document.
 ///
-/// `url` is what relative links are resolved against; entities that the document declares itself are not accepted.
+/// `url` is what relative links are resolved against; `charset` is the encoding that came with the bytes, in the
+/// `Content-Type` of an HTTP answer. Entities that the document declares itself are not expanded.
 ///
 /// # Errors
-/// `malformed`: the bytes are no feed; `encoding`: they are not of the encoding that they declare.
-pub fn parse_feed(bytes: &[u8], url: Option<&str>) -> Result<Vec<FeedEntry>, Failure> {
-    read(bytes, url).map_err(Failure::from)
+/// `malformed`: nothing can be read of the bytes; `encoding`: for they declare an encoding that is unknown.
+pub fn parse_feed(bytes: &[u8], url: Option<&str>, charset: Option<&str>) -> Result<Vec<FeedEntry>, Failure> {
+    read(bytes, url, charset).map_err(Failure::from)
 }
 
 /// The columns of the `feed` preset, and of the records of a `feed` source: all but `id` are optional.
@@ -87,6 +95,38 @@ pub fn entry_schema() -> StreamSchema {
     ];
     let fields = fields.map(|(name, kind)| Field { name: name.into(), kind: kind.clone(), optional: name != "id" });
     StreamSchema { fields: fields.into() }
+}
+
+/// The schema of the records of a `feed` source: all of [`entry_schema`], or the fields that are declared. A timestamp may
+/// be declared as the text that it is in the record, and anything as `json`.
+///
+/// # Errors
+/// A declared field is none of a feed's, or of another type.
+pub fn record_schema(declared: Option<&StreamSchema>) -> Result<StreamSchema, String> {
+    let all = entry_schema();
+    let Some(declared) = declared else { return Ok(all) };
+    for (i, field) in declared.fields.iter().enumerate() {
+        let Some(known) = all.field(&field.name) else {
+            let known: Vec<_> = all.fields.iter().map(|f| f.name.as_str()).collect();
+            return Err(format!(
+                "the entries of a feed have no field `{}`: they have {}",
+                field.name,
+                known.join(", ")
+            ));
+        };
+        let fits = match field.kind {
+            FieldType::Json => true,
+            FieldType::String => matches!(known.kind, FieldType::String | FieldType::Timestamp),
+            _ => field.kind == known.kind,
+        };
+        if !fits {
+            return Err(format!("`{}` of a feed's entry is {}, not {}", field.name, known.kind, field.kind));
+        }
+        if declared.fields[..i].iter().any(|f| f.name == field.name) {
+            return Err(format!("the schema names `{}` twice", field.name));
+        }
+    }
+    if declared.fields.is_empty() { Err("the schema has no field".into()) } else { Ok(declared.clone()) }
 }
 
 impl FeedEntry {
@@ -162,7 +202,7 @@ impl Decoder for FeedDecoder {
     fn decode(&self, raw: &RawBatch) -> Decoded {
         let url = (raw.origin.starts_with("http://") || raw.origin.starts_with("https://")).then_some(&*raw.origin);
         decode_each(raw, &self.fields.fields, &self.schema, &Text::Bytes, |record, columns| {
-            for entry in read(record, url)? {
+            for entry in read(record, url, raw.charset.as_deref())? {
                 columns.begin();
                 for index in 0..self.fields.fields.len() {
                     columns.mark(index);
@@ -179,108 +219,60 @@ impl Decoder for FeedDecoder {
     }
 }
 
-fn read(bytes: &[u8], url: Option<&str>) -> Built<Vec<FeedEntry>> {
-    let bytes = prepare(bytes)?;
-    let parser = Builder::new()
-        .base_uri(url)
-        .sanitize_content(false)
-        // The default falls back to a random id, and the same bytes must give the same rows.
-        .id_generator(|links, title, uri| match (links, title, uri) {
-            ([], None, _) | ([], _, None) => String::new(),
-            _ => generate_id(links, title, uri),
-        })
-        .build();
-    // The feed parser unwraps a few numbers of the document (`<itunes:duration>99999999999999999999</…>`), and no
-    // document may stop a pipeline. It keeps no state that could be left broken.
-    let parsed = catch_unwind(AssertUnwindSafe(|| parser.parse(bytes.as_ref())));
-    let parsed = parsed.map_err(|_| Fault::malformed("not a readable feed: the feed parser fails on it"))?;
-    let feed = parsed.map_err(|e| match e {
-        ParseFeedError::IoError(e) => Fault::new(FailureKind::Encoding, format!("not readable as text: {e}")),
-        e => Fault::malformed(format!("not an RSS, Atom or JSON feed: {e}")),
-    })?;
-    Ok(entries(feed, url))
+fn read(bytes: &[u8], url: Option<&str>, charset: Option<&str>) -> Built<Vec<FeedEntry>> {
+    let (text, unknown_encoding) = feed_text(bytes, charset);
+    let refused = |message: String| match unknown_encoding {
+        Some(label) => Fault::new(
+            FailureKind::Encoding,
+            format!("unknown encoding `{}`, and {message}", shorten(label.as_bytes())),
+        ),
+        None => Fault::malformed(message),
+    };
+    let (mut entries, about) = match text.bytes().find(|byte| matches!(byte, b'<' | b'{')) {
+        Some(b'{') => json_feed::read(&text, url).map_err(refused)?,
+        Some(_) => read_xml(&text, url).map_err(refused)?,
+        None => return Err(refused("this is no feed: neither XML nor JSON".into())),
+    };
+    about.complete(&mut entries, url);
+    Ok(entries)
 }
 
-/// Refuses what the feed parser would read too generously or too deeply, and mends what it would cut off.
-fn prepare(bytes: &[u8]) -> Built<Cow<'_, [u8]>> {
-    if let Some(b'{') = bytes.iter().find(|byte| matches!(byte, b'<' | b'{')) {
-        json::check_depth(bytes)?;
-        return Ok(Cow::Borrowed(bytes));
+fn read_xml(text: &str, url: Option<&str>) -> Result<(Vec<FeedEntry>, entry::About), String> {
+    if u32::try_from(text.len()).is_err() {
+        return Err("a document can't be larger than 4 GiB".into());
     }
-    let text = xml::to_text(bytes)?;
-    xml::check_bounds(&text)?;
-    Ok(escape_markup(&text).map_or(Cow::Borrowed(bytes), Cow::Owned))
-}
-
-fn entries(feed: Feed, url: Option<&str>) -> Vec<FeedEntry> {
-    let feed_title = feed.title.map(|t| t.content);
-    let own = feed.links.iter().find(|l| l.rel.as_deref() == Some("self")).or(feed.links.first());
-    let feed_url = url.map(str::to_owned).or_else(|| own.map(|l| l.href.clone()));
-    let (language, feed_authors) = (feed.language, feed.authors);
-    feed.entries
-        .into_iter()
-        .map(|mut entry| {
-            if entry.authors.is_empty() {
-                entry.authors.clone_from(&feed_authors);
-            }
-            let mut entry = one(entry);
-            entry.language = entry.language.or_else(|| language.clone());
-            entry.feed_title.clone_from(&feed_title);
-            entry.feed_url.clone_from(&feed_url);
-            if entry.id.is_empty() {
-                entry.id = format!("{:032x}", xxh3_128(&entry.to_json()));
-            }
-            entry
-        })
-        .collect()
-}
-
-fn one(mut entry: Entry) -> FeedEntry {
-    // A target is only given to links that lead to comments.
-    entry.links.retain(|link| link.target.is_none());
-    let link = main_link(&entry.links).map(|link| link.href.clone());
-    let mut media: Vec<String> = Vec::new();
-    let enclosures = entry.links.iter().filter(|l| l.rel.as_deref() == Some("enclosure")).map(|l| l.href.clone());
-    for address in entry.media.iter().flat_map(media_addresses).chain(enclosures) {
-        if !media.contains(&address) {
-            media.push(address);
-        }
+    let tree = Tree::parse(text);
+    if tree.has_nested_entities {
+        return Err("entity declarations are not accepted".into());
     }
-    let authors: Vec<String> = entry.authors.into_iter().filter_map(person).collect();
-    let content = entry.content.and_then(|content| content.body.or(content.src.map(|link| link.href)));
-    FeedEntry {
-        id: entry.id,
-        title: entry.title.map(|t| t.content),
-        link,
-        links: entry.links.into_iter().map(|l| l.href).collect(),
-        summary: entry.summary.map(|t| t.content),
-        content,
-        author: authors.first().cloned(),
-        authors,
-        categories: entry.categories.into_iter().map(|c| c.term).collect(),
-        published: entry.published.map(|t| t.timestamp_micros()),
-        updated: entry.updated.map(|t| t.timestamp_micros()),
-        language: entry.language,
-        feed_title: None,
-        feed_url: None,
-        media,
+    let Some(reader) = Reader::new(&tree, url) else {
+        return Err(match tree.elements(0).next() {
+            Some(root) => format!(
+                "not an RSS, Atom or JSON feed: the outermost element is `{}`",
+                shorten(tree.full_name(root).as_bytes())
+            ),
+            None => "not an RSS, Atom or JSON feed: there is no element".into(),
+        });
+    };
+    let (entries, empty) = reader.entries();
+    let about = reader.about();
+    match (entries.is_empty(), empty) {
+        (false, _) => Ok((entries, about)),
+        (true, 1..) => Err("none of the entries of this feed says anything".into()),
+        (true, 0) if tree.is_broken => Err("the document is damaged, and no entry can be found in it".into()),
+        (true, 0) if about.is_feed => Ok((entries, about)),
+        (true, 0) => Err("not an RSS, Atom or JSON feed: there is neither a channel nor an entry in it".into()),
     }
 }
 
-/// The alternate link, or the first one that leads to a page.
-fn main_link(links: &[Link]) -> Option<&Link> {
-    let rel = |link: &Link, wanted: &str| link.rel.as_deref() == Some(wanted);
-    let page = |link: &&Link| !["self", "enclosure", "replies", "edit", "via", "hub"].iter().any(|r| rel(link, r));
-    links.iter().find(|link| rel(link, "alternate")).or_else(|| links.iter().find(page)).or(links.first())
-}
-
-fn person(person: Person) -> Option<String> {
-    person.name.or(person.email).or(person.uri).filter(|name| !name.is_empty())
-}
-
-fn media_addresses(media: &MediaObject) -> impl Iterator<Item = String> + '_ {
-    let contents = media.content.iter().filter_map(|content| content.url.as_ref().map(ToString::to_string));
-    contents.chain(media.thumbnails.iter().map(|thumbnail| thumbnail.image.uri.clone()))
+/// An id for an entry that has none: of link and title, or of all that it says.
+fn digest(entry: &FeedEntry, url: Option<&str>) -> String {
+    let place = entry.links.first().map(String::as_str).or(url.filter(|_| entry.title.is_some()));
+    let hash = match place {
+        Some(place) => xxh3_128(format!("{place}\0{}", entry.title.as_deref().unwrap_or_default()).as_bytes()),
+        None => xxh3_128(&entry.to_json()),
+    };
+    format!("{hash:032x}")
 }
 
 fn timestamp<S: Serializer>(us: &Option<i64>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -295,5 +287,6 @@ fn timestamp<S: Serializer>(us: &Option<i64>, serializer: S) -> Result<S::Ok, S:
 }
 
 #[cfg(test)]
-#[path = "feed_tests.rs"]
+mod odd_tests;
+#[cfg(test)]
 mod tests;

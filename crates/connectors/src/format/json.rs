@@ -4,7 +4,7 @@
 
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
-use millstream_core::{Decoded, Decoder, Failure, FailureKind, RawBatch, StreamSchema};
+use millstream_core::{Decoded, Decoder, Failure, RawBatch, StreamSchema};
 
 use super::columns::{Built, Column, Fault, Text, decode_each, shorten};
 use super::config::{DuplicateKeys, JsonConfig};
@@ -55,18 +55,6 @@ pub(super) fn push_json_text(column: &mut Column<'_>, text: &str) -> Built {
     let mut parser = Parser::new(text.as_bytes(), true, &mut scratch);
     parser.skip_spaces();
     parser.value(column, 1)
-}
-
-/// Checks that `text` is JSON and not too deep, for readers that have no bound of their own.
-pub(super) fn check_depth(text: &[u8]) -> Built {
-    if let Err(e) = simdutf8::compat::from_utf8(text) {
-        return Err(Fault::new(FailureKind::Encoding, format!("invalid UTF-8 at byte {}", e.valid_up_to())));
-    }
-    let mut scratch = Vec::new();
-    let mut parser = Parser::new(text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text), true, &mut scratch);
-    parser.skip_spaces();
-    parser.skip(1)?;
-    parser.end()
 }
 
 /// A JSON document, a JSON array of records, or JSON texts one after another, usually one per line.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType};
 use millstream_core::json::to_string;
-use millstream_core::{Field, FieldType, RowFailure};
+use millstream_core::{FailureKind, Field, FieldType, RowFailure};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

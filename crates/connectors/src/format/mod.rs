@@ -9,7 +9,6 @@ mod config;
 mod csv;
 mod encode;
 pub mod feed;
-mod feed_markup;
 mod json;
 mod json_parser;
 mod presets;

@@ -23,7 +23,9 @@ use super::lines::{Line, Lines};
 use crate::backoff::Reconnect;
 use crate::file::too_large;
 use crate::record_buffer::RecordBuffer;
-use crate::source::{SourceContext, describe_http_error, http_client, json_or_text, request_headers, retry_after};
+use crate::source::{
+    SourceContext, charset, describe_http_error, http_client, json_or_text, request_headers, retry_after,
+};
 
 const LAST_EVENT_ID: &str = "last_event_id";
 
@@ -243,6 +245,11 @@ impl Source for HttpStreamSource {
                 }
                 Connection::Connecting(connecting) => match connecting.await {
                     Ok(response) => {
+                        // Server-sent events are UTF-8 by definition.
+                        let content_type = response.headers().get(CONTENT_TYPE);
+                        let named =
+                            content_type.filter(|_| self.config.format == StreamFormat::Lines).and_then(charset);
+                        self.records.charset = named.map(Into::into);
                         let response = Box::new(response);
                         self.connection = Connection::Open { response, heard_at: Instant::now(), unread: Bytes::new() };
                         self.reconnect.connected();

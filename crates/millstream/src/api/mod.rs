@@ -71,6 +71,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/metrics", get(status::metrics))
         .route("/api/v1/openapi.json", get(status::openapi))
         .route("/api/v1/pipeline", get(status::pipeline))
+        .route("/api/v1/components", get(status::components))
         .route("/api/v1/streams", get(status::streams))
         .route("/api/v1/streams/{name}/tap", get(tap::tap))
         .route("/api/v1/models", get(models::list))

@@ -3,12 +3,12 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::header::{CONTENT_LENGTH, RETRY_AFTER};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
-use millstream_connectors::source::SourceConfig;
+use millstream_connectors::source::{SourceConfig, charset};
 
 use super::ApiState;
 use super::error::ApiError;
@@ -40,6 +40,7 @@ pub async fn push(
         None => None,
     };
     let limit = body_limit(&state, &name);
+    let charset = headers.get(CONTENT_TYPE).and_then(charset);
     let length = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
     // Spawned, so that a client that goes away does not leave a half-told story: what was begun is finished.
     let running = running.clone();
@@ -47,7 +48,7 @@ pub async fn push(
         let Some(push) = running.pushes.get(name.as_str()) else { return Err(too_much()) };
         let Some(_room) = push.reserve(length.unwrap_or(limit).min(limit)) else { return Err(too_much()) };
         let body = read_body(body, limit).await?;
-        Ok(push.push(body, key.as_deref()).await?)
+        Ok(push.push(body, charset.as_deref(), key.as_deref()).await?)
     });
     let pushed = match pushed.await {
         Ok(Ok(pushed)) => pushed,

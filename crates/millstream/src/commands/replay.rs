@@ -9,11 +9,13 @@ use millstream_core::json::parse_timestamp;
 use millstream_core::{Error, Result, SystemClock};
 
 use super::progress::{Progress, shown_after_a_while};
-use super::{Failed, asked_to_stop, data_folder, load};
-use crate::pipeline::replay::{From, Replay};
+use super::run::FailOn;
+use super::{Failed, LogFormat, asked_to_stop, data_folder, load};
 use crate::pipeline::progress::ReaderProgress;
+use crate::pipeline::replay::{From, Replay};
 use crate::pipeline::run::{Opening, Outcome};
 use crate::pipeline::streams::Stream;
+use crate::pipeline::summary::Summary;
 use crate::pipeline::{RunOptions, Running};
 
 #[derive(Debug, Args)]
@@ -35,9 +37,11 @@ pub struct ReplayArgs {
     /// Put that table's rows into a new table of this name, and leave everything else as it is.
     #[arg(long, requires = "table")]
     into: Option<String>,
+    #[command(flatten)]
+    fail_on: FailOn,
 }
 
-pub async fn run(args: ReplayArgs) -> std::result::Result<(), Failed> {
+pub async fn run(args: ReplayArgs, log: LogFormat) -> std::result::Result<(), Failed> {
     let pipeline = load(&args.file)?;
     let data_dir = data_folder(args.data_dir, &pipeline)?;
     let named = |name: &Option<String>| name.as_deref().map(Into::into);
@@ -56,7 +60,9 @@ pub async fn run(args: ReplayArgs) -> std::result::Result<(), Failed> {
     };
     let supervisor = Running::start(pipeline, options, Arc::new(SystemClock)).await?;
     let running = supervisor.running().clone();
-    match watched(&running, &replay, supervisor.run(asked_to_stop())).await?? {
+    let outcome = watched(&running, &replay, supervisor.run(asked_to_stop())).await??;
+    let allowed = args.fail_on.report(&Summary::of(&running), outcome, log);
+    match outcome {
         Outcome::Idle => {
             let read: u64 = running
                 .progress
@@ -72,7 +78,7 @@ pub async fn run(args: ReplayArgs) -> std::result::Result<(), Failed> {
                     data_dir.display()
                 );
             }
-            Ok(())
+            allowed
         }
         Outcome::Stopped => {
             println!("stopped before the end; `millstream run` or another replay goes on from here");

@@ -4,6 +4,7 @@
 //! An entry that is wrong does not hide what is wrong with the others: what reads from it is checked as far as its
 //! columns are not needed.
 
+mod formats;
 mod outputs;
 mod predict_input;
 mod sources;

@@ -19,8 +19,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::dead_letters::FailedRows;
+use super::health::{ComponentHealth, ComponentKind, Part};
 use super::progress::ReaderProgress;
 use super::streams::{Stream, StreamBatch};
+use super::tally::Fate;
 use super::task::TaskContext;
 use crate::config::checked::{OnError, SinkSpec, Start};
 
@@ -60,6 +62,7 @@ pub struct Deliver {
     checkpoint: Checkpoint,
     target: Arc<str>,
     wish: watch::Receiver<Wish>,
+    health: ComponentHealth,
     /// Next offset to read; ahead of the committed one while rows are staged.
     staged: bool,
 }
@@ -123,7 +126,8 @@ impl Deliver {
             inputs.push(Input { stream, offsets, position });
         }
         let target = sink_target(&spec.name);
-        let mut deliver = Self { context, spec, sink, inputs, checkpoint, target, wish, staged: false };
+        let health = context.health.of(ComponentKind::Sink, &spec.name, &context.clock);
+        let mut deliver = Self { context, spec, sink, inputs, checkpoint, target, wish, health, staged: false };
         if !begins.is_empty() {
             // At once: what has begun has begun, also where this run ends before the first delivery.
             deliver.commit(None)?;
@@ -240,6 +244,7 @@ impl Deliver {
     async fn hand_over(&mut self, batch: &SinkBatch) -> Result<Vec<RowFailure>> {
         self.context.metrics.received("sink", &self.spec.name, batch.batch.num_rows());
         let mut pause = RETRY_PAUSE.0;
+        let part = self.health.part();
         loop {
             let delivered = match &mut self.sink {
                 AnySink::Direct(sink) => sink.deliver(batch).await,
@@ -251,7 +256,7 @@ impl Deliver {
             match delivered {
                 Ok(failures) => return Ok(failures),
                 Err(e) if e.is_retry() => {
-                    tracing::warn!(sink = %self.spec.name, error = %e, retry_in_ms = pause.as_millis() as u64, "the sink is not available; trying again");
+                    part.waits(&e.to_string());
                     if wait_unless_stopped(&mut self.wish, pause).await {
                         return Err(Error::retry(STOPPED));
                     }
@@ -271,7 +276,7 @@ impl Deliver {
     ) -> Result<()> {
         let Some(first) = failures.first() else { return Ok(()) };
         let (name, metrics) = (&self.spec.name, &self.context.metrics);
-        metrics.errors("sink", name, failures.iter().map(|f| f.failure.kind));
+        let count = |fate| metrics.failed("sink", Stage::Deliver, name, failures, fate);
         match self.spec.on_error {
             OnError::Fail => Err(Error::input(format!(
                 "sink {name} refused {}: {} (on_error: fail)",
@@ -279,11 +284,11 @@ impl Deliver {
                 first.failure.message
             ))),
             OnError::Skip => {
-                metrics.discarded("sink", name, failures.len());
+                count(Fate::Skipped);
                 Ok(())
             }
             OnError::DeadLetter | OnError::Default => {
-                metrics.dead_letters(Stage::Deliver, name, failures.len());
+                count(Fate::DeadLetter);
                 let letters = self.letters(batch, failures, attempt)?;
                 let chunks = stream.dead_letters_chunk(&letters, self.context.clock.now_us())?.into_iter().collect();
                 let append = Append { producer: self.target.clone(), sequence: None, cursor: Vec::new(), chunks };
@@ -328,7 +333,7 @@ impl Deliver {
         self.commit(token.clone())?;
         self.staged = false;
         if let (AnySink::Staged(sink), Some(token)) = (&mut self.sink, token) {
-            publish_sealed(sink.as_mut(), token).await.map_err(|e| e.context(doing))?;
+            publish_sealed(sink.as_mut(), token, &self.health.part()).await.map_err(|e| e.context(doing))?;
         }
         self.report();
         Ok(())
@@ -395,12 +400,12 @@ fn join_small(batches: Vec<StreamBatch>, schema: &SchemaRef) -> Result<Vec<Strea
 pub const STOPPED: &str = "stopped while the sink was not available";
 
 /// Once the token is stored the output must appear, however often it takes.
-async fn publish_sealed(sink: &mut dyn StagedSink, token: Bytes) -> Result<()> {
+async fn publish_sealed(sink: &mut dyn StagedSink, token: Bytes, part: &Part) -> Result<()> {
     let mut pause = RETRY_PAUSE.0;
     loop {
         match sink.publish(token.clone()).await {
             Err(e) if e.is_retry() => {
-                tracing::warn!(error = %e, "publishing failed; trying again");
+                part.waits(&e.to_string());
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(RETRY_PAUSE.1);
             }

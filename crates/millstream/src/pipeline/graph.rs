@@ -15,6 +15,7 @@ use super::models::ModelSet;
 use super::plan::{Entry, StagePlan};
 use super::predict::PredictStep;
 use super::streams::StreamBatch;
+use super::tally::Fate;
 use crate::config::checked::{OnError, TransformKind};
 use crate::metrics::Metrics;
 
@@ -166,7 +167,7 @@ impl Graph {
             return Ok(());
         }
         let on_error = node.step.as_ref().map_or(OnError::DeadLetter, |step| step.on_error);
-        self.metrics.errors("transform", &node.name, failed.failures.iter().map(|f| f.failure.kind));
+        let count = |fate| self.metrics.failed("transform", failed.stage, &node.name, failed.failures, fate);
         match on_error {
             OnError::Fail => {
                 let first = &failed.failures[0];
@@ -177,11 +178,11 @@ impl Graph {
                 )))
             }
             OnError::Skip => {
-                self.metrics.discarded("transform", &node.name, failed.failures.len());
+                count(Fate::Skipped);
                 Ok(())
             }
             OnError::DeadLetter | OnError::Default => {
-                self.metrics.dead_letters(failed.stage, &node.name, failed.failures.len());
+                count(Fate::DeadLetter);
                 effects.dead_letters.extend(self.letters(failed)?);
                 Ok(())
             }

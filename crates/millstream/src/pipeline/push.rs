@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millstream_core::{CursorDelta, Result};
+use millstream_core::{CursorDelta, RawBatch, Result};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::ingest::Ingest;
+use super::tally::Fate;
 
 /// Memory that the bodies of all requests of a source may take together, in KiB; one more is told to come back.
 const BODIES_KIB: usize = 64 << 10;
@@ -90,13 +91,13 @@ impl Push {
         self.room.try_acquire_many(kib as u32).ok()
     }
 
-    /// Stores the records of a body and returns when they are durable.
+    /// Stores the records of a body and returns when they are durable. `charset` is the encoding that came with it.
     ///
     /// # Errors
     /// The log can't be written.
-    pub async fn push(&self, body: Bytes, key: Option<&str>) -> Result<Pushed> {
+    pub async fn push(&self, body: Bytes, charset: Option<&str>, key: Option<&str>) -> Result<Pushed> {
         let raw = match self.ingest.decoder.split(body) {
-            Ok(raw) => raw,
+            Ok(raw) => RawBatch { charset: charset.map(Into::into), ..raw },
             Err(failure) => return Ok(Pushed::Malformed(failure.message)),
         };
         let Some(key) = key else {
@@ -119,8 +120,9 @@ impl Push {
         Ok(Pushed::Stored(stored))
     }
 
-    fn prepare(&self, raw: &millstream_core::RawBatch) -> Result<(Vec<millstream_storage::log::Chunk>, Stored)> {
+    fn prepare(&self, raw: &RawBatch) -> Result<(Vec<millstream_storage::log::Chunk>, Stored)> {
         let prepared = self.ingest.prepare(raw)?;
+        self.ingest.failed(&prepared.failures, Fate::Refused);
         let rejected = prepared.failures.iter().map(|f| Rejected {
             index: f.row,
             kind: f.failure.kind.as_str().into(),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use millstream_connectors::sink::SinkContext;
-use millstream_connectors::source::{SourceConfig, SourceContext};
+use millstream_connectors::source::{SourceConfig, SourceContext, SourceStatus, Status};
 use millstream_connectors::{format, sink, source};
 use millstream_core::disk::RealDisk;
 use millstream_core::{Clock, Error, Result};
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::catalog::Catalog;
 use super::data_dir::DataDir;
 use super::deliver::{Deliver, STOPPED, Wish};
+use super::health::{ComponentHealth, ComponentKind, Health, Part};
 use super::ingest::Ingest;
 use super::models::ModelSet;
 use super::plan::{Plan, StagePlan, StreamPlan};
@@ -30,7 +31,7 @@ use super::push::Push;
 use super::streams::{Stream, Streams};
 use super::replay::Replay;
 use super::task::{Role, Task, TaskContext};
-use super::{dead_letters, outputs, replay};
+use super::{dead_letters, outputs, preflight, replay};
 use crate::config::checked::{Pipeline, SinkSpec, Start};
 use crate::metrics::Metrics;
 
@@ -100,6 +101,8 @@ pub struct Running {
     pub progress: Arc<Progress>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
+    /// What each component is doing.
+    pub health: Arc<Health>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Serialises redrives: two at once would redrive a record twice.
@@ -144,9 +147,13 @@ impl Running {
             None => Plan::new(&pipeline)?,
         };
         let data_dir = DataDir::open(&options.data_dir, &pipeline.name)?;
+        let metrics = Arc::new(Metrics::default());
+        let health = Arc::new(Health::new(components(&pipeline), &clock, &metrics));
+        // Before anything is opened that takes a while.
+        preflight::look(&pipeline, &health, &clock, options.replay.is_none()).await?;
         let schemas = SchemaStore::open(&data_dir.schemas())?;
         let streams = Arc::new(open_streams(&plan, &data_dir, &schemas, &clock, &options.opening).await?);
-        let models = ModelSet::open(&pipeline, &plan, &data_dir.model_caches(), &clock).await?;
+        let models = ModelSet::open(&pipeline, &plan, &data_dir.model_caches(), &clock, &health).await?;
         let catalog = Catalog::load(&data_dir.catalog())?;
         let known = Arc::new(catalog.names());
         let sinks_are_known = catalog.knows_sinks();
@@ -165,7 +172,8 @@ impl Running {
             schemas: schemas.clone(),
             clock: clock.clone(),
             progress: Arc::new(progress),
-            metrics: Arc::new(Metrics::default()),
+            metrics,
+            health,
             stop: stop_tasks.clone(),
             pipeline_version: pipeline.version.clone(),
         };
@@ -187,6 +195,7 @@ impl Running {
             models,
             progress: context.progress.clone(),
             metrics: context.metrics.clone(),
+            health: context.health.clone(),
             clock,
             redrive: tokio::sync::Mutex::new(()),
             ready: AtomicBool::new(false),
@@ -272,10 +281,14 @@ impl Supervisor {
         }
         if supervisor.options.replay.is_none() {
             for ingest in supervisor.running.ingests.values().filter(|i| !is_push(&i.spec.connector)) {
-                let source = open_source(ingest)?;
+                let source = open_source(ingest, &supervisor.running.health)?;
                 supervisor.sources.spawn(ingest.clone().pull(source, supervisor.stop_sources.clone()));
             }
         }
+        let (pipeline, health) = (supervisor.running.pipeline.clone(), supervisor.running.health.clone());
+        let (clock, stop) = (supervisor.running.clock.clone(), supervisor.stop_tasks.clone());
+        tokio::spawn(preflight::look_again(pipeline, health.clone(), clock, stop));
+        health.started();
         supervisor.running.ready.store(true, Ordering::Release);
         Ok(supervisor)
     }
@@ -302,7 +315,10 @@ impl Supervisor {
                 }
                 Some(ended) = self.tasks.join_next() => break Err(unexpected(flatten(ended), "a task")),
                 Some(ended) = self.sinks.join_next() => break Err(unexpected(flatten(ended), "a sink")),
-                _ = figures.tick() => running.take_figures(),
+                _ = figures.tick() => {
+                    running.take_figures();
+                    running.metrics.tally().say_more();
+                }
                 _ = retain.tick() => if let Err(e) = running.retain() { break Err(e) },
                 () = running.progress.moved(), if self.options.exit_when_idle => {
                     if running.stages_are_idle() {
@@ -363,6 +379,7 @@ pub async fn redrive_at_rest(
         clock,
         progress: Arc::new(Progress::default()),
         metrics: Arc::new(Metrics::default()),
+        health: Arc::default(),
         stop: CancellationToken::new(),
         pipeline_version: pipeline.version.clone(),
     };
@@ -547,16 +564,40 @@ fn open_pushes(pipeline: &Pipeline, ingests: &BTreeMap<Arc<str>, Arc<Ingest>>) -
     pushes
 }
 
-fn open_source(ingest: &Ingest) -> Result<Box<dyn millstream_core::Source>> {
+fn open_source(ingest: &Ingest, health: &Health) -> Result<Box<dyn millstream_core::Source>> {
     let name = ingest.spec.name.clone();
     let cursor = ingest.stream.log.producer(&name).map(|p| p.cursor).unwrap_or_default();
-    let status_name = name.clone();
+    let component = health.of(ComponentKind::Source, &name, &ingest.clock);
     let context = SourceContext {
         name: name.clone(),
         cursor,
         clock: ingest.clock.clone(),
         framing: format::framing(&ingest.spec.decode),
-        status: Arc::new(move |status: &str| tracing::debug!(source = %status_name, "{status}")),
+        status: status_of(component),
     };
     source::build(&ingest.spec.connector, context).map_err(|e| e.context(format!("source {name}")))
+}
+
+/// Takes what a source says of its systems, one part of the component for each.
+fn status_of(component: ComponentHealth) -> Status {
+    let parts: parking_lot::Mutex<BTreeMap<String, Part>> = parking_lot::Mutex::default();
+    Arc::new(move |status| {
+        let mut parts = parts.lock();
+        match status {
+            SourceStatus::Waiting { part, why } => {
+                parts.entry(part.to_owned()).or_insert_with(|| component.part()).waits(why);
+            }
+            SourceStatus::Works { part } => drop(parts.remove(part)),
+            SourceStatus::Trouble { why } => component.error(why),
+        }
+    })
+}
+
+/// All components of a pipeline, in the order of the flow.
+fn components(pipeline: &Pipeline) -> Vec<(ComponentKind, Arc<str>)> {
+    let sources = pipeline.sources.iter().map(|s| (ComponentKind::Source, s.name.clone()));
+    let transforms = pipeline.transforms.iter().map(|t| (ComponentKind::Transform, t.name.clone()));
+    let tables = pipeline.tables.iter().map(|t| (ComponentKind::Table, t.name.clone()));
+    let sinks = pipeline.sinks.iter().map(|s| (ComponentKind::Sink, s.name.clone()));
+    sources.chain(transforms).chain(tables).chain(sinks).collect()
 }

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::dead_letters::FailedRows;
 use super::graph::Graph;
+use super::health::Health;
 use super::models::ModelSet;
 use super::outbox::{self, COMMIT_KEY, Commit};
 use super::outputs::{Begins, OUTPUTS_KEY, Outputs, Position};
@@ -34,6 +35,7 @@ use super::plan::{StagePlan, storage_spec};
 use super::progress::{Progress, ReaderProgress};
 use super::scorer::waiting::STOPPED;
 use super::streams::{Stream, StreamBatch, Streams};
+use super::tally::Fate;
 use crate::metrics::Metrics;
 
 /// A commit covers about this much of the log at most (compressed bytes), and this many rows.
@@ -57,6 +59,8 @@ pub struct TaskContext {
     pub progress: Arc<Progress>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
+    /// What each component is doing.
+    pub health: Arc<Health>,
     /// Cancelled when the pipeline stops.
     pub stop: CancellationToken,
     /// Digest of the pipeline file.
@@ -382,7 +386,8 @@ impl Task {
                 pipeline_version: &self.context.pipeline_version,
                 model_version: None,
             };
-            self.context.metrics.dead_letters(Stage::Transform, &table_plan.spec.name, applied.failures.len());
+            let (metrics, name) = (&self.context.metrics, &table_plan.spec.name);
+            metrics.failed("table", Stage::Transform, name, &applied.failures, Fate::DeadLetter);
             pending.dead_letters.extend(failed.letters(&applied.failures)?);
         }
         Ok(())

@@ -171,25 +171,6 @@ pub(in super::super) fn push_collapsed(text: &str, out: &mut String) {
     }
 }
 
-/// Refuses a document with entity declarations or too many levels, for readers that do not look themselves. What is not
-/// well-formed is left for them to refuse.
-pub(in super::super) fn check_bounds(text: &str) -> Built {
-    let mut reader = Reader::from_str(text);
-    let mut depth = 0_usize;
-    loop {
-        match reader.read_event() {
-            Ok(Event::DocType(doctype)) => check_doctype(&doctype)?,
-            Ok(Event::Start(_)) => depth += 1,
-            Ok(Event::End(_)) => depth = depth.saturating_sub(1),
-            Ok(Event::Eof) | Err(_) => return Ok(()),
-            Ok(_) => {}
-        }
-        if depth > DEPTH_MAX {
-            return Err(too_deep());
-        }
-    }
-}
-
 fn too_deep() -> Fault {
     Fault::malformed(format!("more than {DEPTH_MAX} elements inside each other"))
 }

@@ -13,8 +13,9 @@ use super::columns::{Built, Column, Columns, Fault, Text, decode_each, shorten};
 use super::config::XmlField;
 use super::presets;
 
-pub(super) use document::{Document, NodeId, check_bounds, push_collapsed};
-pub(super) use encoding::to_text;
+pub(super) use document::{Document, NodeId, push_collapsed};
+pub(super) use encoding::feed_text;
+use encoding::to_text;
 pub(super) use path::{Found, Path};
 
 /// The schema of a mapping. Where a schema is declared, it rules: its fields, in its order, with its types; but it must
@@ -123,8 +124,8 @@ impl XmlDecoder {
         Self { fields: schema.clone(), schema: schema.arrow(), record: None, extracts, accept: Some(accept) }
     }
 
-    fn document(&self, bytes: &[u8], columns: &mut Columns<'_>, scratch: &mut String) -> Built {
-        let text = to_text(bytes)?;
+    fn document(&self, bytes: &[u8], charset: Option<&str>, columns: &mut Columns<'_>, scratch: &mut String) -> Built {
+        let text = to_text(bytes, charset)?;
         let document = Document::parse(&text)?;
         if let Some(accept) = self.accept {
             accept(&document)?;
@@ -166,7 +167,7 @@ impl Decoder for XmlDecoder {
     fn decode(&self, raw: &RawBatch) -> Decoded {
         let mut scratch = String::new();
         decode_each(raw, &self.fields.fields, &self.schema, &Text::Bytes, |record, columns| {
-            self.document(record, columns, &mut scratch)
+            self.document(record, raw.charset.as_deref(), columns, &mut scratch)
         })
     }
 

@@ -222,6 +222,25 @@ fn encodings_are_read_as_declared_or_marked() {
     assert!(failure(b"<?xml version='1.0' encoding='klingon-1'?><r/>").1.contains("unknown encoding `klingon-1`"));
 }
 
+#[test]
+fn the_encoding_that_came_with_a_document_overrules_the_declared_one_where_the_bytes_are_of_it() {
+    let config: DecodeConfig = serde_json::from_str(r#"{"format":"xml","fields":{"v":"."}}"#).unwrap();
+    let decoder = build(&config, &effective_schema(&config, None).unwrap()).unwrap();
+    let latin = |text: &str| encoding_rs::WINDOWS_1252.encode(text).0.into_owned();
+    for (document, charset) in [
+        (latin("<r>café</r>"), "iso-8859-1"),
+        (latin("<?xml version='1.0' encoding='utf-8'?><r>café</r>"), "latin1"),
+        (latin("<?xml version='1.0' encoding='iso-8859-1'?><r>café</r>"), "utf-8"),
+        (latin("<?xml version='1.0' encoding='iso-8859-1'?><r>café</r>"), "klingon"),
+        ("<?xml version='1.0' encoding='iso-8859-1'?><r>café</r>".into(), "utf-8"),
+        ("\u{feff}<r>café</r>".into(), "iso-8859-1"),
+        ("<r>café</r>".into(), "utf-16"),
+    ] {
+        let raw = RawBatch { charset: Some(charset.into()), ..RawBatch::single(document.into(), "".into()) };
+        assert_eq!(rows(&decoder.decode(&raw)), [r#"{"v":"café"}"#], "{charset}");
+    }
+}
+
 proptest! {
     #[test]
     fn any_text_survives_a_document(text in "[^\u{0}-\u{1f}\r\u{fffe}\u{ffff}]{0,40}", inner in "[a-z<>&\"' é]{0,20}") {

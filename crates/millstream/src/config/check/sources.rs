@@ -9,7 +9,7 @@ use millstream_connectors::source::SourceConfig;
 use millstream_core::schema::timestamp_type;
 use millstream_core::{Field, FieldType, StreamSchema};
 
-use super::{Checker, retention_spec, type_name};
+use super::{Checker, formats, retention_spec, type_name};
 use crate::config::checked::{Metadata, SourceSpec};
 use crate::config::raw::{RawRetention, RawSource};
 use crate::config::tree::{Content, Entry, Node};
@@ -41,7 +41,12 @@ impl<'a> Checker<'a> {
         }
         let declared = self.declared(entry)?;
         let at = entry.value.entry("schema").or_else(|| entry.value.entry("decode")).unwrap_or(entry);
-        let declared = match format::effective_schema(&raw.decode, declared.as_ref()) {
+        if let Some((message, help)) = formats::refused(&connector, &raw.decode) {
+            let at = entry.value.entry("decode").unwrap_or(entry);
+            self.error(&at.place, message, Some(help));
+            return None;
+        }
+        let declared = match formats::fields(&connector, &raw.decode, declared.as_ref()) {
             Ok(schema) => schema,
             Err(message) => {
                 self.error(&at.place, message, None);
