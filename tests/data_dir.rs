@@ -247,7 +247,15 @@ fn a_folder_of_an_earlier_version_is_used_where_it_is() {
     let place = Place::new(PIPELINE);
     grow(&place, 0, 10, 20);
     let args = ["run", "pipeline.yaml", "--listen", "127.0.0.1:0", "--exit-when-idle"];
-    place.stdout(&["run", "pipeline.yaml", "--data-dir", "millstream-data", "--listen", "127.0.0.1:0", "--exit-when-idle"]);
+    place.stdout(&[
+        "run",
+        "pipeline.yaml",
+        "--data-dir",
+        "millstream-data",
+        "--listen",
+        "127.0.0.1:0",
+        "--exit-when-idle",
+    ]);
     grow(&place, 10, 5, 20);
     let output = place.output(&args);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -171,7 +171,10 @@ tables:
 ",
     );
     for file in ["fraud.onnx", "spend.onnx"] {
-        place.write(file, std::fs::read(format!("{}/../../tests/cases/tabular/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap());
+        place.write(
+            file,
+            std::fs::read(format!("{}/../../tests/cases/tabular/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap(),
+        );
     }
     place
 }
@@ -192,7 +195,10 @@ fn models_of_columns_are_listed_described_evaluated_and_measured() {
 
     place.write("cards.csv", "country,amount,hour,label\nDE,20,12,ok\nUS,5000,2,fraud\n");
     let report = json(&["models", "eval", "./fraud.onnx", "--input", "cards.csv", "--format", "json"]);
-    assert_eq!((&report["n"], &report["failed"], report["confusion"].as_array().unwrap().len()), (&json!(2), &json!(0), 2));
+    assert_eq!(
+        (&report["n"], &report["failed"], report["confusion"].as_array().unwrap().len()),
+        (&json!(2), &json!(0), 2)
+    );
     place.write("spend.csv", "a,b,c,right\n30.5,9,858,30\n100.25,6,1539,90\n137,7,474,120\n");
     let spend = ["models", "eval", "./spend.onnx", "--input", "spend.csv", "--label", "right"];
     let report = json(&[&spend[..], &["--format", "json"]].concat());
@@ -227,9 +233,11 @@ fn models_of_columns_are_served_alone_and_by_a_running_pipeline() {
     let value = |text: &str| text.trim().parse::<f64>().unwrap();
     let csv = value(&post(&url, "/invocations", "text/csv", "30.5,9,858\n"));
     let answer: Value =
-        serde_json::from_str(&post(&url, "/invocations", "application/json", r#"{"instances": [[30.5, 9, 858]]}"#)).unwrap();
+        serde_json::from_str(&post(&url, "/invocations", "application/json", r#"{"instances": [[30.5, 9, 858]]}"#))
+            .unwrap();
     assert!((answer["predictions"][0]["value"].as_f64().unwrap() - csv).abs() < 1e-3, "{answer} {csv}");
-    let tensor = json!({ "inputs": [{ "name": "input", "shape": [1, 3], "datatype": "FP32", "data": [30.5, 9, 858] }] });
+    let tensor =
+        json!({ "inputs": [{ "name": "input", "shape": [1, 3], "datatype": "FP32", "data": [30.5, 9, 858] }] });
     let answer: Value =
         serde_json::from_str(&post(&url, "/v2/models/spend/infer", "application/json", &tensor.to_string())).unwrap();
     assert_eq!((&answer["outputs"][0]["name"], &answer["outputs"][0]["shape"]), (&json!("value"), &json!([1])));
@@ -240,9 +248,9 @@ fn models_of_columns_are_served_alone_and_by_a_running_pipeline() {
 
     let server = place.start(&[]);
     let url = server.url();
-    let row = r#"{"instances": [{"country": "US", "amount": 5000, "hour": 2}, {"country": "DE", "amount": 20, "hour": 12}]}"#;
-    let answer: Value =
-        serde_json::from_str(&post(&url, "/invocations?model=fraud", "application/json", row)).unwrap();
+    let row =
+        r#"{"instances": [{"country": "US", "amount": 5000, "hour": 2}, {"country": "DE", "amount": 20, "hour": 12}]}"#;
+    let answer: Value = serde_json::from_str(&post(&url, "/invocations?model=fraud", "application/json", row)).unwrap();
     let items = answer["predictions"].as_array().unwrap();
     assert!(items.iter().all(|item| item["scores"]["fraud"].is_f64() && item["label"].is_string()), "{answer}");
     assert!(http::get(&format!("{url}/v2/models/fraud")).text.contains("\"name\":\"country\""));

@@ -117,7 +117,11 @@ fn an_endpoint_that_is_away_is_waited_for_and_no_record_becomes_a_dead_letter() 
         assert_eq!(scored(&place), 90, "{status}");
         let said = |text: &str| log.lines().filter(|line| line.contains(text)).count();
         // Once at each change, whatever the number of attempts, calls and partitions.
-        assert_eq!((said("WARN transform scored waits: model tone: "), said("goes on after")), (1, 1), "{status}: {log}");
+        assert_eq!(
+            (said("WARN transform scored waits: model tone: "), said("goes on after")),
+            (1, 1),
+            "{status}: {log}"
+        );
     }
 }
 

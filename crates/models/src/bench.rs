@@ -174,13 +174,7 @@ fn direct(model: &mut dyn Model, texts: &[Input], batch: usize, time: Duration) 
     Ok(measured)
 }
 
-async fn queued(
-    handle: &ModelHandle,
-    texts: &[Input],
-    batch: usize,
-    calls: usize,
-    time: Duration,
-) -> Result<Measured> {
+async fn queued(handle: &ModelHandle, texts: &[Input], batch: usize, calls: usize, time: Duration) -> Result<Measured> {
     let mut batches = batches(texts, batch);
     let mut call = || {
         let texts = batches.next().unwrap_or(texts).to_vec();
@@ -210,7 +204,10 @@ fn all_good(answers: Vec<Result<Prediction, Failure>>) -> Result<usize> {
     let answered = answers.len();
     match answers.into_iter().find_map(Result::err) {
         None => Ok(answered),
-        Some(failure) => Err(Error::input(format!("the model failed on an input: {}; name better ones with --input FILE.csv", failure.message))),
+        Some(failure) => Err(Error::input(format!(
+            "the model failed on an input: {}; name better ones with --input FILE.csv",
+            failure.message
+        ))),
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::Instant;
 use millstream_core::{Error, Result};
 use serde::Serialize;
 
-use crate::output::highest;
 use crate::labelled::{Picked, read_inputs};
+use crate::output::highest;
 use crate::{Input, ModelHandle, Prediction, Reads};
 
 /// Texts that one call carries.

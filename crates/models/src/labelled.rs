@@ -83,7 +83,9 @@ fn places(
             return Ok(places);
         }
         let (there, wanted) = (places.len(), columns.len());
-        Err(Error::config(format!("the model reads {wanted} columns, and {how} {there}: name them with --columns a,b,…")))
+        Err(Error::config(format!(
+            "the model reads {wanted} columns, and {how} {there}: name them with --columns a,b,…"
+        )))
     };
     if !picked.columns.is_empty() {
         let places = picked.columns.iter().map(|name| place(name)).collect::<Result<_>>()?;

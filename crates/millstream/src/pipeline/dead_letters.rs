@@ -201,11 +201,7 @@ impl Redriver<'_> {
     ///
     /// # Errors
     /// As [`Redriver::redrive`].
-    pub async fn redrive_watched(
-        &self,
-        filter: &Filter,
-        watch: &mut (dyn FnMut(u64, u64) + Send),
-    ) -> Result<Redrive> {
+    pub async fn redrive_watched(&self, filter: &Filter, watch: &mut (dyn FnMut(u64, u64) + Send)) -> Result<Redrive> {
         let mut total = Redrive::default();
         let (mut done, mut all) = (0, 0);
         for stream in self.streams.values() {

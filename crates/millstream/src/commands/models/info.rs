@@ -4,10 +4,10 @@ use std::path::Path;
 
 use clap::Args;
 use millstream_core::{Result, ResultExt};
-use millstream_models::{Reads, builtins};
 use millstream_models::huggingface::hub::{Hub, locate};
 use millstream_models::source::Source;
 use millstream_models::text_model::Computing;
+use millstream_models::{Reads, builtins};
 use serde_json::{Value, json};
 
 use super::{Chosen, ModelArgs, print_rows};
