@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use super::init::Template;
 use super::{Failed, asked_to_stop, load};
 use crate::api::{self, ApiState};
-use crate::pipeline::run::{Opening, Outcome};
+use crate::pipeline::opening::Opening;
+use crate::pipeline::run::Outcome;
 use crate::pipeline::{RunOptions, Running, relations};
 use crate::render::{self, Format};
 

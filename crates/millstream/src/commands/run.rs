@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use super::progress::shown_after_a_while;
 use super::{Failed, LogFormat, asked_to_stop, data_folder, load};
 use crate::api::{self, ApiState};
-use crate::pipeline::run::{Opening, Outcome};
+use crate::pipeline::opening::Opening;
+use crate::pipeline::run::Outcome;
 use crate::pipeline::summary::{DeadLetterLimit, Summary};
 use crate::pipeline::{RunOptions, Running};
 

@@ -25,6 +25,7 @@ use super::deliver::{Deliver, STOPPED, Wish};
 use super::health::{ComponentHealth, ComponentKind, Health, Part};
 use super::ingest::Ingest;
 use super::models::ModelSet;
+use super::opening::Opening;
 use super::plan::{Plan, StagePlan, StreamPlan};
 use super::progress::Progress;
 use super::push::Push;
@@ -52,29 +53,6 @@ pub struct RunOptions {
     pub replay: Option<replay::Replay>,
     /// Is told how far the opening of the data folder is.
     pub opening: Opening,
-}
-
-/// Is told how many logs and states of how many are open; cheap to clone.
-#[derive(Clone, Default)]
-pub struct Opening(Option<Arc<dyn Fn(u64, u64) + Send + Sync>>);
-
-impl Opening {
-    /// Tells `watch`.
-    pub fn watched(watch: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
-        Self(Some(Arc::new(watch)))
-    }
-
-    fn say(&self, done: usize, all: usize) {
-        if let Some(watch) = &self.0 {
-            watch(done as u64, all as u64);
-        }
-    }
-}
-
-impl std::fmt::Debug for Opening {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Opening")
-    }
 }
 
 /// A running pipeline, as its server and its commands see it.
