@@ -135,7 +135,7 @@ impl Remote {
                 Ok(outcome)
             }
             Err(later) => {
-                leave.report(later.fate, later.error.message());
+                leave.report(later.fate, &later.error.to_string());
                 Err(later.error)
             }
         }
