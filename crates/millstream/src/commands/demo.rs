@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::init::Template;
 use super::{Failed, asked_to_stop, load};
 use crate::api::{self, ApiState};
+use crate::pipeline::opening::Opening;
 use crate::pipeline::run::Outcome;
 use crate::pipeline::{RunOptions, Running, relations};
 use crate::render::{self, Format};
@@ -44,6 +45,7 @@ pub async fn run(args: DemoArgs) -> std::result::Result<(), Failed> {
         exit_when_idle: false,
         stop_deadline: Duration::from_secs(10),
         replay: None,
+        opening: Opening::default(),
     };
     let listener = match api::bind(&args.listen).await {
         Ok(listener) => listener,

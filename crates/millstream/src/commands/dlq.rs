@@ -11,6 +11,7 @@ use millstream_core::{Error, Result, SystemClock};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use super::progress::Progress;
 use super::target::{Target, TargetArgs};
 use super::{Failed, load, print_json};
 use crate::api::{DeadLetterView, RedriveRequest};
@@ -157,7 +158,12 @@ pub async fn run(args: DlqArgs) -> std::result::Result<(), Failed> {
                     let file = pipeline.ok_or_else(|| {
                         Error::config("a redrive in a data folder at rest needs the pipeline file: --pipeline FILE")
                     })?;
-                    redrive_at_rest(load(&file)?, &folder, &request.filter(), Arc::new(SystemClock)).await?
+                    let mut progress = None;
+                    let mut watch = |done, all| {
+                        progress.get_or_insert_with(|| Progress::new("redriving", all, "records")).set(done);
+                    };
+                    let (pipeline, filter) = (load(&file)?, request.filter());
+                    redrive_at_rest(pipeline, &folder, &filter, Arc::new(SystemClock), &mut watch).await?
                 }
             };
             report(&done);

@@ -45,6 +45,24 @@ impl Progress {
     }
 }
 
+/// Work that usually takes no time, and is only shown where it does: `what`, told how many of how many are done.
+pub fn shown_after_a_while(what: &'static str, unit: &'static str) -> impl Fn(u64, u64) + Send + Sync + 'static {
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
+    let begun = std::time::Instant::now();
+    let shown: parking_lot::Mutex<Option<Progress>> = parking_lot::Mutex::default();
+    move |done, all| {
+        let mut shown = shown.lock();
+        if done >= all {
+            // Its bar goes away.
+            if let Some(mut progress) = shown.take() {
+                progress.set(all);
+            }
+        } else if shown.is_some() || begun.elapsed() >= PATIENCE {
+            shown.get_or_insert_with(|| Progress::new(what, all, unit)).set(done);
+        }
+    }
+}
+
 impl Drop for Progress {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {

@@ -9,8 +9,10 @@ use clap::Args;
 use millstream_core::{HumanDuration, Secret, SystemClock};
 use tokio_util::sync::CancellationToken;
 
+use super::progress::shown_after_a_while;
 use super::{Failed, LogFormat, asked_to_stop, data_folder, load};
 use crate::api::{self, ApiState};
+use crate::pipeline::opening::Opening;
 use crate::pipeline::run::Outcome;
 use crate::pipeline::summary::{DeadLetterLimit, Summary};
 use crate::pipeline::{RunOptions, Running};
@@ -111,6 +113,7 @@ pub async fn run(args: RunArgs, log: LogFormat) -> Result<(), Failed> {
         exit_when_idle: args.exit_when_idle,
         stop_deadline: args.stop_deadline.0,
         replay: None,
+        opening: Opening::watched(shown_after_a_while("opening the data folder", "logs and states")),
     };
     // Before anything is opened: a taken port is the commonest mistake.
     let listener = api::bind(&args.server.listen).await?;

@@ -213,7 +213,22 @@ impl Redriver<'_> {
     /// # Errors
     /// A log can't be read or written; what was redriven before stays so.
     pub async fn redrive(&self, filter: &Filter) -> Result<Redrive> {
+        self.redrive_watched(filter, &mut |_, _| {}).await
+    }
+
+    /// The same; `watch` is told how many of how many are done.
+    ///
+    /// # Errors
+    /// As [`Redriver::redrive`].
+    pub async fn redrive_watched(&self, filter: &Filter, watch: &mut (dyn FnMut(u64, u64) + Send)) -> Result<Redrive> {
         let mut total = Redrive::default();
+        let (mut done, mut all) = (0, 0);
+        for stream in self.streams.values() {
+            scan(&stream.log, self.schemas, filter, &mut |_| {
+                all += 1;
+                true
+            })?;
+        }
         for stream in self.streams.values() {
             let mut entries = Vec::new();
             // What fails again lands behind this end and is not tried twice.
@@ -230,6 +245,8 @@ impl Redriver<'_> {
                 let Some(last) = entries.last() else { break };
                 from = last.offset + 1;
                 self.redrive_batch(stream, &entries, &mut total).await?;
+                done += entries.len() as u64;
+                watch(done, all);
             }
         }
         Ok(total)

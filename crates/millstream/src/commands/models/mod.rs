@@ -98,6 +98,19 @@ impl From<PrecisionArg> for PrecisionSetting {
 enum TaskArg {
     TextClassification,
     Embedding,
+    TabularClassification,
+    TabularRegression,
+}
+
+impl From<TaskArg> for Task {
+    fn from(task: TaskArg) -> Self {
+        match task {
+            TaskArg::TextClassification => Self::TextClassification,
+            TaskArg::Embedding => Self::Embedding,
+            TaskArg::TabularClassification => Self::TabularClassification,
+            TaskArg::TabularRegression => Self::TabularRegression,
+        }
+    }
 }
 
 /// A model that can be loaded.
@@ -161,11 +174,17 @@ impl ModelArgs {
             };
             Ok(Chosen { name, config, info })
         };
-        match self.task {
-            Some(TaskArg::TextClassification) => checked(Task::TextClassification),
-            Some(TaskArg::Embedding) => checked(Task::Embedding),
-            // Most sources know what they do. Where both fail, the first message is about what people mostly want.
-            None => checked(Task::TextClassification).or_else(|e| checked(Task::Embedding).map_err(|_| e)),
+        if let Some(task) = self.task {
+            return checked(task.into());
         }
+        // Most sources know what they do. Where all fail, the message is about what people mostly want.
+        let (first, others): (Task, &[Task]) = match Source::parse(&self.model) {
+            Ok(Source::Onnx(_)) => {
+                let others = &[Task::TabularRegression, Task::TextClassification, Task::Embedding];
+                (Task::TabularClassification, others)
+            }
+            _ => (Task::TextClassification, &[Task::Embedding]),
+        };
+        checked(first).or_else(|e| others.iter().find_map(|task| checked(*task).ok()).ok_or(e))
     }
 }
