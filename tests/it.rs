@@ -13,6 +13,7 @@ mod crash;
 mod data_dir;
 mod endpoints;
 mod examples;
+mod feeds;
 mod golden;
 mod model_commands;
 mod models;

@@ -71,6 +71,18 @@ fn rss_of_any_version_and_namespace_is_read() {
 }
 
 #[test]
+fn a_prefix_for_everything_is_as_good_as_none() {
+    for namespace in ["http://purl.org/rss/1.0/", "http://backend.userland.com/rss2", "urn:mine"] {
+        let entry = one(&format!(
+            "<r:rss xmlns:r='{namespace}' xmlns:s='urn:other'><r:channel><r:title>Wire</r:title><r:item><r:title>T</r:title>\
+             <r:guid>g</r:guid><r:pubDate>2024-01-02</r:pubDate></r:item></r:channel></r:rss>"
+        ));
+        assert_eq!((entry.id.as_str(), entry.title, entry.published), ("g", some("T"), us("2024-01-02")), "{namespace}");
+        assert_eq!(entry.feed_title, some("Wire"));
+    }
+}
+
+#[test]
 fn rdf_of_both_versions_is_read_and_its_about_is_the_id() {
     for core in [
         "http://purl.org/rss/1.0/",
@@ -114,6 +126,7 @@ fn atom_of_both_versions_is_read_with_any_prefix() {
         );
         assert_eq!((entry.language, entry.feed_title), (some("en"), some("Wire")));
     }
+    assert_eq!(one("<entry xmlns='http://www.w3.org/2005/Atom'><id>1</id></entry>").id, "1");
     let plain = one("<feed><entry><id>1</id><title>T</title></entry></feed>");
     assert_eq!((plain.id.as_str(), plain.title), ("1", some("T")));
     let modes = read(
@@ -365,6 +378,8 @@ fn a_feed_without_entries_is_none_to_complain_about_and_a_document_of_which_noth
         ("<rss version='2.0'/>", "neither a channel nor an entry"),
         ("<rss><channel><title>Wire", "damaged"),
         ("<rss><channel><item/><item></item></channel></rss>", "none of the entries"),
+        ("<rss><channel><x:item xmlns:x='urn:x'><x:title>T</x:title></x:item></channel></rss>", "none of the entries"),
+        ("<catalog><item><title>T</title></item></catalog>", "outermost element is `catalog`"),
         (r#"{"version":"https://jsonfeed.org/version/1","title":"Wire"}"#, "no `items`"),
         (r#"{"items":[{"id":"#, "none of its items"),
         ("[1]{", "not JSON"),
@@ -404,6 +419,19 @@ fn media_and_extensions_are_read_wherever_they_are_declared() {
     let deep =
         format!("<guid>1</guid>{}x{}<title>T</title>", "<media:group>".repeat(5_000), "</media:group>".repeat(5_000));
     assert_eq!(item(&deep).title, some("T"));
+}
+
+#[test]
+fn the_example_of_the_documentation_is_what_comes_out() {
+    let page = include_str!("../../../../../docs/decoding.md");
+    let feeds = page.split("\n## Feeds\n").nth(1).unwrap();
+    let block = |language: &str| feeds.split(&format!("```{language}\n")).nth(1).unwrap().split("```").next().unwrap();
+    let entries = parse_feed(block("xml").as_bytes(), Some("https://news.example/feed.xml"), None).unwrap();
+    let shown: serde_json::Value = serde_json::from_str(block("json")).unwrap();
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&entries[0].to_json()).unwrap(), shown);
+    for field in entry_schema().fields {
+        assert!(feeds.contains(&format!("`{}`", field.name)), "{} is not in the table", field.name);
+    }
 }
 
 /// A document with `count` bytes taken out, put in or changed at places drawn from `seed`.
