@@ -7,7 +7,8 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
-use crate::support::{Place, eventually, http};
+use crate::support::process::eventually;
+use crate::support::{Place, http};
 
 const PIPELINE: &str = "
 pipeline: feeds
