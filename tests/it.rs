@@ -8,15 +8,19 @@
 
 mod api;
 mod bad_input;
+mod begin;
 mod commands;
 mod crash;
 mod data_dir;
 mod endpoints;
 mod examples;
+mod failures;
 mod feeds;
 mod golden;
+mod guide;
 mod model_commands;
 mod models;
 mod reload;
 mod serve;
 mod support;
+mod waiting;

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::source::{SourceContext, Status};
+use crate::source::{SourceContext, SourceStatus, Status};
 
 /// Waits between attempts: a random time up to `initial`, then up to twice as long after each failure, up to `max`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -111,8 +111,8 @@ impl Reconnect {
     /// The connection failed or ended because of `why`; the next attempt waits, for `at_least` or longer.
     pub(crate) fn failed(&mut self, why: &str, at_least: Duration) {
         let wait = self.backoff.next_wait().max(at_least);
-        tracing::warn!(source = %self.name, attempt = self.backoff.failures(), ?wait, "not connected: {why}");
-        (self.status)(&format!("not connected, trying again in {:.1}s: {why}", wait.as_secs_f64()));
+        tracing::debug!(source = %self.name, attempt = self.backoff.failures(), ?wait, "not connected: {why}");
+        (self.status)(SourceStatus::Waiting { part: "", why });
         self.not_before = Some(Instant::now() + wait);
     }
 
@@ -126,7 +126,7 @@ impl Reconnect {
 
     /// The connection is made.
     pub(crate) fn connected(&mut self) {
-        (self.status)("connected");
+        (self.status)(SourceStatus::Works { part: "" });
     }
 
     /// The connection is of use: a record has come. A connection alone does not count, since a server may accept and

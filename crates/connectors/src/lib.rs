@@ -8,6 +8,7 @@ pub mod format;
 pub mod http;
 pub mod http_push;
 pub mod http_stream;
+pub mod probe;
 mod record_buffer;
 pub mod sink;
 pub mod source;

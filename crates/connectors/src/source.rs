@@ -43,12 +43,35 @@ pub struct SourceContext {
     pub clock: Arc<dyn Clock>,
     /// How the decoder wants bytes cut into records.
     pub framing: Framing,
-    /// Told in a few words what the source is doing or waiting for ("connected", "waiting 12s: connection refused").
+    /// Told when the source begins to wait for its system, at each attempt that fails, and when it gets on.
     pub status: Status,
 }
 
-/// Takes a source's state, as text for a person.
-pub type Status = Arc<dyn Fn(&str) + Send + Sync>;
+/// Takes a source's state.
+pub type Status = Arc<dyn Fn(SourceStatus<'_>) + Send + Sync>;
+
+/// How it goes between a source and its system. `part` tells several systems of one source apart (the feeds of a list);
+/// it is empty where there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceStatus<'a> {
+    /// An attempt failed; there will be another.
+    Waiting {
+        /// Which system.
+        part: &'a str,
+        /// What went wrong: holds no number that changes from attempt to attempt, and no secret.
+        why: &'a str,
+    },
+    /// It is connected, or has answered.
+    Works {
+        /// Which system.
+        part: &'a str,
+    },
+    /// Something was not as it should be, and does not hold the source up.
+    Trouble {
+        /// What.
+        why: &'a str,
+    },
+}
 
 impl SourceContext {
     /// A first start, with the machine's clock and nobody listening to the status.

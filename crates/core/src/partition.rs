@@ -11,7 +11,8 @@ use crate::{Error, Result};
 /// partition `fallback % partitions`, so that a caller can spread whole batches in turn.
 ///
 /// The hash is XXH3-64 over the key columns' values, each led by a tag byte (0 null, 1 text or bytes with its length
-/// as u64, 2 int or timestamp, 3 float bits, 4 bool), little-endian.
+/// as u64, 2 int or timestamp, 3 float bits, 4 bool), little-endian. −0 counts as 0, and
+/// every NaN as one.
 ///
 /// # Errors
 /// A key column of a type that can't be a key (list, struct).
@@ -81,10 +82,15 @@ impl<'a> KeyColumn<'a> {
             Values::Text(values) => append_bytes(values.value(row).as_bytes(), out),
             Values::Binary(values) => append_bytes(values.value(row), out),
             Values::Int(values) => append_fixed(2, &values[row].to_le_bytes(), out),
-            Values::Float(values) => append_fixed(3, &values[row].to_bits().to_le_bytes(), out),
+            Values::Float(values) => append_fixed(3, &canonical(values[row]).to_bits().to_le_bytes(), out),
             Values::Bool(values) => append_fixed(4, &[u8::from(values.value(row))], out),
         }
     }
+}
+
+/// Equal floats have equal bits.
+fn canonical(value: f64) -> f64 {
+    if value.is_nan() { f64::NAN } else { value + 0.0 }
 }
 
 fn append_fixed(tag: u8, bytes: &[u8], out: &mut Vec<u8>) {
@@ -114,6 +120,14 @@ mod tests {
         assert_eq!(parts[0], parts[3]);
         // Written down once: a change here would send old keys to other partitions.
         assert_eq!(partition_rows(&batch, &[0], 1000, 0).unwrap(), [GOLDEN_A, GOLDEN_B, GOLDEN_NULL, GOLDEN_A]);
+    }
+
+    #[test]
+    fn equal_floats_go_to_the_same_partition() {
+        let f: ArrayRef = Arc::new(arrow::array::Float64Array::from(vec![0.0, -0.0, f64::NAN, -f64::NAN]));
+        let batch = RecordBatch::try_from_iter([("f", f)]).unwrap();
+        let parts = partition_rows(&batch, &[0], 1_000_000, 0).unwrap();
+        assert_eq!((parts[0], parts[2]), (parts[1], parts[3]));
     }
 
     const GOLDEN_A: u32 = 809;

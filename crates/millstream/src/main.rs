@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use millstream::commands::{Cli, Failed};
 
+/// Batches of columns are many short-lived pieces from several threads, which the C library's allocator is slow at.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match millstream::commands::run(cli) {

@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use millstream_core::{FailureKind, Stage};
+use millstream_core::{RowFailure, Stage};
 use millstream_models::{BreakerState, EndpointStats, ModelStats};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -13,6 +13,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+
+use crate::pipeline::health::{ComponentKind, State};
+use crate::pipeline::tally::{Fate, Tally};
 
 /// Which component a figure is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -34,6 +37,14 @@ struct Failing {
 struct Letters {
     stage: &'static str,
     component_id: Arc<str>,
+    error_type: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InState {
+    component_kind: &'static str,
+    component_id: Arc<str>,
+    state: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -44,6 +55,17 @@ struct Place {
 
 type Float = Gauge<f64, AtomicU64>;
 
+/// What went through a component in this run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Throughput {
+    /// Records that it was given.
+    pub received: u64,
+    /// Records that it handed on; of a table: changes.
+    pub sent: u64,
+    /// Bytes that a source read.
+    pub bytes: u64,
+}
+
 /// All figures of a process.
 pub struct Metrics {
     registry: Registry,
@@ -53,6 +75,9 @@ pub struct Metrics {
     errors: Family<Failing, Counter>,
     discarded: Family<Component, Counter>,
     dead_letters: Family<Letters, Counter>,
+    states: Family<InState, Gauge>,
+    retries: Family<Component, Counter>,
+    tally: Tally,
     committed: Family<Place, Gauge>,
     reader_lag: Family<Place, Gauge>,
     source_lag: Family<Component, Float>,
@@ -78,6 +103,9 @@ impl Default for Metrics {
             errors: Family::default(),
             discarded: Family::default(),
             dead_letters: Family::default(),
+            states: Family::default(),
+            retries: Family::default(),
+            tally: Tally::default(),
             committed: Family::default(),
             reader_lag: Family::default(),
             source_lag: Family::default(),
@@ -92,6 +120,12 @@ impl Default for Metrics {
         registry.register("component_errors", "Records that failed in a component", m.errors.clone());
         registry.register("component_discarded_events", "Records dropped by on_error: skip", m.discarded.clone());
         registry.register("dlq_records", "Records put into the dead letter queue", m.dead_letters.clone());
+        registry.register("component_state", "1 for the state that a component is in", m.states.clone());
+        registry.register(
+            "component_retries",
+            "Attempts of a component that failed and are made again",
+            m.retries.clone(),
+        );
         registry.register("committed_offset", "Next input offset of a stage or sink", m.committed.clone());
         registry.register("reader_lag_records", "Records a stage or sink has yet to read", m.reader_lag.clone());
         let seconds = || Unit::Seconds;
@@ -123,23 +157,49 @@ impl Metrics {
         self.sent.get_or_create(&component(kind, id)).inc_by(records as u64);
     }
 
-    /// Records failed.
-    pub fn errors(&self, kind: &'static str, id: &Arc<str>, kinds: impl Iterator<Item = FailureKind>) {
-        for error in kinds {
-            let labels = Failing { component_kind: kind, component_id: id.clone(), error_type: error.as_str() };
+    /// Records failed in a component of `kind`, at `stage`.
+    pub fn failed(&self, kind: &'static str, stage: Stage, id: &Arc<str>, failures: &[RowFailure], fate: Fate) {
+        for failure in failures {
+            let error_type = failure.failure.kind.as_str();
+            let labels = Failing { component_kind: kind, component_id: id.clone(), error_type };
             self.errors.get_or_create(&labels).inc();
+            if fate == Fate::DeadLetter {
+                let labels = Letters { stage: stage.as_str(), component_id: id.clone(), error_type };
+                self.dead_letters.get_or_create(&labels).inc();
+            }
+        }
+        if fate == Fate::Skipped {
+            self.discarded.get_or_create(&component(kind, id)).inc_by(failures.len() as u64);
+        }
+        self.tally.add(kind, id, failures, fate);
+    }
+
+    /// What failed in this run.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Records that a component was given and handed on, and the bytes that it read.
+    pub fn throughput(&self, kind: &'static str, id: &Arc<str>) -> Throughput {
+        let component = component(kind, id);
+        Throughput {
+            received: self.received.get_or_create(&component).get(),
+            sent: self.sent.get_or_create(&component).get(),
+            bytes: if kind == "source" { self.received_bytes.get_or_create(&component).get() } else { 0 },
         }
     }
 
-    /// Records were dropped because the pipeline file says so.
-    pub fn discarded(&self, kind: &'static str, id: &Arc<str>, records: usize) {
-        self.discarded.get_or_create(&component(kind, id)).inc_by(records as u64);
+    /// A component is in this state.
+    pub fn state(&self, kind: ComponentKind, id: &Arc<str>, state: State) {
+        for (known, text) in State::ALL {
+            let labels = InState { component_kind: kind.as_str(), component_id: id.clone(), state: text };
+            self.states.get_or_create(&labels).set(i64::from(known == state));
+        }
     }
 
-    /// Records went into the dead letter queue.
-    pub fn dead_letters(&self, stage: Stage, id: &Arc<str>, records: usize) {
-        let labels = Letters { stage: stage.as_str(), component_id: id.clone() };
-        self.dead_letters.get_or_create(&labels).inc_by(records as u64);
+    /// An attempt failed, and another will be made.
+    pub fn retried(&self, kind: ComponentKind, id: &Arc<str>) {
+        self.retries.get_or_create(&component(kind.as_str(), id)).inc();
     }
 
     /// A stage or sink has committed up to `offset`.

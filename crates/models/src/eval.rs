@@ -94,7 +94,8 @@ pub struct EvalReport {
     pub first_failure: Option<String>,
     /// The share of rows with the right label.
     pub accuracy: f64,
-    /// The mean of the labels' F1, each label weighing the same.
+    /// The mean of the labels' F1, each label weighing the same; without those that no row has and none was given, as
+    /// scikit-learn's `f1_score(average="macro")` leaves them out.
     pub macro_f1: f64,
     /// Numbers for each label, in the model's order.
     pub per_class: Vec<ClassReport>,
@@ -104,7 +105,7 @@ pub struct EvalReport {
     pub seconds: f64,
 }
 
-/// How good a classifier is at one label. A share of nothing is 0.
+/// How good a classifier is at one label. A share of nothing is 0, as scikit-learn has it (`zero_division=0`).
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ClassReport {
     /// The label.
@@ -203,6 +204,9 @@ fn compare(labels: &[Arc<str>], truths: &[usize], guesses: &[Option<usize>]) -> 
             }
         })
         .collect();
+    let occurs = |i: usize| support[i] > 0 || confusion.iter().any(|row| row[i] > 0);
+    let occurring: Vec<f64> = per_class.iter().enumerate().filter(|(i, _)| occurs(*i)).map(|(_, c)| c.f1).collect();
+    let macro_f1 = occurring.iter().sum::<f64>() / occurring.len().max(1) as f64;
     let hits = (0..labels.len()).map(|i| confusion[i][i]).sum();
     EvalReport {
         model: "".into(),
@@ -211,7 +215,7 @@ fn compare(labels: &[Arc<str>], truths: &[usize], guesses: &[Option<usize>]) -> 
         failed,
         first_failure: None,
         accuracy: share(hits, truths.len()),
-        macro_f1: per_class.iter().map(|class| class.f1).sum::<f64>() / labels.len() as f64,
+        macro_f1,
         per_class,
         confusion,
         seconds: 0.0,
@@ -232,6 +236,27 @@ mod tests {
         assert_eq!((report.per_class[0].precision, report.per_class[0].f1), (1.0, 0.8));
         assert_eq!((report.per_class[1].recall, report.per_class[1].f1), (0.5, 0.5));
         assert!((report.macro_f1 - 0.65).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_label_that_does_not_occur_counts_in_no_mean_as_in_scikit_learn() {
+        let labels: Vec<Arc<str>> = ["a", "b", "c"].map(Into::into).to_vec();
+        // f1_score(truth, guess, average="macro") of scikit-learn 1.5 gives the same.
+        for (truths, guesses, expected) in [
+            (vec![0, 0, 1], vec![Some(0), Some(0), Some(1)], 1.0),
+            (vec![0, 0], vec![Some(0), Some(0)], 1.0),
+            // Given, though no row has it: F1 0, and it counts.
+            (vec![0, 0, 1], vec![Some(0), Some(2), Some(1)], (2.0 / 3.0 + 1.0 + 0.0) / 3.0),
+            // Never given, though rows have it.
+            (vec![0, 0, 1], vec![Some(0), Some(0), Some(0)], (0.8 + 0.0) / 2.0),
+            (vec![2, 2], vec![None, None], 0.0),
+        ] {
+            let report = compare(&labels, &truths, &guesses);
+            assert!((report.macro_f1 - expected).abs() < 1e-12, "{truths:?} {guesses:?}: {}", report.macro_f1);
+        }
+        let report = compare(&labels, &[0], &[Some(0)]);
+        let absent = &report.per_class[1];
+        assert_eq!((absent.support, absent.precision, absent.recall, absent.f1), (0, 0.0, 0.0, 0.0));
     }
 
     fn rows(csv: &str, columns: [&str; 2]) -> Result<Vec<EvalRow>> {

@@ -4,13 +4,17 @@ use std::sync::Arc;
 
 use datafusion::common::config::Dialect;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::execution::FunctionRegistry;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 use datafusion::prelude::SessionConfig;
 
+use crate::checked::{CheckedArithmetic, checked_sum};
 use crate::dialect::DeclaredTypes;
 use crate::error::{SqlError, locate};
+use crate::guard::{self, GuardingPlanner};
+use crate::moments;
 
 /// How SQL is read, the same everywhere: PostgreSQL's syntax, names as they are written.
 fn config() -> SessionConfig {
@@ -30,19 +34,31 @@ pub(crate) fn stream_state() -> Result<SessionState, SqlError> {
     // `UNNEST` is not to cut its output into pieces that are put together again at once.
     let config = config().with_target_partitions(1).with_batch_size(1 << 20);
     let builder = builder(config);
-    with_json(builder.with_physical_optimizer_rules(Vec::new()).build())
+    with_own(builder.with_physical_optimizer_rules(Vec::new()).build())
 }
 
 /// Plans queries, within the memory of `runtime`.
 pub(crate) fn query_state(runtime: Arc<RuntimeEnv>) -> Result<SessionState, SqlError> {
-    with_json(builder(config()).with_runtime_env(runtime).build())
+    with_own(builder(config()).with_runtime_env(runtime).build())
 }
 
 fn builder(config: SessionConfig) -> SessionStateBuilder {
-    SessionStateBuilder::new_with_default_features().with_config(config).with_type_planner(Arc::new(DeclaredTypes))
+    SessionStateBuilder::new_with_default_features()
+        .with_config(config)
+        .with_type_planner(Arc::new(DeclaredTypes))
+        .with_analyzer_rule(Arc::new(CheckedArithmetic))
+        .with_optimizer_rules(guard::optimizer_rules())
+        .with_physical_optimizer_rules(guard::physical_rules())
+        .with_query_planner(Arc::new(GuardingPlanner))
 }
 
-fn with_json(mut state: SessionState) -> Result<SessionState, SqlError> {
+fn with_own(mut state: SessionState) -> Result<SessionState, SqlError> {
+    let registered = state.register_udaf(checked_sum());
+    registered.map_err(|e| SqlError::new(format!("the aggregates can't be registered: {e}")))?;
+    for function in moments::functions() {
+        let registered = state.register_udf(function);
+        registered.map_err(|e| SqlError::new(format!("the functions can't be registered: {e}")))?;
+    }
     datafusion_functions_json::register_all(&mut state)
         .map_err(|e| SqlError::new(format!("the JSON functions can't be registered: {e}")))?;
     Ok(state)

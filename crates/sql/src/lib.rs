@@ -10,10 +10,13 @@
 //! SQL is PostgreSQL's as DataFusion speaks it, with the JSON operators `->`, `->>` and `?`, and `* EXCLUDE (…)`. Names
 //! of columns and streams are case-sensitive, as they stand in the pipeline file; keywords and functions are not.
 
+mod checked;
 mod dialect;
 mod error;
 mod exec;
 mod functions;
+mod guard;
+mod moments;
 mod plan;
 mod predicate;
 mod provenance;

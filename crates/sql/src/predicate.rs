@@ -6,11 +6,17 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::prep_null_mask_filter;
 use arrow::datatypes::{DataType, SchemaRef};
-use datafusion::common::{DFSchema, DataFusionError};
+use datafusion::common::{DFSchema, DataFusionError, Result as DataFusionResult};
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
 use millstream_core::{Error, Result};
 
+use crate::checked::checked_expr;
 use crate::error::{SqlError, run_time_message};
+use crate::guard::lazy_condition;
 use crate::shape::with_room;
 use crate::{functions, syntax};
 
@@ -25,6 +31,19 @@ impl fmt::Debug for Predicate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Predicate").field(&self.text).finish()
     }
+}
+
+/// Types settled, arithmetic checked, constants folded, and what can fail computed only where it is reached.
+fn physical(state: &SessionState, expr: Expr, columns: &DFSchema) -> DataFusionResult<Arc<dyn PhysicalExpr>> {
+    let context = SimplifyContext::builder()
+        .with_schema(Arc::new(columns.clone()))
+        .with_config_options(Arc::clone(state.config_options()))
+        .build();
+    let simplifier = ExprSimplifier::new(context);
+    let typed = simplifier.coerce(expr, columns)?;
+    let simple = simplifier.simplify(checked_expr(typed, columns)?.data)?;
+    let lazy = lazy_condition(checked_expr(simple, columns)?.data, columns)?;
+    state.create_physical_expr(lazy, columns)
 }
 
 impl Predicate {
@@ -43,7 +62,7 @@ impl Predicate {
         let parsed = syntax::parse_expr(expr)?;
         let logical = state.create_logical_expr_from_sql_expr(parsed, &columns).map_err(explain)?;
         functions::refuse_unrepeatable_expr(expr, &logical)?;
-        let physical = state.create_physical_expr(logical, &columns).map_err(explain)?;
+        let physical = physical(&state, logical, &columns).map_err(explain)?;
         match physical.data_type(schema).map_err(explain)? {
             DataType::Boolean => Ok(Self { text: expr.into(), expr: physical }),
             other => Err(SqlError::new(format!("`{expr}` is of type {other}: a condition must be true or false"))),

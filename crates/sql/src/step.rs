@@ -14,11 +14,9 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
 use arrow::datatypes::{SchemaRef, UInt32Type};
-use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DataFusionError, Result as DataFusionResult, internal_err};
 use datafusion::execution::TaskContext;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::BinaryExpr;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::filter::FilterExec;
@@ -214,13 +212,13 @@ impl Op {
         }
         if let Some(project) = plan.downcast_ref::<ProjectionExec>() {
             let Some(input) = boxed(project.input())? else { return Ok(None) };
-            let exprs = project.expr().iter().map(|e| checked(&e.expr)).collect::<DataFusionResult<_>>()?;
+            let exprs = project.expr().iter().map(|e| Arc::clone(&e.expr)).collect();
             return Ok(Some(Self::Project { input, exprs, schema: plan.schema() }));
         }
         if let Some(filter) = plan.downcast_ref::<FilterExec>() {
             let Some(input) = boxed(filter.input())? else { return Ok(None) };
             let columns = filter.projection().as_ref().map(|columns| columns.to_vec());
-            return Ok(Some(Self::Filter { input, predicate: checked(filter.predicate())?, columns }));
+            return Ok(Some(Self::Filter { input, predicate: Arc::clone(filter.predicate()), columns }));
         }
         if let Some(unnest) = plan.downcast_ref::<UnnestExec>() {
             let Some(input) = boxed(unnest.input())? else { return Ok(None) };
@@ -244,12 +242,22 @@ impl Op {
             Self::Project { input, exprs, schema } => {
                 let batch = input.run(batch, context)?;
                 let rows = batch.num_rows();
+                if rows == 0 {
+                    // Not even constants are computed: one that always fails harms only rows that come here.
+                    return Ok(RecordBatch::new_empty(Arc::clone(schema)));
+                }
                 let columns =
                     exprs.iter().map(|e| e.evaluate(&batch)?.into_array(rows)).collect::<DataFusionResult<_>>()?;
                 with_schema(schema, columns, rows)
             }
             Self::Filter { input, predicate, columns } => {
                 let batch = input.run(batch, context)?;
+                if batch.num_rows() == 0 {
+                    return Ok(match columns {
+                        Some(columns) => batch.project(columns)?,
+                        None => batch,
+                    });
+                }
                 let chosen = predicate.evaluate(&batch)?.into_array(batch.num_rows())?;
                 let chosen = chosen.as_boolean();
                 let batch = match columns {
@@ -280,17 +288,6 @@ impl Op {
 fn with_schema(schema: &SchemaRef, columns: Vec<Arc<dyn Array>>, rows: usize) -> DataFusionResult<RecordBatch> {
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
-}
-
-/// Integer arithmetic that fails where it would wrap around: a wrong number is worse than a dead letter.
-fn checked(expr: &Arc<dyn PhysicalExpr>) -> DataFusionResult<Arc<dyn PhysicalExpr>> {
-    let transformed = Arc::clone(expr).transform_up(|e| {
-        Ok(match e.downcast_ref::<BinaryExpr>() {
-            Some(binary) => Transformed::yes(Arc::new(binary.clone().with_fail_on_overflow(true)) as _),
-            None => Transformed::no(e),
-        })
-    })?;
-    Ok(transformed.data)
 }
 
 /// Runs DataFusion's operator over one batch. A new operator each time, as the old one would collect metrics for ever.

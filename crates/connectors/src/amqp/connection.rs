@@ -47,6 +47,31 @@ impl Link {
     }
 }
 
+/// Logs in and looks whether the exchange is there, without declaring anything.
+///
+/// # Errors
+/// As of [`Link::open`].
+pub(crate) async fn probe(config: &AmqpSinkConfig) -> Result<String> {
+    let log_in = async {
+        let properties = ConnectionProperties::default().with_connection_name("millstream probe".into());
+        let connection = Connection::connect(config.url.expose(), properties).await?;
+        let channel = connection.create_channel().await?;
+        if !config.declare && !config.exchange.is_empty() {
+            let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+            let kind = exchange_kind(config.exchange_type);
+            channel.exchange_declare(config.exchange.as_str().into(), kind, options, FieldTable::default()).await?;
+        }
+        connection.close(200, "OK".into()).await
+    };
+    let logged_in = tokio::time::timeout(config.connect_timeout.0, log_in).await;
+    let place = redact_url(config.url.expose());
+    match logged_in {
+        Ok(Ok(())) => Ok(format!("{place} answers")),
+        Ok(Err(e)) => Err(explain(&e, config).context(format!("connect to {place}"))),
+        Err(_) => Err(Error::retry(format!("connect to {place}: no connection within `connect_timeout`"))),
+    }
+}
+
 async fn declare(channel: &Channel, config: &AmqpSinkConfig) -> lapin::Result<()> {
     let exchange = config.exchange.as_str();
     if !exchange.is_empty() {

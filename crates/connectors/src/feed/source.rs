@@ -22,7 +22,7 @@ use super::fetch::{Polled, Validators, poll};
 use super::seen::{NewEntry, Seen};
 use crate::backoff::{Backoff, BackoffConfig};
 use crate::record_buffer::RecordBuffer;
-use crate::source::{SourceContext, http_client, request_headers};
+use crate::source::{SourceContext, SourceStatus, http_client, request_headers};
 
 /// How many feeds are polled at the same time.
 const POLLS_MAX: usize = 8;
@@ -125,8 +125,9 @@ impl FeedSource {
             Polled::Failed { why, retry_after } => {
                 let wait = interval + feed.backoff.next_wait();
                 let wait = wait.max(retry_after.unwrap_or_default().min(SERVER_WAIT_MAX));
-                tracing::warn!(source = %self.context.name, feed = %feed.origin, ?wait, "the feed can't be read: {why}");
-                (self.context.status)(&format!("{}: trying again in {:.0}s: {why}", feed.origin, wait.as_secs_f64()));
+                tracing::debug!(source = %self.context.name, feed = %feed.origin, ?wait, "the feed can't be read: {why}");
+                let why = format!("{}: {why}", feed.origin);
+                (self.context.status)(SourceStatus::Waiting { part: &feed.origin, why: &why });
                 feed.next_poll = Instant::now() + wait;
                 return;
             }
@@ -142,13 +143,16 @@ impl FeedSource {
                 });
             }
             Polled::Refused { kept, failure, validators } => {
-                (self.context.status)(&format!("{}: {}", feed.origin, failure.message));
+                let why = format!("{}: {}", feed.origin, failure.message);
+                (self.context.status)(SourceStatus::Trouble { why: &why });
                 let refused = feed.seen.bad_document(&kept).map(|entry| (entry, kept, failure));
                 let (entries, held) = (VecDeque::new(), HashSet::new());
                 self.answers.push_back(Answer { feed: index, entries, refused, held, validators });
             }
         }
-        self.feeds[index].backoff.reset();
+        let feed = &mut self.feeds[index];
+        (self.context.status)(SourceStatus::Works { part: &feed.origin });
+        feed.backoff.reset();
     }
 
     /// The next batch out of the answers. A batch is of one feed.

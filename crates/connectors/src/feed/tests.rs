@@ -252,7 +252,7 @@ async fn the_status_says_why_a_feed_is_not_read_and_tells_no_secret() {
     let heard = said.clone();
     let (url, _) = serve(|_, _| answer("404 Not Found", &[], "")).await;
     let context = SourceContext {
-        status: Arc::new(move |text: &str| heard.lock().push(text.to_owned())),
+        status: Arc::new(move |status: SourceStatus<'_>| heard.lock().push(format!("{status:?}"))),
         ..SourceContext::new("wire", Framing::Lines)
     };
     install_tls();

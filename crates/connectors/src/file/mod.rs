@@ -18,3 +18,4 @@ pub(crate) use framing::{KEPT_BYTES_MAX, too_large};
 pub use sink::FileSink;
 pub use sink_config::{FileFormat, FileSinkConfig, RollConfig};
 pub use source::FileSource;
+pub(crate) use view::probe;

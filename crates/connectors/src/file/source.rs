@@ -10,13 +10,15 @@ use tokio::time::Instant;
 use super::config::FileSourceConfig;
 use super::reader::ReadOptions;
 use super::tracker::{Round, Tracker};
-use crate::source::{SourceContext, Status};
+use crate::source::{SourceContext, SourceStatus, Status};
 
 /// Reads files; see [`FileSourceConfig`]. Restarted with its cursor it goes on exactly behind the last stored batch.
 pub struct FileSource {
     name: Arc<str>,
     config: FileSourceConfig,
     status: Status,
+    /// What it reads was not there when it looked last.
+    missing: bool,
     state: State,
     /// The tracker, while nobody works with it.
     tracker: Option<Box<Tracker>>,
@@ -58,6 +60,7 @@ impl FileSource {
         Ok(Self {
             name: context.name,
             status: context.status,
+            missing: false,
             config,
             state: State::Reading,
             tracker: Some(Box::new(tracker)),
@@ -97,8 +100,12 @@ impl FileSource {
             _ if !self.config.follow => State::Finished,
             Some(Round { queued: 0, unsettled: false, missing }) => {
                 if missing {
-                    (self.status)(&format!("waiting for {} to appear", self.config.path));
+                    let why = format!("{} is not there yet", self.config.path);
+                    (self.status)(SourceStatus::Waiting { part: "", why: &why });
+                } else if self.missing {
+                    (self.status)(SourceStatus::Works { part: "" });
                 }
+                self.missing = missing;
                 State::Idle(next)
             }
             _ => State::Waiting(next),

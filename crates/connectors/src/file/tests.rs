@@ -567,7 +567,7 @@ async fn the_status_says_what_is_waited_for() {
     let said = Arc::new(parking_lot::Mutex::new(Vec::new()));
     let heard = said.clone();
     let context = SourceContext {
-        status: Arc::new(move |text: &str| heard.lock().push(text.to_owned())),
+        status: Arc::new(move |status: SourceStatus<'_>| heard.lock().push(format!("{status:?}"))),
         ..SourceContext::new("wire", Framing::Lines)
     };
     let mut source = FileSource::new(following(&dir.join("none.log")), context).unwrap();

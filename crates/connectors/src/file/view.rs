@@ -139,6 +139,27 @@ impl View {
     }
 }
 
+/// Looks whether there is something to read.
+///
+/// # Errors
+/// `Retry`: it is not there yet, and the source waits for it (`follow`). `Config`, `Environment`: it is not there, or
+/// can't be read.
+pub(crate) fn probe(config: &FileSourceConfig) -> Result<String> {
+    match View::new(config)?.list()? {
+        Some(found) if found.is_empty() => Ok(format!("{} holds no file yet", config.path)),
+        Some(found) => {
+            let unreadable = found.iter().find_map(|f| Some((&f.path, std::fs::File::open(&f.path).err()?)));
+            match unreadable {
+                // One of many: the source says so itself, and reads the others.
+                Some((path, e)) if found.len() == 1 => Err(e).doing(|| format!("read {}", path.display())),
+                _ => Ok(format!("{} file{}", found.len(), if found.len() == 1 { "" } else { "s" })),
+            }
+        }
+        None if config.follow => Err(Error::retry(format!("{} is not there yet", config.path))),
+        None => Err(Error::config(format!("{} does not exist", config.path))),
+    }
+}
+
 /// Looks in `folder` for the file with this identity, under whatever name it has now.
 pub(crate) fn find_by_identity(folder: &Path, id: FileId) -> Option<Found> {
     let entry = std::fs::read_dir(folder).ok()?.flatten().find(|entry| entry.ino() == id.inode)?;

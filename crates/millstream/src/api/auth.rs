@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
 use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use millstream_core::Secret;
@@ -13,12 +13,21 @@ use super::error::ApiError;
 
 /// Lets a request through where no token is set, or it carries it.
 pub async fn require_token(State(token): State<Option<Arc<Secret>>>, request: Request, next: Next) -> Response {
-    let Some(token) = &token else { return next.run(request).await };
-    let given =
-        request.headers().get(AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("Bearer "));
-    if given.is_some_and(|given| same(given.as_bytes(), token.expose().as_bytes())) {
-        return next.run(request).await;
+    match has_token(token.as_deref(), request.headers()) {
+        true => next.run(request).await,
+        false => refusal(),
     }
+}
+
+/// True where no token is set, or the headers carry it.
+pub fn has_token(token: Option<&Secret>, headers: &HeaderMap) -> bool {
+    let Some(token) = token else { return true };
+    let given = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("Bearer "));
+    given.is_some_and(|given| same(given.as_bytes(), token.expose().as_bytes()))
+}
+
+/// The answer to who has no token, or a wrong one.
+pub fn refusal() -> Response {
     let refused = ApiError::new(StatusCode::UNAUTHORIZED, "send the server's token as `Authorization: Bearer …`");
     ([(WWW_AUTHENTICATE, "Bearer")], refused).into_response()
 }

@@ -8,6 +8,7 @@ mod error;
 pub mod inference;
 pub mod model_server;
 mod models;
+mod page;
 mod query;
 mod records;
 mod status;
@@ -67,10 +68,10 @@ pub fn router(state: ApiState) -> Router {
     let models = inference::Inference::of(state.running.models.scorers.clone(), inference::Limits::default());
     let token = state.token.clone();
     let guarded = Router::new()
-        .route("/", get(status::page))
         .route("/metrics", get(status::metrics))
         .route("/api/v1/openapi.json", get(status::openapi))
         .route("/api/v1/pipeline", get(status::pipeline))
+        .route("/api/v1/components", get(status::components))
         .route("/api/v1/streams", get(status::streams))
         .route("/api/v1/streams/{name}/tap", get(tap::tap))
         .route("/api/v1/models", get(models::list))
@@ -87,6 +88,7 @@ pub fn router(state: ApiState) -> Router {
     Router::new()
         .route("/healthz", get(status::healthz))
         .route("/readyz", get(status::readyz))
+        .route("/", get(page::page))
         .merge(guarded)
         .fallback(status::not_found)
         .with_state(state)

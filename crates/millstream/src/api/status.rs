@@ -1,15 +1,16 @@
 //! Health, metrics, and what is running.
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use millstream_storage::log::DEAD_LETTERS;
 use serde_json::{Value, json};
 
 use super::ApiState;
 use super::error::ApiError;
+use crate::pipeline::health::ComponentView;
 
 /// The media type of figures.
 pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -19,18 +20,47 @@ pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Everything is open and running, and every model answers.
-pub async fn readyz(State(state): State<ApiState>) -> Response {
-    let broken = state.running.models.out_of_order();
-    if let Some((model, why)) = broken.first() {
-        let text = format!("not ready: model `{model}` is out of order: {why}\n");
-        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+/// Everything is open and running, every model answers, and nothing waits for another system. A pipeline that waits goes
+/// on by itself; that it does not do its work now is what whoever watches it wants to know.
+/// `?waiting=ok`: for whoever only asks whether records can be sent here, which they can all the same.
+pub async fn readyz(State(state): State<ApiState>, Query(asked): Query<Asked>) -> Response {
+    let running = &state.running;
+    let not_ready = |why: String| (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response();
+    if let Some((model, why)) = running.models.out_of_order().first() {
+        return not_ready(format!("model `{model}` is out of order: {why}"));
     }
-    if state.running.is_ready() {
-        "ready\n".into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
+    let waiting = running.health.waiting();
+    if !waiting.is_empty() && asked.waiting.as_deref() != Some("ok") {
+        return not_ready(waiting.join("; "));
     }
+    if running.is_ready() { "ready\n".into_response() } else { not_ready("starting or stopping".into()) }
+}
+
+/// What `/readyz` can be asked.
+#[derive(Debug, Default, serde::Deserialize)]
+pub struct Asked {
+    waiting: Option<String>,
+}
+
+/// What every component is doing.
+pub async fn components(State(state): State<ApiState>) -> Json<Value> {
+    Json(json!({ "components": state.running.health.views().iter().map(component).collect::<Vec<_>>() }))
+}
+
+fn component(view: &ComponentView) -> Value {
+    let moment = |us: i64| {
+        chrono::DateTime::from_timestamp_micros(us).map(|t| t.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
+    };
+    json!({
+        "kind": view.kind,
+        "name": view.name,
+        "state": view.state,
+        "reason": view.reason,
+        "since": view.since_us.map(moment),
+        "attempt": view.attempt,
+        "retries": view.retries,
+        "last_error": view.last_error.as_ref().map(|e| json!({ "message": e.message, "at": moment(e.at_us) })),
+    })
 }
 
 /// Prometheus text.
@@ -47,11 +77,6 @@ pub async fn metrics(State(state): State<ApiState>) -> Response {
 /// The OpenAPI document.
 pub async fn openapi() -> Response {
     ([(CONTENT_TYPE, "application/json")], super::OPENAPI).into_response()
-}
-
-/// A page for people: what runs, how far it is, what to call.
-pub async fn page() -> Html<&'static str> {
-    Html(include_str!("page.html"))
 }
 
 /// Names, places and models.

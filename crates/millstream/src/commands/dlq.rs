@@ -1,7 +1,7 @@
 //! `millstream dlq list|show|redrive`.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
@@ -59,9 +59,6 @@ enum DlqCommand {
         which: Which,
         #[command(flatten)]
         target: TargetArgs,
-        /// The pipeline file, for a data folder at rest.
-        #[arg(long)]
-        pipeline: Option<PathBuf>,
     },
 }
 
@@ -100,12 +97,13 @@ pub async fn run(args: DlqArgs) -> std::result::Result<(), Failed> {
             Ok(print_list(&letters, format)?)
         }
         DlqCommand::Show { id, target, raw } => Ok(show(target.resolve().await?, &id, raw).await?),
-        DlqCommand::Redrive { ids, all, which, target, pipeline } => {
+        DlqCommand::Redrive { ids, all, which, target } => {
             let filtered = which.component.is_some() || which.stage.is_some() || which.kind.is_some();
             if ids.is_empty() && !all && !filtered {
                 return Err(Error::config("which? Name ids, a filter such as --component, or --all").into());
             }
             let request = which.request(ids)?;
+            let pipeline = target.pipeline_file();
             let done = match target.resolve().await? {
                 Target::Server(server) => {
                     let body = serde_json::to_value(&request).map_err(|e| Error::bug(e.to_string()))?;

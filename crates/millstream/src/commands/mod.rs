@@ -3,6 +3,7 @@
 mod demo;
 mod dlq;
 mod init;
+mod log;
 mod models;
 mod models_reload;
 mod progress;
@@ -23,6 +24,7 @@ use millstream_core::{Error, Result};
 use millstream_models::ModelConfig;
 
 use crate::config::checked::Pipeline;
+use crate::pipeline::data_dir::{DEFAULT_ROOT, default_folder};
 
 /// Puts a model in the stream: live feeds in; validated, transformed by SQL and enriched by models in process; kept in
 /// tables that can be queried; every change published onward.
@@ -37,7 +39,7 @@ pub struct Cli {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogFormat {
+pub(crate) enum LogFormat {
     Text,
     Json,
 }
@@ -48,6 +50,8 @@ enum Command {
     Run(run::RunArgs),
     /// Check a pipeline file, without touching the network.
     Validate(validate::ValidateArgs),
+    /// Open every connection of a pipeline, and say what answers. The same as `validate --connect`.
+    Check(validate::CheckArgs),
     /// Query tables and streams with SQL.
     Query(query::QueryArgs),
     /// Watch the records of a stream.
@@ -88,17 +92,18 @@ impl<E: Into<Error>> From<E> for Failed {
 /// # Errors
 /// See [`Failed`].
 pub fn run(cli: Cli) -> std::result::Result<(), Failed> {
-    start_log(cli.log);
+    log::start(cli.log)?;
     // Fails only where one is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         match cli.command {
-            Command::Run(args) => run::run(args).await,
-            Command::Validate(args) => validate::run(&args),
+            Command::Run(args) => run::run(args, cli.log).await,
+            Command::Validate(args) => validate::run(&args).await,
+            Command::Check(args) => validate::check(&args).await,
             Command::Query(args) => Ok(query::run(args).await?),
             Command::Tap(args) => Ok(tap::run(args).await?),
-            Command::Replay(args) => replay::run(args).await,
+            Command::Replay(args) => replay::run(args, cli.log).await,
             Command::Dlq(args) => dlq::run(args).await,
             Command::Models(args) => models::run(args).await,
             Command::Serve(args) => serve::run(args).await,
@@ -110,21 +115,6 @@ pub fn run(cli: Cli) -> std::result::Result<(), Failed> {
     // A blocking read that never returns (a pipe) must not hold up the exit.
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));
     ended
-}
-
-fn start_log(format: LogFormat) {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("MILLSTREAM_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,slatedb=error,lapin=off,object_store=warn"));
-    use std::io::IsTerminal;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => builder.with_target(false).init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-    }
 }
 
 /// Reads and checks a pipeline file; prints what is wrong with it.
@@ -151,19 +141,21 @@ fn fetch(model: &ModelConfig) -> Result<()> {
     })
 }
 
-/// Resolves when the process is asked to stop (Ctrl-C, SIGTERM).
+/// Resolves when the process is asked to stop: Ctrl-C, SIGTERM, or its terminal is gone (SIGHUP).
 async fn asked_to_stop() {
     use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::hangup()));
+    let (Ok(mut terminate), Ok(mut hang_up)) = signals else { return std::future::pending().await };
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}
         _ = terminate.recv() => {}
+        _ = hang_up.recv() => {}
     }
 }
 
-/// Where a pipeline keeps its data unless told otherwise.
-fn default_data_dir() -> PathBuf {
-    PathBuf::from("millstream-data")
+/// Where a pipeline keeps its data: in the folder that is named, or in one called like it.
+fn data_folder(named: Option<PathBuf>, pipeline: &Pipeline) -> Result<PathBuf> {
+    named.map_or_else(|| default_folder(Path::new(DEFAULT_ROOT), &pipeline.name), Ok)
 }
 
 fn print_json(value: &impl serde::Serialize) -> Result<()> {

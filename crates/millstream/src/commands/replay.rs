@@ -8,45 +8,57 @@ use clap::Args;
 use millstream_core::json::parse_timestamp;
 use millstream_core::{Error, Result, SystemClock};
 
-use super::{Failed, asked_to_stop, default_data_dir, load};
+use super::run::FailOn;
+use super::{Failed, LogFormat, asked_to_stop, data_folder, load};
 use crate::pipeline::replay::{From, Replay};
 use crate::pipeline::run::Outcome;
+use crate::pipeline::summary::Summary;
 use crate::pipeline::{RunOptions, Running};
 
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
     /// The pipeline file.
     file: PathBuf,
-    /// The data folder; its server must be stopped.
-    #[arg(long, env = "MILLSTREAM_DATA_DIR", default_value_os_t = default_data_dir())]
-    data_dir: PathBuf,
+    /// The data folder; its server must be stopped. Default: millstream-data/NAME, with the pipeline's name.
+    #[arg(long, env = "MILLSTREAM_DATA_DIR")]
+    data_dir: Option<PathBuf>,
     /// Where to begin: `earliest`, an offset, or a moment such as 2026-01-31T08:00:00Z (when records were stored).
     #[arg(long, default_value = "earliest")]
     from: String,
     /// Only this source. Default: all.
     #[arg(long)]
     source: Option<String>,
-    /// Only what feeds this table; with --into.
-    #[arg(long, requires = "into")]
+    /// Only this table: nothing else is touched.
+    #[arg(long)]
     table: Option<String>,
     /// Put that table's rows into a new table of this name, and leave everything else as it is.
     #[arg(long, requires = "table")]
     into: Option<String>,
+    #[command(flatten)]
+    fail_on: FailOn,
 }
 
-pub async fn run(args: ReplayArgs) -> std::result::Result<(), Failed> {
+pub async fn run(args: ReplayArgs, log: LogFormat) -> std::result::Result<(), Failed> {
     let pipeline = load(&args.file)?;
-    let into = args.table.as_deref().zip(args.into.as_deref()).map(|(table, into)| (table.into(), into.into()));
-    let replay = Replay { source: args.source.as_deref().map(Into::into), from: point(&args.from)?, into };
+    let data_dir = data_folder(args.data_dir, &pipeline)?;
+    let named = |name: &Option<String>| name.as_deref().map(Into::into);
+    let replay = Replay {
+        source: named(&args.source),
+        from: point(&args.from)?,
+        table: named(&args.table),
+        into: named(&args.into),
+    };
     let options = RunOptions {
-        data_dir: args.data_dir.clone(),
+        data_dir: data_dir.clone(),
         exit_when_idle: true,
         stop_deadline: Duration::from_secs(10),
         replay: Some(replay),
     };
     let supervisor = Running::start(pipeline, options, Arc::new(SystemClock)).await?;
     let running = supervisor.running().clone();
-    match supervisor.run(asked_to_stop()).await? {
+    let outcome = supervisor.run(asked_to_stop()).await?;
+    let allowed = args.fail_on.report(&Summary::of(&running), outcome, log);
+    match outcome {
         Outcome::Idle => {
             let read: u64 = running
                 .progress
@@ -56,13 +68,13 @@ pub async fn run(args: ReplayArgs) -> std::result::Result<(), Failed> {
                 .flat_map(|r| (0..r.partitions()).map(|p| r.offset(p)))
                 .sum();
             println!("replayed; sources' logs are done up to {read} records in all");
-            if let Some(table) = &args.into {
+            if let Some(table) = args.into.as_ref().or(args.table.as_ref()) {
                 println!(
                     "query it: millstream query 'SELECT * FROM {table} LIMIT 10' --data-dir {}",
-                    args.data_dir.display()
+                    data_dir.display()
                 );
             }
-            Ok(())
+            allowed
         }
         Outcome::Stopped => {
             println!("stopped before the end; `millstream run` or another replay goes on from here");

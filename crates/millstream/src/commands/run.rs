@@ -9,18 +9,19 @@ use clap::Args;
 use millstream_core::{HumanDuration, Secret, SystemClock};
 use tokio_util::sync::CancellationToken;
 
-use super::{Failed, asked_to_stop, default_data_dir, load};
+use super::{Failed, LogFormat, asked_to_stop, data_folder, load};
 use crate::api::{self, ApiState};
 use crate::pipeline::run::Outcome;
+use crate::pipeline::summary::{DeadLetterLimit, Summary};
 use crate::pipeline::{RunOptions, Running};
 
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// The pipeline file.
     file: PathBuf,
-    /// Where logs, tables and offsets are kept.
-    #[arg(long, env = "MILLSTREAM_DATA_DIR", default_value_os_t = default_data_dir())]
-    data_dir: PathBuf,
+    /// Where logs, tables and offsets are kept. Default: millstream-data/NAME, with the pipeline's name.
+    #[arg(long, env = "MILLSTREAM_DATA_DIR")]
+    data_dir: Option<PathBuf>,
     #[command(flatten)]
     server: ServerArgs,
     /// End once every source is read and everything is delivered and committed.
@@ -29,6 +30,56 @@ pub struct RunArgs {
     /// How long a stop may take.
     #[arg(long, default_value = "10s", value_parser = HumanDuration::parse)]
     stop_deadline: HumanDuration,
+    #[command(flatten)]
+    fail_on: FailOn,
+}
+
+/// When a run that got to its end counts as failed all the same.
+#[derive(Debug, Args)]
+pub struct FailOn {
+    /// End with exit code 3 where more records than this became dead letters: a number (`=10`), or a share of what was
+    /// read (`=1%`); without a value any.
+    #[arg(long, value_name = "N|N%", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
+    fail_on_dead_letters: Option<DeadLetterLimit>,
+}
+
+impl FailOn {
+    /// Prints the counts of a run that has ended, and says how it went.
+    ///
+    /// # Errors
+    /// More dead letters than allowed: exit code 3.
+    pub fn report(&self, summary: &Summary, outcome: Outcome, log: LogFormat) -> Result<(), Failed> {
+        match log {
+            LogFormat::Json => summary.log(),
+            LogFormat::Text => eprintln!("{summary}"),
+        }
+        let Summary { read, dead_letters, .. } = summary;
+        let lost = match dead_letters {
+            0 => String::new(),
+            letters => format!(
+                "; {letters} of {read} records are in the dead letter queue: `millstream dlq summary` says why, \
+                 `millstream dlq redrive` sends them through again"
+            ),
+        };
+        let done = match outcome {
+            Outcome::Idle if summary.skipped > 0 => format!("done, {} records skipped{lost}", summary.skipped),
+            Outcome::Idle if *dead_letters > 0 => format!("done{lost}"),
+            Outcome::Idle => "done: everything is read, delivered and committed".into(),
+            Outcome::Stopped => format!("stopped; the next start goes on from here{lost}"),
+        };
+        if summary.dead_letters + summary.skipped > 0 {
+            tracing::warn!("{done}")
+        } else {
+            tracing::info!("{done}")
+        }
+        match self.fail_on_dead_letters {
+            Some(limit) if summary.exceeds(limit) => {
+                tracing::error!("failed: {dead_letters} dead letters, --fail-on-dead-letters={limit}");
+                Err(Failed::Said(3))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The server's options.
@@ -52,10 +103,11 @@ impl ServerArgs {
     }
 }
 
-pub async fn run(args: RunArgs) -> Result<(), Failed> {
+pub async fn run(args: RunArgs, log: LogFormat) -> Result<(), Failed> {
     let pipeline = load(&args.file)?;
+    let data_dir = data_folder(args.data_dir, &pipeline)?;
     let options = RunOptions {
-        data_dir: args.data_dir.clone(),
+        data_dir: data_dir.clone(),
         exit_when_idle: args.exit_when_idle,
         stop_deadline: args.stop_deadline.0,
         replay: None,
@@ -68,13 +120,16 @@ pub async fn run(args: RunArgs) -> Result<(), Failed> {
     let token = args.server.checked_token(address);
     let state = ApiState { running: supervisor.running().clone(), token, stop: stop_server.clone() };
     let server = tokio::spawn(api::serve(listener, state));
-    tracing::info!(pipeline = %pipeline.name, data_dir = %args.data_dir.display(), "running; http://{address}");
+    let running = supervisor.running().clone();
+    let data_dir = data_dir.display();
+    tracing::info!(pipeline = %pipeline.name, %data_dir, "running; http://{address}{}", but(&running.health.waiting()));
     let ended = supervisor.run(asked_to_stop()).await;
     stop_server.cancel();
     let _ = tokio::time::timeout(Duration::from_secs(2), server).await;
-    match ended? {
-        Outcome::Idle => tracing::info!("done: everything is read, delivered and committed"),
-        Outcome::Stopped => tracing::info!("stopped; the next start goes on from here"),
-    }
-    Ok(())
+    args.fail_on.report(&Summary::of(&running), ended?, log)
+}
+
+/// What waits, behind the word that it runs.
+fn but(waiting: &[String]) -> String {
+    if waiting.is_empty() { String::new() } else { format!(" (but {})", waiting.join("; ")) }
 }

@@ -3,12 +3,27 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use millstream_connectors::probe::Depth;
 
 use super::{Failed, print_json};
 use crate::config::checked::Pipeline;
+use crate::pipeline::preflight::{self, Looked};
 
 #[derive(Debug, Args)]
 pub struct ValidateArgs {
+    /// Pipeline files.
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// How the findings are printed.
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+    /// Also look at what the pipelines connect to: paths, hosts, credentials. Nothing is changed there.
+    #[arg(long)]
+    connect: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
     /// Pipeline files.
     #[arg(required = true)]
     files: Vec<PathBuf>,
@@ -23,8 +38,16 @@ enum Format {
     Json,
 }
 
-pub fn run(args: &ValidateArgs) -> Result<(), Failed> {
+/// `millstream check`.
+pub async fn check(args: &CheckArgs) -> Result<(), Failed> {
+    run(&ValidateArgs { files: args.files.clone(), format: args.format, connect: true }).await
+}
+
+/// `millstream validate`.
+pub async fn run(args: &ValidateArgs) -> Result<(), Failed> {
     let mut failed = false;
+    let mut away = false;
+    let mut connections = Vec::new();
     let mut all = Vec::new();
     for file in &args.files {
         match Pipeline::load(file, &|name| std::env::var(name).ok()) {
@@ -34,6 +57,14 @@ pub fn run(args: &ValidateArgs) -> Result<(), Failed> {
                     println!("{}: ok ({})", file.display(), summary(&pipeline));
                 }
                 all.extend(pipeline.warnings.iter().cloned());
+                if args.connect {
+                    let looked = preflight::look_at_all(&pipeline, Depth::Full, true).await;
+                    away |= looked.iter().any(|l| l.found.is_err());
+                    if args.format == Format::Text {
+                        looked.iter().for_each(|l| println!("  {}", said(l)));
+                    }
+                    connections.extend(looked.iter().map(connection));
+                }
             }
             Err(diagnostics) => {
                 failed = true;
@@ -45,9 +76,35 @@ pub fn run(args: &ValidateArgs) -> Result<(), Failed> {
         }
     }
     if args.format == Format::Json {
-        print_json(&serde_json::json!({ "ok": !failed, "diagnostics": all }))?;
+        let mut found = serde_json::json!({ "ok": !failed && !away, "diagnostics": all });
+        if args.connect {
+            found["connections"] = connections.into();
+        }
+        print_json(&found)?;
     }
-    if failed { Err(Failed::Said(2)) } else { Ok(()) }
+    match (failed, away) {
+        (true, _) => Err(Failed::Said(2)),
+        (false, true) => Err(Failed::Said(1)),
+        (false, false) => Ok(()),
+    }
+}
+
+/// A line about one connection.
+fn said(looked: &Looked) -> String {
+    let (kind, name) = (looked.kind.as_str(), &looked.name);
+    match &looked.found {
+        Ok(found) => format!("{kind} {name}: ok ({found})"),
+        Err(e) if e.is_retry() => format!("{kind} {name}: away: {e} (a pipeline that runs waits for it)"),
+        Err(e) => format!("{kind} {name}: wrong: {e}"),
+    }
+}
+
+fn connection(looked: &Looked) -> serde_json::Value {
+    let (ok, said) = match &looked.found {
+        Ok(found) => (true, found.clone()),
+        Err(e) => (false, e.to_string()),
+    };
+    serde_json::json!({ "kind": looked.kind, "name": looked.name, "ok": ok, "message": said })
 }
 
 fn summary(pipeline: &Pipeline) -> String {

@@ -21,6 +21,12 @@ use serde::{Deserialize, Serialize};
 /// The version of the layout that this program writes.
 pub const FORMAT: u32 = 1;
 
+/// Where the data folders of all pipelines are unless told otherwise, each called like its pipeline.
+pub const DEFAULT_ROOT: &str = "millstream-data";
+
+/// What lies in a data folder and could have been a pipeline's name.
+const INSIDE: [&str; 5] = ["cache", "log", "schemas", "sinks", "state"];
+
 #[derive(Debug, Serialize, Deserialize)]
 struct Identity {
     format: u32,
@@ -153,6 +159,51 @@ impl DataDir {
     }
 }
 
+/// Where the pipeline called `name` keeps its data below `root` ([`DEFAULT_ROOT`]) unless told otherwise: in `root/name`.
+/// Earlier versions kept it in `root` itself; that of this pipeline is used where it is.
+///
+/// # Errors
+/// `root` is the data folder of another pipeline, and the name is that of something in it.
+pub fn default_folder(root: &Path, name: &str) -> Result<PathBuf> {
+    let own = root.join(name);
+    if own.join("millstream.json").exists() {
+        return Ok(own);
+    }
+    match owner(root) {
+        Some(owner) if owner == name => {
+            tracing::info!(
+                "the data is in {} itself, as earlier versions had it; now it would be in {}: both work",
+                root.display(),
+                own.display()
+            );
+            Ok(root.to_owned())
+        }
+        Some(owner) if INSIDE.contains(&name) => Err(Error::config(format!(
+            "{} is the data folder of the pipeline `{owner}`, and `{name}` is a part of it: choose another folder with --data-dir",
+            root.display()
+        ))),
+        _ => Ok(own),
+    }
+}
+
+/// The data folders in `root`, and `root` itself where it is one, by the name of their pipelines.
+pub fn found_in(root: &Path) -> Vec<(String, PathBuf)> {
+    let below = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut found: Vec<(String, PathBuf)> = std::iter::once(root.to_owned())
+        .chain(below)
+        .filter_map(|folder| Some((owner(&folder)?, folder)))
+        .collect();
+    found.sort();
+    found
+}
+
+/// The pipeline that a folder belongs to. Where its file does not read, the name of the folder: whoever opens it is told.
+fn owner(folder: &Path) -> Option<String> {
+    let text = std::fs::read(folder.join("millstream.json")).ok()?;
+    let identity = serde_json::from_slice::<Identity>(&text).map(|identity| identity.pipeline);
+    Some(identity.unwrap_or_else(|_| folder.file_name().unwrap_or_default().to_string_lossy().into_owned()))
+}
+
 fn lock(root: &Path) -> Result<File> {
     let path = root.join("LOCK");
     let file = File::options().create(true).truncate(false).write(true).open(&path)?;
@@ -168,6 +219,26 @@ fn lock(root: &Path) -> Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_pipeline_has_a_folder_of_its_own_and_one_of_an_earlier_version_is_found() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path().join("millstream-data");
+        assert_eq!(default_folder(&root, "news").unwrap(), root.join("news"));
+        assert!(found_in(&root).is_empty());
+        for name in ["news", "posts"] {
+            drop(DataDir::open(&default_folder(&root, name).unwrap(), name).unwrap());
+        }
+        let names = |found: Vec<(String, PathBuf)>| found.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(names(found_in(&root)), ["news", "posts"]);
+
+        let root = temp.path().join("old");
+        drop(DataDir::open(&root, "news").unwrap());
+        assert_eq!(default_folder(&root, "news").unwrap(), root);
+        assert_eq!(default_folder(&root, "posts").unwrap(), root.join("posts"));
+        assert!(default_folder(&root, "log").unwrap_err().to_string().contains("--data-dir"));
+        assert_eq!(found_in(&root), [("news".to_owned(), root)]);
+    }
 
     #[test]
     fn a_folder_serves_one_process_one_pipeline_and_no_newer_version() {

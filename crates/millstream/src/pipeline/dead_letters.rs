@@ -25,6 +25,7 @@ use super::deliver::sink_target;
 use super::ingest::Ingest;
 use super::plan::Plan;
 use super::streams::{Stream, Streams, decode_chunk, target_tag};
+use super::tally::Fate;
 
 const PRODUCER: &str = "redrive";
 const READ_BYTES: usize = 1 << 20;
@@ -264,6 +265,7 @@ impl Redriver<'_> {
             return Ok(Some(prepared.chunks));
         };
         total.failed_again += 1;
+        ingest.failed(&prepared.failures[..1], Fate::DeadLetter);
         let again = DeadLetter { attempts: letter.attempts + 1, ..ingest.letter(&raw, failure) };
         Ok(Some(stream.dead_letters_chunk(&[again], ingest.clock.now_us())?.into_iter().collect()))
     }

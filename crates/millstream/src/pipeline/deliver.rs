@@ -19,10 +19,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::dead_letters::FailedRows;
+use super::health::{ComponentHealth, ComponentKind, Part};
 use super::progress::ReaderProgress;
 use super::streams::{Stream, StreamBatch};
+use super::tally::Fate;
 use super::task::TaskContext;
-use crate::config::checked::{OnError, SinkSpec};
+use crate::config::checked::{OnError, SinkSpec, Start};
 
 const READ_BYTES: usize = 256 << 10;
 /// Rows handed to a direct sink at once: what a crash may deliver again.
@@ -60,6 +62,7 @@ pub struct Deliver {
     checkpoint: Checkpoint,
     target: Arc<str>,
     wish: watch::Receiver<Wish>,
+    health: ComponentHealth,
     /// Next offset to read; ahead of the committed one while rows are staged.
     staged: bool,
 }
@@ -97,11 +100,15 @@ impl Deliver {
                 .await
                 .map_err(|e| e.context(format!("sink {}", spec.name)))?;
         }
-        let mut inputs = Vec::new();
+        let (mut inputs, mut begins) = (Vec::new(), Vec::new());
         for (name, position) in spec.from.iter().zip(positions) {
             let stream = context.streams.get(name).ok_or_else(|| Error::bug(format!("no stream {name}")))?.clone();
-            let known = committed.offsets.get(&**name).cloned().unwrap_or_default();
-            let offset = |p: u32| known.get(p as usize).copied().unwrap_or(0).max(stream.log.start_offset(p));
+            let known = committed.offsets.get(&**name).cloned();
+            let begins_at = |p: u32| match (&known, spec.start) {
+                (None, Start::Latest) => stream.log.end_offset(p),
+                (known, _) => known.as_ref().and_then(|known| known.get(p as usize).copied()).unwrap_or(0),
+            };
+            let offset = |p: u32| begins_at(p).max(stream.log.start_offset(p));
             let offsets: Vec<u64> = (0..stream.plan.partitions).map(offset).collect();
             for (partition, &offset) in offsets.iter().enumerate() {
                 if offset > stream.log.end_offset(partition as u32) {
@@ -113,10 +120,32 @@ impl Deliver {
                 }
                 context.progress.advance(&position, partition as u32, offset);
             }
+            if known.is_none() {
+                begins.push((name.clone(), offsets.clone()));
+            }
             inputs.push(Input { stream, offsets, position });
         }
         let target = sink_target(&spec.name);
-        Ok(Self { context, spec, sink, inputs, checkpoint, target, wish, staged: false })
+        let health = context.health.of(ComponentKind::Sink, &spec.name, &context.clock);
+        let mut deliver = Self { context, spec, sink, inputs, checkpoint, target, wish, health, staged: false };
+        if !begins.is_empty() {
+            // At once: what has begun has begun, also where this run ends before the first delivery.
+            deliver.commit(None)?;
+            deliver.announce(&begins);
+        }
+        Ok(deliver)
+    }
+
+    /// Says where a new sink begins in streams that hold older records.
+    fn announce(&self, begins: &[(Arc<str>, Vec<u64>)]) {
+        for (name, offsets) in begins.iter().filter(|(_, offsets)| offsets.iter().any(|&offset| offset > 0)) {
+            let offsets = offsets.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+            let (sink, plural) = (&self.spec.name, if offsets.contains(',') { "offsets" } else { "offset" });
+            tracing::info!(
+                "`{sink}` begins at {plural} {offsets} of `{name}`; what is older is not sent (`start: earliest` in a sink \
+                 that is new sends it)"
+            );
+        }
     }
 
     /// Delivers until told to stop.
@@ -215,6 +244,7 @@ impl Deliver {
     async fn hand_over(&mut self, batch: &SinkBatch) -> Result<Vec<RowFailure>> {
         self.context.metrics.received("sink", &self.spec.name, batch.batch.num_rows());
         let mut pause = RETRY_PAUSE.0;
+        let part = self.health.part();
         loop {
             let delivered = match &mut self.sink {
                 AnySink::Direct(sink) => sink.deliver(batch).await,
@@ -226,7 +256,7 @@ impl Deliver {
             match delivered {
                 Ok(failures) => return Ok(failures),
                 Err(e) if e.is_retry() => {
-                    tracing::warn!(sink = %self.spec.name, error = %e, retry_in_ms = pause.as_millis() as u64, "the sink is not available; trying again");
+                    part.waits(&e.to_string());
                     if wait_unless_stopped(&mut self.wish, pause).await {
                         return Err(Error::retry(STOPPED));
                     }
@@ -246,7 +276,7 @@ impl Deliver {
     ) -> Result<()> {
         let Some(first) = failures.first() else { return Ok(()) };
         let (name, metrics) = (&self.spec.name, &self.context.metrics);
-        metrics.errors("sink", name, failures.iter().map(|f| f.failure.kind));
+        let count = |fate| metrics.failed("sink", Stage::Deliver, name, failures, fate);
         match self.spec.on_error {
             OnError::Fail => Err(Error::input(format!(
                 "sink {name} refused {}: {} (on_error: fail)",
@@ -254,11 +284,11 @@ impl Deliver {
                 first.failure.message
             ))),
             OnError::Skip => {
-                metrics.discarded("sink", name, failures.len());
+                count(Fate::Skipped);
                 Ok(())
             }
             OnError::DeadLetter | OnError::Default => {
-                metrics.dead_letters(Stage::Deliver, name, failures.len());
+                count(Fate::DeadLetter);
                 let letters = self.letters(batch, failures, attempt)?;
                 let chunks = stream.dead_letters_chunk(&letters, self.context.clock.now_us())?.into_iter().collect();
                 let append = Append { producer: self.target.clone(), sequence: None, cursor: Vec::new(), chunks };
@@ -303,7 +333,7 @@ impl Deliver {
         self.commit(token.clone())?;
         self.staged = false;
         if let (AnySink::Staged(sink), Some(token)) = (&mut self.sink, token) {
-            publish_sealed(sink.as_mut(), token).await.map_err(|e| e.context(doing))?;
+            publish_sealed(sink.as_mut(), token, &self.health.part()).await.map_err(|e| e.context(doing))?;
         }
         self.report();
         Ok(())
@@ -370,12 +400,12 @@ fn join_small(batches: Vec<StreamBatch>, schema: &SchemaRef) -> Result<Vec<Strea
 pub const STOPPED: &str = "stopped while the sink was not available";
 
 /// Once the token is stored the output must appear, however often it takes.
-async fn publish_sealed(sink: &mut dyn StagedSink, token: Bytes) -> Result<()> {
+async fn publish_sealed(sink: &mut dyn StagedSink, token: Bytes, part: &Part) -> Result<()> {
     let mut pause = RETRY_PAUSE.0;
     loop {
         match sink.publish(token.clone()).await {
             Err(e) if e.is_retry() => {
-                tracing::warn!(error = %e, "publishing failed; trying again");
+                part.waits(&e.to_string());
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(RETRY_PAUSE.1);
             }

@@ -20,8 +20,10 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::health::{ComponentHealth, ComponentKind};
 use super::progress::Progress;
 use super::streams::Stream;
+use super::tally::Fate;
 use crate::config::checked::{Metadata, OnError, SourceSpec};
 use crate::metrics::Metrics;
 
@@ -41,6 +43,7 @@ pub struct Ingest {
     /// Metrics.
     pub metrics: Arc<Metrics>,
     progress: Arc<Progress>,
+    health: ComponentHealth,
     pipeline_version: Arc<str>,
     backlog_max: u64,
     turn: AtomicU32,
@@ -67,7 +70,9 @@ impl Ingest {
         context: &super::task::TaskContext,
         backlog_max: u64,
     ) -> Self {
+        let health = context.health.of(ComponentKind::Source, &spec.name, &context.clock);
         Self {
+            health,
             spec,
             stream,
             decoder,
@@ -95,7 +100,6 @@ impl Ingest {
         self.metrics.received_bytes(name, raw.spans.iter().map(std::ops::Range::len).sum());
         self.metrics.received("source", name, raw.len());
         self.metrics.sent("source", name, rows);
-        self.metrics.errors("source", name, decoded.failures.iter().map(|f| f.failure.kind));
         Ok(Prepared { chunks, failures: decoded.failures, rows })
     }
 
@@ -150,14 +154,19 @@ impl Ingest {
                 first.failure.message
             ))),
             (OnError::Skip, Some(_)) => {
-                self.metrics.discarded("source", &self.spec.name, failures.len());
+                self.failed(failures, Fate::Skipped);
                 Ok(Vec::new())
             }
             (OnError::DeadLetter | OnError::Default, Some(_)) => {
-                self.metrics.dead_letters(Stage::Decode, &self.spec.name, failures.len());
+                self.failed(failures, Fate::DeadLetter);
                 Ok(failures.iter().map(|f| self.letter(raw, f)).collect())
             }
         }
+    }
+
+    /// Counts records that did not decode.
+    pub fn failed(&self, failures: &[RowFailure], fate: Fate) {
+        self.metrics.failed("source", Stage::Decode, &self.spec.name, failures, fate);
     }
 
     /// The dead letter of one record that did not decode.
@@ -211,6 +220,7 @@ impl Ingest {
         let name = self.spec.name.clone();
         let mut pause = RETRY_PAUSE.0;
         let mut storing = Storing::default();
+        let part = self.health.part();
         loop {
             let read = tokio::select! {
                 biased;
@@ -221,22 +231,25 @@ impl Ingest {
             match read {
                 Ok(SourceRead::Batch(batch)) => {
                     pause = RETRY_PAUSE.0;
+                    part.works();
                     self.progress.set_source_at_end(&name, false);
                     let chunks = self.chunks(&batch.raw)?;
                     storing.finish().await?;
                     storing.start(self.clone(), chunks, batch.cursor, batch.ack);
                 }
                 Ok(SourceRead::Idle) => {
+                    part.works();
                     storing.finish().await?;
                     self.progress.set_source_at_end(&name, true);
                 }
                 Ok(SourceRead::Finished) => {
                     storing.finish().await?;
                     self.progress.set_source_at_end(&name, true);
+                    self.health.finished();
                     return Ok(());
                 }
                 Err(e) if e.is_retry() => {
-                    tracing::warn!(source = %name, error = %e, retry_in_ms = pause.as_millis() as u64, "the source failed; trying again");
+                    part.waits(&e.to_string());
                     tokio::select! {
                         () = stop.cancelled() => return storing.finish().await,
                         () = tokio::time::sleep(pause) => {}

@@ -14,11 +14,12 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::health::{ComponentKind, Health};
 use super::model_cache::{LATER, ModelCache, SWEEP_EVERY};
 use super::plan::Plan;
 use super::scorer::Scorer;
-use super::step_waits::StepWaits;
 use super::shadow::Shadow;
+use super::step_waits::StepWaits;
 use crate::config::checked::{ModelSpec, Pipeline};
 
 /// Everything that scores.
@@ -28,6 +29,8 @@ pub struct ModelSet {
     pub scorers: BTreeMap<Arc<str>, Scorer>,
     /// The steps that ask them, by name: who waits for which.
     told: Mutex<BTreeMap<Arc<str>, Arc<StepWaits>>>,
+    health: Arc<Health>,
+    clock: Arc<dyn Clock>,
     weights: SharedWeights,
     /// One reload at a time.
     reload: tokio::sync::Mutex<()>,
@@ -51,7 +54,13 @@ impl ModelSet {
     ///
     /// # Errors
     /// A model can't be loaded or does not answer; a cache can't be opened.
-    pub async fn open(pipeline: &Pipeline, plan: &Plan, folder: &Path, clock: &Arc<dyn Clock>) -> Result<Self> {
+    pub async fn open(
+        pipeline: &Pipeline,
+        plan: &Plan,
+        folder: &Path,
+        clock: &Arc<dyn Clock>,
+        health: &Arc<Health>,
+    ) -> Result<Self> {
         let weights = SharedWeights::default();
         let is_asked = |model: &&ModelSpec| plan.asks_model(&model.name);
         let shadows: Vec<&str> =
@@ -77,7 +86,16 @@ impl ModelSet {
             };
             scorers.insert(model.name.clone(), scorer.with_fallback(fallback).with_cache(cache).with_shadow(shadow));
         }
-        Ok(Self { scorers, told: Mutex::default(), weights, reload: tokio::sync::Mutex::new(()), _tending: tending.drop_guard() })
+        let (health, clock) = (health.clone(), clock.clone());
+        Ok(Self {
+            scorers,
+            told: Mutex::default(),
+            health,
+            clock,
+            weights,
+            reload: tokio::sync::Mutex::new(()),
+            _tending: tending.drop_guard(),
+        })
     }
 
     /// Loads the model's files anew, warms it, and puts it in the place of the one that runs. Records go on meanwhile.
@@ -106,8 +124,10 @@ impl ModelSet {
     /// Who is told that the step `component` waits for `model`: one for the tasks of all partitions.
     pub fn told(&self, component: &Arc<str>, model: &Arc<str>) -> Arc<StepWaits> {
         let mut told = self.told.lock();
-        let step = told.entry(component.clone());
-        step.or_insert_with(|| Arc::new(StepWaits::new(component.clone(), model.clone()))).clone()
+        let health = || self.health.of(ComponentKind::Transform, component, &self.clock);
+        told.entry(component.clone())
+            .or_insert_with(|| Arc::new(StepWaits::new(model.clone(), health().part())))
+            .clone()
     }
 
     /// The models that answer nothing any more, and why.

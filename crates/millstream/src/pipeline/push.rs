@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::ingest::Ingest;
+use super::tally::Fate;
 
 /// Memory that the bodies of all requests of a source may take together, in KiB; one more is told to come back.
 const BODIES_KIB: usize = 64 << 10;
@@ -121,6 +122,7 @@ impl Push {
 
     fn prepare(&self, raw: &RawBatch) -> Result<(Vec<millstream_storage::log::Chunk>, Stored)> {
         let prepared = self.ingest.prepare(raw)?;
+        self.ingest.failed(&prepared.failures, Fate::Refused);
         let rejected = prepared.failures.iter().map(|f| Rejected {
             index: f.row,
             kind: f.failure.kind.as_str().into(),

@@ -1,13 +1,13 @@
 //! Start in four moves: open the data folder, open everything in it, spawn, watch; and stop in the order of the flow.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use millstream_connectors::sink::SinkContext;
-use millstream_connectors::source::{SourceConfig, SourceContext};
+use millstream_connectors::source::{SourceConfig, SourceContext, SourceStatus, Status};
 use millstream_connectors::{format, sink, source};
 use millstream_core::disk::RealDisk;
 use millstream_core::{Clock, Error, Result};
@@ -22,16 +22,17 @@ use tokio_util::sync::CancellationToken;
 use super::catalog::Catalog;
 use super::data_dir::DataDir;
 use super::deliver::{Deliver, STOPPED, Wish};
-use super::graph::Graph;
+use super::health::{ComponentHealth, ComponentKind, Health, Part};
 use super::ingest::Ingest;
 use super::models::ModelSet;
 use super::plan::{Plan, StagePlan, StreamPlan};
 use super::progress::Progress;
 use super::push::Push;
 use super::streams::{Stream, Streams};
-use super::task::{Task, TaskContext};
-use super::{dead_letters, replay};
-use crate::config::checked::Pipeline;
+use super::replay::Replay;
+use super::task::{Opening, Role, Task, TaskContext};
+use super::{dead_letters, outputs, preflight, replay};
+use crate::config::checked::{Pipeline, SinkSpec, Start};
 use crate::metrics::Metrics;
 
 /// How often old segments are looked for, and figures taken.
@@ -70,11 +71,13 @@ pub struct Running {
     /// Ways in over HTTP, by source.
     pub pushes: BTreeMap<Arc<str>, Push>,
     /// Loaded models, with what stands beside them.
-    pub models: ModelSet,
+    pub models: Arc<ModelSet>,
     /// Positions.
     pub progress: Arc<Progress>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
+    /// What each component is doing.
+    pub health: Arc<Health>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Serialises redrives: two at once would redrive a record twice.
@@ -119,10 +122,18 @@ impl Running {
             None => Plan::new(&pipeline)?,
         };
         let data_dir = DataDir::open(&options.data_dir, &pipeline.name)?;
+        let metrics = Arc::new(Metrics::default());
+        let health = Arc::new(Health::new(components(&pipeline), &clock, &metrics));
+        // Before anything is opened that takes a while.
+        preflight::look(&pipeline, &health, &clock, options.replay.is_none()).await?;
         let schemas = SchemaStore::open(&data_dir.schemas())?;
         let streams = Arc::new(open_streams(&plan, &data_dir, &schemas, &clock).await?);
-        let models = ModelSet::open(&pipeline, &plan, &data_dir.model_caches(), &clock).await?;
-        let catalog = Catalog::load(&data_dir.catalog())?.update(&data_dir.catalog(), &plan, &schemas)?;
+        let models = ModelSet::open(&pipeline, &plan, &data_dir.model_caches(), &clock, &health).await?;
+        let catalog = Catalog::load(&data_dir.catalog())?;
+        let known = Arc::new(catalog.names());
+        let sinks_are_known = catalog.knows_sinks();
+        let catalog = catalog.update(&data_dir.catalog(), &plan, &schemas)?;
+        let models = Arc::new(models);
 
         let mut progress = Progress::default();
         let readers = register_readers(&plan, &streams, &mut progress);
@@ -136,14 +147,15 @@ impl Running {
             schemas: schemas.clone(),
             clock: clock.clone(),
             progress: Arc::new(progress),
-            metrics: Arc::new(Metrics::default()),
+            metrics,
+            health,
             stop: stop_tasks.clone(),
             pipeline_version: pipeline.version.clone(),
         };
         let mut states = BTreeMap::new();
-        let tasks = open_tasks(&plan, &context, &data_dir, &models, &readers, &options, &mut states).await?;
+        let tasks = open_tasks(&plan, &context, &data_dir, (&models, &known), &readers, &options, &mut states).await?;
         let (wish, wishes) = watch::channel(Wish::Run);
-        let sinks = open_sinks(&plan, &context, &data_dir, &readers, &wishes, &pipeline).await?;
+        let sinks = open_sinks(&plan, &context, &data_dir, &readers, &wishes, (&pipeline, sinks_are_known)).await?;
         let ingests = open_ingests(&pipeline, &context)?;
         let pushes = open_pushes(&pipeline, &ingests);
         let running = Arc::new(Self {
@@ -158,6 +170,7 @@ impl Running {
             models,
             progress: context.progress.clone(),
             metrics: context.metrics.clone(),
+            health: context.health.clone(),
             clock,
             redrive: tokio::sync::Mutex::new(()),
             ready: AtomicBool::new(false),
@@ -243,10 +256,14 @@ impl Supervisor {
         }
         if supervisor.options.replay.is_none() {
             for ingest in supervisor.running.ingests.values().filter(|i| !is_push(&i.spec.connector)) {
-                let source = open_source(ingest)?;
+                let source = open_source(ingest, &supervisor.running.health)?;
                 supervisor.sources.spawn(ingest.clone().pull(source, supervisor.stop_sources.clone()));
             }
         }
+        let (pipeline, health) = (supervisor.running.pipeline.clone(), supervisor.running.health.clone());
+        let (clock, stop) = (supervisor.running.clock.clone(), supervisor.stop_tasks.clone());
+        tokio::spawn(preflight::look_again(pipeline, health.clone(), clock, stop));
+        health.started();
         supervisor.running.ready.store(true, Ordering::Release);
         Ok(supervisor)
     }
@@ -273,7 +290,10 @@ impl Supervisor {
                 }
                 Some(ended) = self.tasks.join_next() => break Err(unexpected(flatten(ended), "a task")),
                 Some(ended) = self.sinks.join_next() => break Err(unexpected(flatten(ended), "a sink")),
-                _ = figures.tick() => running.take_figures(),
+                _ = figures.tick() => {
+                    running.take_figures();
+                    running.metrics.tally().say_more();
+                }
                 _ = retain.tick() => if let Err(e) = running.retain() { break Err(e) },
                 () = running.progress.moved(), if self.options.exit_when_idle => {
                     if running.stages_are_idle() {
@@ -333,6 +353,7 @@ pub async fn redrive_at_rest(
         clock,
         progress: Arc::new(Progress::default()),
         metrics: Arc::new(Metrics::default()),
+        health: Arc::default(),
         stop: CancellationToken::new(),
         pipeline_version: pipeline.version.clone(),
     };
@@ -420,7 +441,7 @@ async fn open_tasks(
     plan: &Plan,
     context: &TaskContext,
     data_dir: &DataDir,
-    models: &ModelSet,
+    (models, known): (&Arc<ModelSet>, &Arc<BTreeSet<String>>),
     readers: &Readers,
     options: &RunOptions,
     states: &mut BTreeMap<(Arc<str>, u32), State>,
@@ -430,22 +451,31 @@ async fn open_tasks(
     for stage in &plan.stages {
         let stage: Arc<StagePlan> = Arc::new(stage.clone());
         let reader = &readers[&(stage.id.clone(), stage.input.clone())];
+        let mut begins = Vec::new();
         for partition in 0..stage.partitions {
             let doing = || format!("open state of {} partition {partition}", stage.id);
             let path = DataDir::state_path(&stage.id, partition);
             let state =
                 State::open(store.clone(), &path, &StateOptions::default()).await.map_err(|e| e.context(doing()))?;
             states.insert((stage.id.clone(), partition), state.clone());
-            let graph = Graph::new(stage.clone(), models, context.pipeline_version.clone(), context.metrics.clone(), &context.stop)?;
-            let mut task = Task::open(context.clone(), stage.clone(), partition, state, graph, reader.clone())
+            let replay = options.replay.as_ref();
+            let from = replay.map(|r| r.offset(&stage, partition, &context.streams)).transpose()?.flatten();
+            let role = match from {
+                Some(from) if replay.is_some_and(Replay::fills) => Role::Fill(from),
+                _ => Role::Run,
+            };
+            let opening = Opening { role, known: known.clone(), models: models.clone() };
+            let mut task = Task::open(context.clone(), stage.clone(), partition, state, reader.clone(), opening)
                 .await
                 .map_err(|e| e.context(doing()))?;
-            if let Some(offset) =
-                options.replay.as_ref().map(|r| r.offset(&stage, partition, &context.streams)).transpose()?.flatten()
-            {
+            if let Some(offset) = from.filter(|_| role == Role::Run) {
                 task.rewind(offset).await?;
             }
+            begins.extend(task.begins());
             tasks.push(task);
+        }
+        if options.replay.is_none() {
+            outputs::announce(&stage, &begins);
         }
     }
     Ok(tasks)
@@ -457,7 +487,7 @@ async fn open_sinks(
     data_dir: &DataDir,
     readers: &Readers,
     wishes: &watch::Receiver<Wish>,
-    pipeline: &Pipeline,
+    (pipeline, are_known): (&Pipeline, bool),
 ) -> Result<Vec<Deliver>> {
     let mut sinks = Vec::new();
     for spec in &plan.sinks {
@@ -471,8 +501,11 @@ async fn open_sinks(
         let id = super::deliver::sink_target(&spec.name);
         let positions = spec.from.iter().map(|from| readers[&(id.clone(), from.clone())].clone()).collect();
         let checkpoint = Checkpoint::open(&data_dir.sink(&spec.name))?;
+        // A version that did not list sinks began all of them with the oldest record.
+        let start = if are_known { spec.start } else { Start::Earliest };
+        let spec = Arc::new(SinkSpec { start, ..spec.clone() });
         sinks.push(
-            Deliver::open(context.clone(), Arc::new(spec.clone()), sink, positions, checkpoint, wishes.clone()).await?,
+            Deliver::open(context.clone(), spec, sink, positions, checkpoint, wishes.clone()).await?,
         );
     }
     Ok(sinks)
@@ -501,16 +534,40 @@ fn open_pushes(pipeline: &Pipeline, ingests: &BTreeMap<Arc<str>, Arc<Ingest>>) -
     pushes
 }
 
-fn open_source(ingest: &Ingest) -> Result<Box<dyn millstream_core::Source>> {
+fn open_source(ingest: &Ingest, health: &Health) -> Result<Box<dyn millstream_core::Source>> {
     let name = ingest.spec.name.clone();
     let cursor = ingest.stream.log.producer(&name).map(|p| p.cursor).unwrap_or_default();
-    let status_name = name.clone();
+    let component = health.of(ComponentKind::Source, &name, &ingest.clock);
     let context = SourceContext {
         name: name.clone(),
         cursor,
         clock: ingest.clock.clone(),
         framing: format::framing(&ingest.spec.decode),
-        status: Arc::new(move |status: &str| tracing::debug!(source = %status_name, "{status}")),
+        status: status_of(component),
     };
     source::build(&ingest.spec.connector, context).map_err(|e| e.context(format!("source {name}")))
+}
+
+/// Takes what a source says of its systems, one part of the component for each.
+fn status_of(component: ComponentHealth) -> Status {
+    let parts: parking_lot::Mutex<BTreeMap<String, Part>> = parking_lot::Mutex::default();
+    Arc::new(move |status| {
+        let mut parts = parts.lock();
+        match status {
+            SourceStatus::Waiting { part, why } => {
+                parts.entry(part.to_owned()).or_insert_with(|| component.part()).waits(why);
+            }
+            SourceStatus::Works { part } => drop(parts.remove(part)),
+            SourceStatus::Trouble { why } => component.error(why),
+        }
+    })
+}
+
+/// All components of a pipeline, in the order of the flow.
+fn components(pipeline: &Pipeline) -> Vec<(ComponentKind, Arc<str>)> {
+    let sources = pipeline.sources.iter().map(|s| (ComponentKind::Source, s.name.clone()));
+    let transforms = pipeline.transforms.iter().map(|t| (ComponentKind::Transform, t.name.clone()));
+    let tables = pipeline.tables.iter().map(|t| (ComponentKind::Table, t.name.clone()));
+    let sinks = pipeline.sinks.iter().map(|s| (ComponentKind::Sink, s.name.clone()));
+    sources.chain(transforms).chain(tables).chain(sinks).collect()
 }

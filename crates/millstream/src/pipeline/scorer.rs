@@ -205,8 +205,8 @@ impl Scorer {
 
     /// One call, and what the model says for the cache, if there is one.
     async fn ask(&self, inputs: Vec<Input>, asking: &Asking) -> Result<Vec<Answer>> {
-        let Some(cache) = &self.cache else { return self.call(inputs, asking).await };
-        let answers = self.call(inputs.clone(), asking).await?;
+        let Some(cache) = &self.cache else { return self.call(inputs, false, asking).await };
+        let answers = self.call(inputs.clone(), false, asking).await?;
         let name = self.model.info().name.clone();
         let keys: Vec<Cow<'_, str>> = inputs.iter().map(Input::key).collect();
         let said = keys.iter().zip(&answers).filter_map(|(key, answer)| match answer {

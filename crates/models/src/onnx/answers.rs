@@ -74,7 +74,10 @@ fn value(name: &str, row: &[f32]) -> Answer {
     match row {
         [value] if value.is_finite() => Ok(Prediction::Value(*value)),
         [value] => Err(not_finite(name, "the value", *value)),
-        _ => Err(Failure::new(FailureKind::Model, format!("the output `{name}` gave several numbers for a row, or none"))),
+        _ => Err(Failure::new(
+            FailureKind::Model,
+            format!("the output `{name}` gave several numbers for a row, or none"),
+        )),
     }
 }
 

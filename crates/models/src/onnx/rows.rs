@@ -42,12 +42,8 @@ fn check_cell(cell: &Cell, feed: &Feed, name: &str, null: OnnxNull) -> Result<()
         (Cell::Bool(_), _) | (Cell::Int(_), Kind::F32 | Kind::F64 | Kind::I64) | (Cell::Float(_), Kind::F64) => Ok(()),
         (Cell::Int(value), Kind::I32) if i32::try_from(*value).is_ok() => Ok(()),
         (Cell::Float(value), Kind::F32) if !value.is_finite() || (*value as f32).is_finite() => Ok(()),
-        (Cell::Int(_), Kind::I32) => {
-            Err(Failure::new(FailureKind::OutOfRange, format!("{name} is beyond {takes}")))
-        }
-        (Cell::Float(_), Kind::F32) => {
-            Err(Failure::new(FailureKind::OutOfRange, format!("{name} is beyond {takes}")))
-        }
+        (Cell::Int(_), Kind::I32) => Err(Failure::new(FailureKind::OutOfRange, format!("{name} is beyond {takes}"))),
+        (Cell::Float(_), Kind::F32) => Err(Failure::new(FailureKind::OutOfRange, format!("{name} is beyond {takes}"))),
         (Cell::Int(_), _) => mismatch("a whole number"),
         (Cell::Float(_), _) => mismatch("a number"),
     }

@@ -19,6 +19,8 @@ pub(crate) struct Call {
     over: AtomicBool,
     /// One of its inputs is kept back because the model hangs at the same input of another call.
     held: AtomicBool,
+    /// Its inputs get batches of their own.
+    pub(super) alone: bool,
     progress: Mutex<Progress>,
 }
 
@@ -33,13 +35,13 @@ struct Progress {
 }
 
 impl Call {
-    pub(super) fn new(inputs: usize) -> (Arc<Self>, oneshot::Receiver<Result<Vec<CallAnswer>>>) {
+    pub(super) fn new(inputs: usize, alone: bool) -> (Arc<Self>, oneshot::Receiver<Result<Vec<CallAnswer>>>) {
         let (reply, answered) = oneshot::channel();
         let answers = std::iter::repeat_with(|| None).take(inputs).collect();
         let moved_at = tokio::time::Instant::now();
         let progress = Progress { answers, missing: inputs, under_way: 0, moved_at, reply: Some(reply) };
         let progress = Mutex::new(progress);
-        (Arc::new(Self { over: AtomicBool::new(false), held: AtomicBool::new(false), progress }), answered)
+        (Arc::new(Self { over: AtomicBool::new(false), held: AtomicBool::new(false), alone, progress }), answered)
     }
 
     pub(super) fn is_over(&self) -> bool {

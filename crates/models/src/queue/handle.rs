@@ -99,12 +99,12 @@ impl ModelHandle {
     /// As [`ModelHandle::predict`].
     pub async fn predict_scored<T: Into<Input>>(&self, inputs: Vec<T>) -> Result<Vec<Result<Scored, Failure>>> {
         let inputs: Vec<Input> = inputs.into_iter().map(Into::into).collect();
-        let (call, reply) = Call::new(inputs.len());
+        let (call, reply) = Call::new(inputs.len(), false);
         self.ask(&call, reply, inputs).await
     }
 
     /// The same, unless the model keeps inputs for `limit` without a sign of life: then none. Time that they spend in the
-    /// queue does not count.
+    /// queue does not count. `alone`: each gets a batch of its own, so that it can't suffer for another.
     ///
     /// # Errors
     /// As [`ModelHandle::predict`].
@@ -112,8 +112,9 @@ impl ModelHandle {
         &self,
         inputs: Vec<Input>,
         limit: Duration,
+        alone: bool,
     ) -> Result<Option<Vec<Result<Scored, Failure>>>> {
-        let (call, reply) = Call::new(inputs.len());
+        let (call, reply) = Call::new(inputs.len(), alone);
         tokio::select! {
             biased;
             answers = self.ask(&call, reply, inputs) => answers.map(Some),

@@ -4,8 +4,8 @@
 //! |---|---|
 //! | 2xx | the predictions |
 //! | no connection, 429, anything with `Retry-After`, expired credentials | `Unavailable`: nothing in the batch is to blame; `Retry-After` is obeyed |
-//! | 408, 425, 5xx, time-out, broken connection | `Retry` for the batch |
-//! | 400, 413, 422, 424, a Lambda function's error, 2xx that is no answer of the protocol | an input is refused: the batch is halved until the refused inputs stand alone; where nothing else comes back, `Retry` |
+//! | 408, 425, 5xx, time-out, broken connection; 2xx that is no answer of the protocol | `Retry` for the batch |
+//! | 400, 413, 422, 424, a Lambda function's error | an input is refused: the batch is halved until the refused inputs stand alone |
 //! | any other | `Retry` for the batch: a redirect, a missing right, a wrong address, until a person has mended it |
 //!
 //! A request is never sent twice from here. Trying again is left to the `predict` step, the one place that knows how
@@ -54,8 +54,6 @@ enum Outcome {
     Answers(Vec<Result<Prediction, Failure>>),
     /// At least one of the inputs is refused.
     Refused(Failure),
-    /// It is no answer of the protocol. Perhaps one of the inputs is what the endpoint stumbles over.
-    Garbled(Failure),
 }
 
 /// A request that may work later.
@@ -113,24 +111,15 @@ impl Remote {
     ) -> Result<Vec<Result<Prediction, Failure>>> {
         let most = self.endpoint.codec.texts_max().unwrap_or(usize::MAX);
         let mut answers = Vec::with_capacity(texts.len());
-        let mut garbled = 0;
         let mut to_ask: Vec<&[&str]> = texts.chunks(most).rev().collect();
         while let Some(part) = to_ask.pop() {
             match self.ask(part, turn.take()).await? {
                 Outcome::Answers(some) => answers.extend(some),
-                Outcome::Refused(_) | Outcome::Garbled(_) if part.len() > 1 => {
+                Outcome::Refused(_) if part.len() > 1 => {
                     let (first, second) = part.split_at(part.len() / 2);
                     to_ask.extend([second, first]);
                 }
                 Outcome::Refused(failure) => answers.push(Err(failure)),
-                Outcome::Garbled(failure) => {
-                    garbled += 1;
-                    // Where nothing else comes back, it is not one of the texts: a page that says "maintenance", say.
-                    if garbled == texts.len().min(2) && answers.iter().all(Result::is_err) {
-                        return Err(Error::retry(failure.message));
-                    }
-                    answers.push(Err(failure));
-                }
             }
         }
         Ok(answers)
@@ -181,12 +170,13 @@ impl Remote {
         }
         let Some(body) = self.body(response, ANSWER_BYTES_MAX).await? else {
             let message = format!("{} answered with more than {} MiB", self.shown, ANSWER_BYTES_MAX >> 20);
-            return Ok(Outcome::Garbled(Failure::new(FailureKind::Model, message)));
+            return Err(Later { error: Error::retry(message), fate: Fate::Answered });
         };
-        Ok(match self.endpoint.codec.decode(&self.info, texts, &body) {
-            Ok(answers) => Outcome::Answers(answers),
-            Err(failure) => Outcome::Garbled(failure),
-        })
+        match self.endpoint.codec.decode(&self.info, texts, &body) {
+            Ok(answers) => Ok(Outcome::Answers(answers)),
+            // A page that says "maintenance", say; or a text that the endpoint stumbles over.
+            Err(failure) => Err(Later { error: Error::retry(failure.message), fate: Fate::Answered }),
+        }
     }
 
     async fn refusal(&self, status: StatusCode, response: Response) -> Result<Outcome, Later> {

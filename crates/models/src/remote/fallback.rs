@@ -150,10 +150,7 @@ fn in_order(answer: Prediction, places: &[usize]) -> Result<Prediction, Failure>
     let Prediction::Scores(scores) = answer else { return Ok(answer) };
     let ordered: Option<Vec<f32>> = places.iter().map(|&place| scores.get(place).copied()).collect();
     ordered.map(Prediction::Scores).ok_or_else(|| {
-        Failure::new(
-            FailureKind::Model,
-            "the fallback gave another number of scores than there are labels",
-        )
+        Failure::new(FailureKind::Model, "the fallback gave another number of scores than there are labels")
     })
 }
 

@@ -3,6 +3,8 @@
 // A test that can't go on says where: that is what `unwrap` does.
 #![allow(clippy::unwrap_used)]
 
+mod explore;
 mod queries;
+mod safety;
 mod support;
 mod transforms;

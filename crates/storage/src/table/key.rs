@@ -7,7 +7,7 @@
 //! | text, binary | the bytes, each `00` as `00 FF`, then `00 01` |
 //! | signed integer, timestamp, date, time, duration, decimal | big-endian, sign bit flipped |
 //! | unsigned integer | big-endian |
-//! | float | IEEE 754 big-endian; sign bit flipped, or all bits where it was set (total order: −NaN … −0 +0 … NaN) |
+//! | float | IEEE 754 big-endian; sign bit flipped, or all bits where it was set (total order: −∞ … 0 … ∞ NaN); −0 is 0, and there is one NaN |
 //! | bool | `00` or `01` |
 //!
 //! No key is a prefix of another, so that byte order is the order of the column values, first column first.
@@ -161,6 +161,9 @@ impl<'a> Part<'a> {
                 let at = out.len();
                 out.extend(values[row * width..(row + 1) * width].iter().rev());
                 let number = &mut out[at..];
+                if matches!(kind, Number::Float) {
+                    one_zero_one_nan(number);
+                }
                 match kind {
                     Number::Unsigned => {}
                     Number::Float if number[0] & 0x80 != 0 => number.iter_mut().for_each(|b| *b = !*b),
@@ -169,6 +172,24 @@ impl<'a> Part<'a> {
             }
             Self::Bytes(value) => append_escaped(value(row), out),
         }
+    }
+}
+
+/// Equal floats have equal bytes: −0 becomes 0, and every NaN the same one. `float` is big-endian.
+fn one_zero_one_nan(float: &mut [u8]) {
+    let exponent_bits = match float.len() {
+        2 => 5,
+        4 => 8,
+        _ => 11,
+    };
+    let wide = float.iter().fold(0_u64, |bits, &byte| bits << 8 | u64::from(byte)) << (64 - 8 * float.len());
+    let magnitude = wide << 1;
+    let infinity = !(u64::MAX >> exponent_bits);
+    if magnitude == 0 {
+        float.fill(0);
+    } else if magnitude > infinity {
+        let nan = (infinity | infinity >> 1) >> 1;
+        float.copy_from_slice(&nan.to_be_bytes()[..float.len()]);
     }
 }
 
@@ -222,11 +243,30 @@ mod tests {
                 Arc::new(UInt16Array::from_iter_values([a.6, b.6])),
             ];
             let keys = encode(b"t", &columns).unwrap();
+            let canonical = |f: f64| if f.is_nan() { f64::NAN } else { f + 0.0 };
             let expected = a.0.as_bytes().cmp(b.0.as_bytes())
-                .then(a.1.cmp(&b.1)).then(a.2.total_cmp(&b.2)).then(a.3.cmp(&b.3))
+                .then(a.1.cmp(&b.1)).then(canonical(a.2).total_cmp(&canonical(b.2))).then(a.3.cmp(&b.3))
                 .then(a.4.cmp(&b.4)).then(a.5.cmp(&b.5)).then(a.6.cmp(&b.6));
             prop_assert_eq!(keys.bytes_of(0).cmp(keys.bytes_of(1)), expected);
         }
+    }
+
+    #[test]
+    fn equal_floats_are_one_key() {
+        let key = |column: ArrayRef| {
+            let keys = encode(b"", &[column]).unwrap();
+            (0..keys.ends.len()).map(|i| keys.bytes_of(i).to_vec()).collect::<Vec<_>>()
+        };
+        let wide = key(Arc::new(Float64Array::from(vec![0.0, -0.0, f64::NAN, -f64::NAN, f64::INFINITY])));
+        assert_eq!(wide[0], wide[1]);
+        assert_eq!(wide[2], wide[3]);
+        assert!(wide[0] < wide[4] && wide[4] < wide[2]);
+        let strange = key(Arc::new(Float64Array::from(vec![f64::from_bits(0xFFF0_0000_0000_0001), 1.0, -1.0])));
+        assert_eq!(strange[0], wide[2]);
+        assert!(strange[2] < wide[0] && wide[0] < strange[1]);
+        let narrow = key(Arc::new(arrow::array::Float32Array::from(vec![0.0, -0.0, f32::NAN, -f32::NAN, 1.0])));
+        assert_eq!((&narrow[0], &narrow[2]), (&narrow[1], &narrow[3]));
+        assert!(narrow[0] < narrow[4] && narrow[4] < narrow[2]);
     }
 
     #[test]

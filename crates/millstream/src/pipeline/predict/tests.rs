@@ -5,6 +5,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use millstream_core::Clock;
 use millstream_models::{
     BatchConfig, BreakerState, Fallback, FallbackConfig, Model, ModelConfig, ModelFactory, ModelHandle, Prediction,
     Task, output_type,
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::config::checked::{PredictInput, RetrySpec};
+use crate::pipeline::health::{ComponentKind, Health, Part};
 use crate::pipeline::step_waits::StepWaits;
 
 /// An address where nobody listens.
@@ -55,7 +57,7 @@ fn step(model: ModelHandle, attempts: u32, fallback: Option<Value>) -> PredictSt
         default: None,
     };
     let scorer = Scorer::alone(model).with_fallback(fallback);
-    let told = Arc::new(StepWaits::new("scored".into(), "tone".into()));
+    let told = Arc::new(StepWaits::new("tone".into(), part()));
     PredictStep::new(spec, schema, OnError::DeadLetter, scorer, CancellationToken::new(), told).unwrap()
 }
 
@@ -68,6 +70,11 @@ fn rows() -> Rows {
 fn field(rows: &Rows, name: &str) -> Vec<String> {
     let column = rows.batch.column(1).as_struct().column_by_name(name).unwrap().as_string::<i32>().clone();
     column.iter().map(|value| value.unwrap().to_owned()).collect()
+}
+
+fn part() -> Part {
+    let clock: Arc<dyn Clock> = Arc::new(millstream_core::SystemClock);
+    Health::default().of(ComponentKind::Transform, &"scored".into(), &clock).part()
 }
 
 #[tokio::test]

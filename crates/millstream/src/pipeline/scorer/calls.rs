@@ -25,13 +25,18 @@ impl GaveUp {
 }
 
 impl Scorer {
-    /// One call. One answer per input.
+    /// One call. One answer per input. `alone`: each gets a batch of its own.
     ///
     /// # Errors
     /// [`super::waiting::STOPPED`].
-    pub(super) fn call<'a>(&'a self, inputs: Vec<Input>, asking: &'a Asking) -> BoxFuture<'a, Result<Vec<Answer>>> {
+    pub(super) fn call<'a>(
+        &'a self,
+        inputs: Vec<Input>,
+        alone: bool,
+        asking: &'a Asking,
+    ) -> BoxFuture<'a, Result<Vec<Answer>>> {
         async move {
-            let failed = match self.attempts(&inputs, asking).await {
+            let failed = match self.attempts(&inputs, alone, asking).await {
                 Ok(answers) => return Ok(answers),
                 Err(failed) => failed,
             };
@@ -97,16 +102,21 @@ impl Scorer {
     }
 
     async fn each_alone(&self, inputs: Vec<Input>, asking: &Asking) -> Result<Vec<Answer>> {
-        let alone = inputs.into_iter().map(|input| self.call(vec![input], asking));
+        let alone = inputs.into_iter().map(|input| self.call(vec![input], true, asking));
         Ok(try_join_all(alone).await?.into_iter().flatten().collect())
     }
 
     /// The model's answers, tried as often as is asked, then those of the fallback; or why there are none.
-    async fn attempts(&self, inputs: &[Input], asking: &Asking) -> std::result::Result<Vec<Answer>, GaveUp> {
+    async fn attempts(
+        &self,
+        inputs: &[Input],
+        alone: bool,
+        asking: &Asking,
+    ) -> std::result::Result<Vec<Answer>, GaveUp> {
         let retry = asking.retry;
         let mut pause = retry.initial;
         for attempt in 1.. {
-            let failed = match self.attempt(inputs, asking).await {
+            let failed = match self.attempt(inputs, alone, asking).await {
                 Ok(answers) => return Ok(answers),
                 Err(failed) => failed,
             };
@@ -129,7 +139,9 @@ impl Scorer {
     }
 
     async fn attempt_or_fallback(&self, inputs: &[Input], asking: &Asking) -> std::result::Result<Vec<Answer>, GaveUp> {
-        match self.attempt(inputs, asking).await {
+        // One by itself is here because it is under suspicion.
+        let alone = inputs.len() == 1;
+        match self.attempt(inputs, alone, asking).await {
             Err(failed) => self.fall_back(inputs, failed, asking).await,
             answered => answered,
         }
@@ -158,12 +170,17 @@ impl Scorer {
         }
     }
 
-    /// Asks the model once.
-    pub(super) async fn attempt(&self, inputs: &[Input], asking: &Asking) -> std::result::Result<Vec<Answer>, GaveUp> {
+    /// Asks the model once. `alone`: nothing else goes with it.
+    pub(super) async fn attempt(
+        &self,
+        inputs: &[Input],
+        alone: bool,
+        asking: &Asking,
+    ) -> std::result::Result<Vec<Answer>, GaveUp> {
         let gave_up = |kind, failure| Err(GaveUp { failure, kind });
         let asked = match asking.patience.is_some() && self.fallback.is_none() {
             // Who waits for the model anyway need not count the time in its queue.
-            true => self.model.predict_within(inputs.to_vec(), asking.timeout).await,
+            true => self.model.predict_within(inputs.to_vec(), asking.timeout, alone).await,
             false => match tokio::time::timeout(asking.timeout, self.model.predict_scored(inputs.to_vec())).await {
                 Ok(asked) => asked.map(Some),
                 Err(_) => Ok(None),

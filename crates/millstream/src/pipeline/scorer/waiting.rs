@@ -117,7 +117,7 @@ impl Scorer {
             Reads::Row(columns) => columns.iter().map(|column| column.kind.example()).collect::<Vec<_>>().into(),
         });
         // An answer that it does not like this input is an answer.
-        self.attempt(&[input], asking).await.map(drop)
+        self.attempt(&[input], true, asking).await.map(drop)
     }
 
     /// Remembers an input that the model has answered.

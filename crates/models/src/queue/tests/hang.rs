@@ -134,7 +134,7 @@ async fn a_repeated_call_for_a_text_that_hangs_takes_no_second_thread() {
 async fn a_queue_that_is_closed_while_its_model_hangs_lets_go_of_the_call() {
     let (handle, common) = hanging(true);
     common.set_stuck(true);
-    let (call, reply) = crate::queue::call::Call::new(1);
+    let (call, reply) = crate::queue::call::Call::new(1, false);
     let queue = handle.queue();
     let texts: Vec<Input> = vec!["hang".into()];
     let room = queue.room(&texts).await.unwrap();

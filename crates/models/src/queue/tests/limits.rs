@@ -6,7 +6,7 @@ use crate::queue::waiting::{Limits, Standing, Waiting};
 
 fn item(length: usize) -> Item {
     let text: Arc<str> = "x".repeat(length).into();
-    let (call, _) = Call::new(1);
+    let (call, _) = Call::new(1, false);
     let tokens = estimated_tokens(&text);
     Item { text: text.into(), tokens, call, index: 0, queued_at: Instant::now(), alone: false, place: None }
 }

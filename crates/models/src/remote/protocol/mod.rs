@@ -139,7 +139,10 @@ impl Codec {
             Self::Template(template) => template.items(body)?,
         };
         if items.len() != texts {
-            return Err(failure(format!("the endpoint gave {} answers than it got inputs", fewer_or_more(items.len(), texts))));
+            return Err(failure(format!(
+                "the endpoint gave {} answers than it got inputs",
+                fewer_or_more(items.len(), texts)
+            )));
         }
         Ok(items.into_iter().map(|item| prediction(info, item)).collect())
     }

@@ -28,7 +28,10 @@ pub(super) fn embeddings(mut body: Value, texts: usize) -> Result<Vec<Value>, Fa
         return Err(failure("the endpoint's answer has no list `data`"));
     };
     if data.len() != texts {
-        return Err(failure(format!("the endpoint gave {} answers than it got inputs", fewer_or_more(data.len(), texts))));
+        return Err(failure(format!(
+            "the endpoint gave {} answers than it got inputs",
+            fewer_or_more(data.len(), texts)
+        )));
     }
     let mut items = vec![Value::Null; texts];
     for (place, mut item) in data.into_iter().enumerate() {

@@ -108,7 +108,11 @@ async fn an_answer_that_makes_no_sense_is_a_failure_that_says_why() {
         (Sagemaker, "{\"predictions\":[]}", "fewer answers than it got inputs"),
         (Kserve, "{\"outputs\":[]}", "no `outputs`"),
         (Kserve, "{\"outputs\":[{\"datatype\":\"FP32\",\"shape\":[1,2],\"data\":[1]}]}", "than its shape says"),
-        (Kserve, "{\"outputs\":[{\"datatype\":\"FP32\",\"shape\":[2,1],\"data\":[0,1]}]}", "more answers than it got inputs"),
+        (
+            Kserve,
+            "{\"outputs\":[{\"datatype\":\"FP32\",\"shape\":[2,1],\"data\":[0,1]}]}",
+            "more answers than it got inputs",
+        ),
         (Kserve, "{\"outputs\":[{\"datatype\":\"INT64\",\"shape\":[1],\"data\":[1]}]}", "INT64"),
         (Kserve, "{\"outputs\":[{\"datatype\":\"FP32\",\"shape\":[18446744073709551615,9],\"data\":[1]}]}", "shape"),
         (Kserve, "{\"outputs\":[{\"datatype\":\"BYTES\",\"shape\":[1],\"data\":[\"good\"]}]}", "no JSON text"),

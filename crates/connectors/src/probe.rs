@@ -1,0 +1,169 @@
+//! A look at what a connector connects to, before anything is read or written: are the paths there, does the host answer,
+//! are the credentials taken?
+//!
+//! Nothing is changed anywhere: no queue declared, no file left, no request sent to a web service that might act on it.
+//! An error of kind `Retry` passes by itself (a pipeline waits for it); any other one a person has to mend.
+
+use std::path::Path;
+use std::time::Duration;
+
+use millstream_core::{Error, Result, ResultExt};
+use reqwest::StatusCode;
+use reqwest::header::HeaderMap;
+use tokio::net::TcpStream;
+use url::Url;
+
+use crate::feed::FeedSourceConfig;
+use crate::sink::SinkConfig;
+use crate::source::{SourceConfig, describe_http_error, http_client, request_headers};
+
+/// How far a probe goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Paths, host and port, and the credentials of brokers: what a start looks at.
+    Quick,
+    /// What a source reads is asked for, too.
+    Full,
+}
+
+/// How long a probe may take, in all.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Looks at a source's system; what was found, in a few words.
+///
+/// # Errors
+/// `Retry`: it can't be reached now. `Config`, `Environment`: it never will be with these settings.
+pub async fn source(config: &SourceConfig, depth: Depth) -> Result<String> {
+    within(async {
+        match config {
+            SourceConfig::File(config) => crate::file::probe(config),
+            SourceConfig::Http(_) => Ok("records are posted to this server".into()),
+            SourceConfig::Feed(config) => feeds(config, depth).await,
+            // A handshake would be a subscriber more, or take the place of the one that is there.
+            SourceConfig::Websocket(config) => reach(&config.url).await,
+            SourceConfig::HttpStream(config) => match depth {
+                Depth::Full if config.method.eq_ignore_ascii_case("GET") => {
+                    ask(&config.url, request_headers(&config.headers, config.bearer_token.as_ref())?).await
+                }
+                _ => reach(&config.url).await,
+            },
+        }
+    })
+    .await
+}
+
+/// Looks at a sink's system; what was found, in a few words.
+///
+/// # Errors
+/// As of [`source`].
+pub async fn sink(config: &SinkConfig) -> Result<String> {
+    within(async {
+        match config {
+            SinkConfig::Amqp(config) => crate::amqp::probe(config).await,
+            // The host must not depend on a row, so what a template leaves open does not matter.
+            SinkConfig::Http(config) => reach(&config.url.expose().replace(['{', '}'], "x")).await,
+            SinkConfig::File(config) => writable(Path::new(&config.folder)),
+            SinkConfig::Stdout(_) => Ok("standard output".into()),
+        }
+    })
+    .await
+}
+
+async fn feeds(config: &FeedSourceConfig, depth: Depth) -> Result<String> {
+    let urls = config.all_urls();
+    for url in &urls {
+        match depth {
+            Depth::Quick => reach(url).await,
+            Depth::Full => ask(url, request_headers(&config.headers, None)?).await,
+        }?;
+    }
+    Ok(if urls.len() == 1 { "the feed answers".into() } else { format!("{} feeds answer", urls.len()) })
+}
+
+/// Asks for a document, and reads only what the server says of it.
+async fn ask(url: &str, headers: HeaderMap) -> Result<String> {
+    let client = http_client(headers, Some(TIMEOUT))?;
+    let answer = client.get(url).send().await.map_err(|e| Error::retry(describe_http_error(e)))?;
+    let (host, status) = (answer.url().host_str().unwrap_or_default().to_owned(), answer.status());
+    match status {
+        _ if status.is_success() || status == StatusCode::NOT_MODIFIED => Ok(format!("{host} answers {status}")),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            Err(Error::config(format!("{host} answers {status}: check the credentials (`headers`, `bearer_token`)")))
+        }
+        _ => Err(Error::retry(format!("{host} answers {status}"))),
+    }
+}
+
+async fn within(probe: impl Future<Output = Result<String>>) -> Result<String> {
+    let late = |_| Err(Error::retry(format!("no answer within {} s", TIMEOUT.as_secs())));
+    tokio::time::timeout(TIMEOUT, probe).await.unwrap_or_else(late)
+}
+
+/// Connects to host and port of a URL, and hangs up.
+///
+/// # Errors
+/// `Retry`: the name is not known or nobody answers.
+pub async fn reach(url: &str) -> Result<String> {
+    // The text may hold a password, so it is not repeated.
+    let url = Url::parse(url).map_err(|e| Error::config(format!("`url` is no URL: {e}")))?;
+    let host = url.host_str().ok_or_else(|| Error::config("`url` names no host"))?;
+    let port = url.port_or_known_default().or(match url.scheme() {
+        "ws" => Some(80),
+        "wss" => Some(443),
+        "amqp" => Some(5672),
+        "amqps" => Some(5671),
+        _ => None,
+    });
+    let port = port.ok_or_else(|| Error::config("`url` names no port"))?;
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    match TcpStream::connect((address, port)).await {
+        Ok(_) => Ok(format!("{host}:{port} answers")),
+        Err(e) => Err(Error::retry(format!("{host}:{port} can't be reached")).caused_by(e)),
+    }
+}
+
+/// True where the program may write into `folder`, or make it.
+///
+/// # Errors
+/// `Environment`: it is a file, or it can't be written.
+pub fn writable(folder: &Path) -> Result<String> {
+    let there = folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
+    let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
+    if !there.is_dir() {
+        return Err(Error::environment(format!("{} is a file, not a folder", there.display())));
+    }
+    // Modes alone don't say it: a file system may be read-only.
+    let probe = there.join(format!(".millstream-probe-{}", std::process::id()));
+    let made = std::fs::File::create_new(&probe).and_then(|_| std::fs::remove_file(&probe));
+    made.doing(|| format!("write into {}", there.display()))?;
+    Ok(if there == folder { format!("{} can be written", folder.display()) } else { "the folder will be made".into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_core::ErrorKind;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_host_that_does_not_answer_passes_and_a_wrong_url_does_not() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(reach(&format!("amqp://user:hush@127.0.0.1:{port}/%2f")).await.is_ok());
+        drop(listener);
+        let error = reach(&format!("ws://user:hush@127.0.0.1:{port}/")).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Retry);
+        assert!(!error.to_string().contains("hush"), "{error}");
+        assert_eq!(reach("no url").await.unwrap_err().kind(), ErrorKind::Config);
+    }
+
+    #[test]
+    fn a_folder_is_looked_at_and_nothing_is_left_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        writable(folder.path()).unwrap();
+        writable(&folder.path().join("to/be/made")).unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        std::fs::write(folder.path().join("file"), "").unwrap();
+        assert_eq!(writable(&folder.path().join("file/out")).unwrap_err().kind(), ErrorKind::Environment);
+    }
+}
