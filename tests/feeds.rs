@@ -13,7 +13,11 @@ use crate::support::{Place, http};
 const PIPELINE: &str = "
 pipeline: feeds
 sources:
-  wire: { type: feed, urls: [\"${URL}/latin\", \"${URL}/flaky\", \"${URL}/none\"], interval: 20ms, event_time: published }
+  wire:
+    type: feed
+    urls: [\"${URL}/latin\", \"${URL}/flaky\", \"${URL}/none\"]
+    interval: 20ms
+    event_time: published
 tables:
   entries: { from: wire, key: [id] }
 ";
@@ -22,9 +26,13 @@ tables:
 fn server() -> String {
     let polls = Arc::new(AtomicUsize::new(0));
     let latin = || async {
-        let item = "<item><guid>https://n.example/1</guid><title>Caf\u{e9} & Co</title><pubDate>Tue, 02 Jan 2024 11:00:00 CET</pubDate>\
+        let item = "<item><guid>https://n.example/1</guid><title>Caf\u{e9} & Co</title>\
+         <pubDate>Tue, 02 Jan 2024 11:00:00 CET</pubDate>\
             <author>News Desk\u{a0} desk@n.example</author></item>";
-        let document = format!("<rss xmlns='http://backend.userland.com/rss2'><channel><title>Wire</title>{item}</channel></rss>");
+        let document = format!(
+            "<rss xmlns='http://backend.userland.com/rss2'><channel><title>Wire</title>{item}\
+         </channel></rss>"
+        );
         let bytes: Vec<u8> = document.chars().map(|c| c as u32 as u8).collect();
         ([(header::CONTENT_TYPE, "text/html; charset=ISO-8859-1")], bytes)
     };
@@ -34,7 +42,9 @@ fn server() -> String {
             match poll {
                 0 => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
                 1 => "<html><body>Be right back".into_response(),
-                _ => "<feed xmlns='http://purl.org/atom/ns#'><entry><id>2</id><title>Two</title><issued>2024-01-02</issued>".into_response(),
+                _ => "<feed xmlns='http://purl.org/atom/ns#'><entry><id>2</id><title>Two</title><issued>2024-01-02\
+                 </issued>"
+                    .into_response(),
             }
         }
     };
