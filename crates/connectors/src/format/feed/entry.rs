@@ -92,11 +92,15 @@ impl<'a> Reader<'a> {
         let is_feed = |node: &NodeId| {
             let is = |name: &&str| same_name(tree.name(*node), name);
             ["rss", "feed", "rdf", "channel"].iter().any(|name| is(name))
-                || (is_entry(tree.name(*node)) && tree.parent(*node) == 0)
+                || (is_entry(tree.name(*node)) && tree.parent(*node) == 0 && !tree.is_broken)
         };
-        let root = tree.elements(0).find(is_feed)?;
+        let first_entry = || tree.elements(0).find(|&node| is_entry(tree.name(node)));
+        // Where damage has hit the outermost element itself, its entries may still be there.
+        let lost = || if tree.is_broken { first_entry().map(|_| 0) } else { None };
+        let root = tree.elements(0).find(is_feed).or_else(lost)?;
         let has_bases = tree.text.contains("xml:base");
-        let is_atom = same_name(tree.name(root), "feed") || same_name(tree.name(root), "entry");
+        let named = if root == 0 { first_entry()? } else { root };
+        let is_atom = same_name(tree.name(named), "feed") || same_name(tree.name(named), "entry");
         Some(Self { tree, base: url.and_then(|url| Url::parse(url).ok()), has_bases, is_atom, root })
     }
 

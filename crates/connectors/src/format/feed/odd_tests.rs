@@ -359,6 +359,22 @@ fn a_document_that_breaks_off_loses_the_text_that_it_breaks_off_in() {
 }
 
 #[test]
+fn entries_outlive_what_is_around_them() {
+    for document in [
+        "<fXed xmlns='http://www.w3.org/2005/Atom'><entry><id>1</id><title>T</title></entry></feed>",
+        "ww.w3.org/2005/Atom'><entry><id>1</id><title>T</title></entry></feed>",
+        "s version='2.0'><chann><item><guid>1</guid><title>T</title></item></channel></rss>",
+        "<rss version='2.0'><channe><item><guid>1</guid><title>T</title></item></channel></rss>",
+    ] {
+        let entry = one(document);
+        assert_eq!((entry.id.as_str(), entry.title), ("1", some("T")), "{document}");
+    }
+    let rest = "ed xmlns='http://www.w3.org/2005/Atom'><title>Wire</title>\
+        <entry><id>1</id></entry><entry><id>2</id></entry></feed>";
+    assert_eq!(read(rest).iter().map(|e| e.id.as_str()).collect::<Vec<_>>(), ["1", "2"]);
+}
+
+#[test]
 fn what_stands_before_and_behind_the_feed_is_passed_over() {
     let feed = "<rss version='2.0'><channel><item><guid>1</guid></item></channel></rss>";
     for document in [
