@@ -91,7 +91,7 @@ impl<'a> Reader<'a> {
         // An entry alone is one where it is the whole document: other documents have items too.
         let is_feed = |node: &NodeId| {
             let is = |name: &&str| same_name(tree.name(*node), name);
-            ["rss", "feed", "rdf", "channel"].iter().any(|name| is(name))
+            ["rss", "feed", "rdf", "channel"].iter().any(is)
                 || (is_entry(tree.name(*node)) && tree.parent(*node) == 0 && !tree.is_broken)
         };
         let first_entry = || tree.elements(0).find(|&node| is_entry(tree.name(node)));
