@@ -15,6 +15,7 @@ mod data_dir;
 mod endpoints;
 mod examples;
 mod failures;
+mod feeds;
 mod golden;
 mod guide;
 mod model_commands;
