@@ -11,13 +11,13 @@ use futures::FutureExt;
 use millstream_core::{Cursor, ErrorKind, FailureKind, HumanDuration, RawBatch, Source, SourceBatch, SourceRead};
 use proptest::prelude::*;
 
-use super::framing::KEPT_BYTES_MAX;
+use super::KEPT_BYTES_MAX;
 use super::identity::FileId;
 use super::{FileSource, FileSourceConfig, StartAt};
-use crate::format::Framing;
+use crate::format::{CsvDialect, Framing};
 use crate::source::SourceContext;
 
-const CSV: Framing = Framing::CsvRecords { header: true, quote: b'"', delimiter: b',' };
+
 
 /// What a pipeline would keep: the records, and the cursor stored with them.
 #[derive(Default)]
@@ -54,6 +54,10 @@ impl Stored {
             self.store(batch);
         }
     }
+}
+
+fn csv() -> Framing {
+    Framing::Csv(CsvDialect::default())
 }
 
 fn open(config: &FileSourceConfig, framing: Framing, cursor: &Cursor) -> FileSource {
@@ -257,7 +261,7 @@ async fn quoted_line_ends_across_buffer_borders_do_not_cut_csv_rows() {
 
     let mut stored = Stored::default();
     loop {
-        let mut source = open(&bounded(&path), CSV, &stored.cursor);
+        let mut source = open(&bounded(&path), csv(), &stored.cursor);
         let SourceRead::Batch(batch) = source.next().await.unwrap() else { break };
         assert_eq!(batch.raw.header.as_deref(), Some(b"id,text".as_slice()), "behind a restart too");
         stored.store(batch);
@@ -288,7 +292,7 @@ async fn every_real_csv_file_gives_the_rows_that_the_csv_library_finds() {
         }
         let expected = csv::ReaderBuilder::new().flexible(true).from_path(&path).unwrap().byte_records().count();
         let mut stored = Stored::default();
-        stored.read_all(&bounded(&path), CSV).await;
+        stored.read_all(&bounded(&path), csv()).await;
         assert_eq!(stored.records.len(), expected, "{}", path.display());
     }
 }

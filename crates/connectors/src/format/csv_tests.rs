@@ -7,6 +7,8 @@ use millstream_core::json::to_string;
 use proptest::prelude::*;
 
 use super::*;
+use crate::format::config::{Bools, Values};
+use crate::format::framing::CsvDialect;
 
 fn schema(declared: &[(&str, &str)]) -> StreamSchema {
     let fields = declared.iter().map(|(name, kind)| {
@@ -14,6 +16,10 @@ fn schema(declared: &[(&str, &str)]) -> StreamSchema {
         Field { name: (*name).into(), kind, optional }
     });
     StreamSchema { fields: fields.collect() }
+}
+
+fn without_header() -> CsvConfig {
+    CsvConfig { dialect: CsvDialect { header: false, ..CsvDialect::default() }, ..CsvConfig::default() }
 }
 
 fn rows(decoded: &Decoded) -> Vec<String> {
@@ -26,7 +32,7 @@ fn failures(decoded: &Decoded) -> Vec<(u32, FailureKind, &str)> {
 
 fn decode(config: CsvConfig, declared: &[(&str, &str)], body: &'static str) -> Decoded {
     let decoder = CsvDecoder::new(&config, &schema(declared)).unwrap();
-    let raw = decoder.split(Bytes::from_static(body.as_bytes())).unwrap();
+    let raw = decoder.split(Bytes::from_static(body.as_bytes()), None).unwrap();
     decoder.decode(&raw)
 }
 
@@ -88,7 +94,10 @@ fn a_header_without_a_declared_column_fails_every_record() {
 
 #[test]
 fn without_a_header_the_columns_are_those_of_the_settings_or_of_the_schema() {
-    let semicolon = CsvConfig { header: false, delimiter: b';', quote: b'\'', columns: vec![] };
+    let semicolon = CsvConfig {
+        dialect: CsvDialect { header: false, delimiter: b';', quote: Some(b'\''), ..CsvDialect::default() },
+        ..CsvConfig::default()
+    };
     let decoded = decode(semicolon.clone(), &[("a", "string"), ("b", "int")], "'x;''y';1\n");
     assert_eq!(rows(&decoded), [r#"{"a":"x;'y","b":1}"#]);
     let named = CsvConfig { columns: vec!["skip".into(), "b".into(), "a".into()], ..semicolon };
@@ -99,9 +108,9 @@ fn without_a_header_the_columns_are_those_of_the_settings_or_of_the_schema() {
 
 #[test]
 fn invalid_utf8_is_an_encoding_failure() {
-    let config = CsvConfig { header: false, ..CsvConfig::default() };
+    let config = without_header();
     let decoder = CsvDecoder::new(&config, &schema(&[("a", "string")])).unwrap();
-    let decoded = decoder.decode(&decoder.split(Bytes::from_static(b"ok\n\xff\nfine\n")).unwrap());
+    let decoded = decoder.decode(&decoder.split(Bytes::from_static(b"ok\n\xff\nfine\n"), None).unwrap());
     assert_eq!(failures(&decoded), [(1, FailureKind::Encoding, "invalid UTF-8 at byte 0")]);
     assert_eq!(decoded.record, [0, 2]);
 }
@@ -125,7 +134,7 @@ fn every_row_of_the_sentiment_files_agrees_with_the_csv_crate() {
         let (first, second) = if name.contains("entities") { ("Symbol", "Entity") } else { ("text", "label") };
         let decoder =
             CsvDecoder::new(&CsvConfig::default(), &schema(&[(first, "string"), (second, "string")])).unwrap();
-        let decoded = decoder.decode(&decoder.split(bytes.clone().into()).unwrap());
+        let decoded = decoder.decode(&decoder.split(bytes.clone().into(), None).unwrap());
         assert_eq!(failures(&decoded), [], "{name}");
         assert_eq!(decoded.batch.num_rows(), count, "{name}");
         let mut reader = csv::Reader::from_reader(bytes.as_slice());
@@ -147,12 +156,12 @@ proptest! {
             writer.write_record(row).unwrap();
         }
         let body = writer.into_inner().unwrap();
-        let config = CsvConfig { header: false, ..CsvConfig::default() };
+        let config = without_header();
         let declared = schema(&[("a", "string"), ("b", "string"), ("c", "string")]);
         let decoder = CsvDecoder::new(&config, &declared).unwrap();
         // A byte order mark in front is not part of the first cell.
         prop_assume!(!body.starts_with(b"\xef\xbb\xbf"));
-        let decoded = decoder.decode(&decoder.split(body.into()).unwrap());
+        let decoded = decoder.decode(&decoder.split(body.into(), None).unwrap());
         prop_assert!(decoded.failures.is_empty(), "{:?}", decoded.failures);
         for (row, expected) in rows.iter().enumerate() {
             let expected = serde_json::json!({ "a": expected[0], "b": expected[1], "c": expected[2] });
@@ -165,7 +174,7 @@ proptest! {
     #[test]
     fn no_bytes_make_it_panic(body in prop::collection::vec(prop_oneof![Just(b'"'), Just(b','), Just(b'\n'), any::<u8>()], 0..60)) {
         let decoder = CsvDecoder::new(&CsvConfig::default(), &schema(&[("a", "int?"), ("b", "[json]?")])).unwrap();
-        let raw = decoder.split(body.into()).unwrap();
+        let raw = decoder.split(body.into(), None).unwrap();
         let decoded = decoder.decode(&raw);
         prop_assert_eq!(decoded.batch.num_rows() + decoded.failures.len(), raw.len());
     }

@@ -226,7 +226,7 @@ fn nested_objects_roll_back_and_name_their_path() {
 
 #[test]
 fn the_last_duplicate_counts_where_that_is_asked_for() {
-    let config = JsonConfig { duplicate_keys: DuplicateKeys::Last };
+    let config = JsonConfig { duplicate_keys: DuplicateKeys::Last, ..JsonConfig::default() };
     let decoder = JsonDecoder::new(&config, &fields(&[("a", "[int]"), ("b", "string?")]));
     let decoded = decode(&decoder, &[br#"{"a":[1,2],"b":"x","a":[3],"b":null}"#]);
     assert_eq!(to_string(&decoded.batch, 0), r#"{"a":[3],"b":null}"#);
@@ -255,7 +255,7 @@ fn a_record_cut_out_of_a_character_is_an_encoding_failure() {
 #[test]
 fn a_body_splits_into_its_records() {
     let records = |body: &'static str| {
-        let batch = decoder(&[("a", "int")]).split(Bytes::from_static(body.as_bytes())).map_err(|f| f.kind)?;
+        let batch = decoder(&[("a", "int")]).split(Bytes::from_static(body.as_bytes()), None).map_err(|f| f.kind)?;
         Ok((0..batch.len()).map(|i| String::from_utf8_lossy(batch.record(i)).into_owned()).collect::<Vec<_>>())
     };
     let owned = |texts: &[&str]| Ok(texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>());
@@ -370,7 +370,7 @@ proptest! {
         let bytes: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
         let decoder = decoder(&[("a", "string?"), ("b", "timestamp?"), ("c", "[json]?")]);
         decode(&decoder, &bytes);
-        let _ = decoder.split(records.concat().into());
+        let _ = decoder.split(records.concat().into(), None);
     }
 
     #[test]
