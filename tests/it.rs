@@ -8,6 +8,7 @@
 
 mod api;
 mod bad_input;
+mod begin;
 mod commands;
 mod crash;
 mod data_dir;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::Serialize;
+use serde_json::Value;
 
 /// One input of a model.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,6 +75,52 @@ impl ColumnKind {
         }
     }
 
+    /// The cell that a JSON value stands for, if it fits; numbers may be written as texts.
+    pub fn read(self, value: &Value) -> Option<Cell> {
+        match (self, value) {
+            (_, Value::Null) => Some(Cell::Null),
+            (Self::Text, Value::String(text)) => Some(Cell::Text(text.as_str().into())),
+            (Self::Text, _) => None,
+            (_, Value::String(text)) => self.parse(text),
+            (Self::Bool, Value::Bool(value)) => Some(Cell::Bool(*value)),
+            (Self::Float, Value::Bool(value)) => Some(Cell::Float(f64::from(u8::from(*value)))),
+            (Self::Int, Value::Bool(value)) => Some(Cell::Int(i64::from(*value))),
+            (Self::Float, Value::Number(number)) => number.as_f64().map(Cell::Float),
+            (Self::Int, Value::Number(number)) => number.as_i64().or_else(|| whole(number.as_f64()?)).map(Cell::Int),
+            (Self::Bool, Value::Number(number)) => match number.as_f64()? {
+                0.0 => Some(Cell::Bool(false)),
+                1.0 => Some(Cell::Bool(true)),
+                _ => None,
+            },
+            (_, Value::Array(_) | Value::Object(_)) => None,
+        }
+    }
+
+    /// The cell that a text stands for, as in a CSV file; an empty one is null, but for texts.
+    pub fn parse(self, text: &str) -> Option<Cell> {
+        let trimmed = text.trim();
+        let truth = match trimmed {
+            "true" | "True" | "TRUE" => Some(true),
+            "false" | "False" | "FALSE" => Some(false),
+            _ => None,
+        };
+        match self {
+            Self::Text => Some(Cell::Text(text.into())),
+            _ if trimmed.is_empty() => Some(Cell::Null),
+            Self::Float => truth.map(|t| f64::from(u8::from(t))).or_else(|| trimmed.parse().ok()).map(Cell::Float),
+            Self::Int => {
+                let number = trimmed.parse().ok().or_else(|| whole(trimmed.parse().ok()?));
+                truth.map(i64::from).or(number).map(Cell::Int)
+            }
+            Self::Bool => truth.or(match trimmed {
+                "1" => Some(true),
+                "0" => Some(false),
+                _ => None,
+            })
+            .map(Cell::Bool),
+        }
+    }
+
     /// A cell that fits: zero, false, or no text.
     pub fn example(self) -> Cell {
         match self {
@@ -83,6 +130,11 @@ impl ColumnKind {
             Self::Text => Cell::Text("".into()),
         }
     }
+}
+
+/// The whole number that a float is, where it is one and no digit is lost.
+fn whole(number: f64) -> Option<i64> {
+    (number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0).then_some(number as i64)
 }
 
 impl Reads {

@@ -28,8 +28,8 @@ pub struct ReplayArgs {
     /// Only this source. Default: all.
     #[arg(long)]
     source: Option<String>,
-    /// Only what feeds this table; with --into.
-    #[arg(long, requires = "into")]
+    /// Only this table: nothing else is touched.
+    #[arg(long)]
     table: Option<String>,
     /// Put that table's rows into a new table of this name, and leave everything else as it is.
     #[arg(long, requires = "table")]
@@ -41,8 +41,13 @@ pub struct ReplayArgs {
 pub async fn run(args: ReplayArgs, log: LogFormat) -> std::result::Result<(), Failed> {
     let pipeline = load(&args.file)?;
     let data_dir = data_folder(args.data_dir, &pipeline)?;
-    let into = args.table.as_deref().zip(args.into.as_deref()).map(|(table, into)| (table.into(), into.into()));
-    let replay = Replay { source: args.source.as_deref().map(Into::into), from: point(&args.from)?, into };
+    let named = |name: &Option<String>| name.as_deref().map(Into::into);
+    let replay = Replay {
+        source: named(&args.source),
+        from: point(&args.from)?,
+        table: named(&args.table),
+        into: named(&args.into),
+    };
     let options = RunOptions {
         data_dir: data_dir.clone(),
         exit_when_idle: true,
@@ -63,7 +68,7 @@ pub async fn run(args: ReplayArgs, log: LogFormat) -> std::result::Result<(), Fa
                 .flat_map(|r| (0..r.partitions()).map(|p| r.offset(p)))
                 .sum();
             println!("replayed; sources' logs are done up to {read} records in all");
-            if let Some(table) = &args.into {
+            if let Some(table) = args.into.as_ref().or(args.table.as_ref()) {
                 println!(
                     "query it: millstream query 'SELECT * FROM {table} LIMIT 10' --data-dir {}",
                     data_dir.display()

@@ -13,7 +13,7 @@ use millstream_models::{ColumnKind, FallbackConfig, ModelConfig, ModelInfo};
 use millstream_sql::{Predicate, SqlTransform};
 
 use crate::config::diagnostics::Diagnostic;
-pub use crate::config::raw::Metadata;
+pub use crate::config::raw::{Metadata, RawStart as Start};
 
 /// A checked pipeline.
 #[derive(Debug, Clone)]
@@ -177,6 +177,8 @@ pub struct TableSpec {
     pub name: Arc<str>,
     /// The sources and transforms that it takes rows from.
     pub from: Vec<Arc<str>>,
+    /// Where it begins when it is new.
+    pub start: Start,
     /// The columns that tell rows apart; at least one.
     pub key: Vec<usize>,
     /// Its columns.
@@ -196,6 +198,8 @@ pub struct SinkSpec {
     pub name: Arc<str>,
     /// The streams it reads: those of sources and transforms, and `TABLE.changes`.
     pub from: Vec<Arc<str>>,
+    /// Where it begins when it is new.
+    pub start: Start,
     /// The columns of all of them.
     pub schema: SchemaRef,
     /// What it connects to. Paths are already relative to the working directory.

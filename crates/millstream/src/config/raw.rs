@@ -115,6 +115,9 @@ pub struct RawSinkEntry {
     /// What it takes: a source, a transform, or a table's change stream (`news.changes`); or a list of such with the
     /// same columns.
     pub from: OneOrMany,
+    /// Where it begins when it is new and its stream holds older records: `earliest` or `latest`. Default: `latest`.
+    #[serde(default)]
+    pub start: RawStart,
     /// What happens to a record that the other side refuses. Default: `dead_letter`.
     #[serde(default)]
     pub on_error: RawOnError,
@@ -196,6 +199,10 @@ pub struct RawRetry {
 pub struct RawTable {
     /// What it takes rows from: a source or a transform, or a list of such with the same columns.
     pub from: OneOrMany,
+    /// Where it begins when it is new and what it takes rows from holds older records: `earliest` or `latest`. Default:
+    /// `latest`.
+    #[serde(default)]
+    pub start: RawStart,
     /// The columns that tell rows apart.
     #[schemars(length(min = 1))]
     pub key: Vec<String>,
@@ -206,6 +213,17 @@ pub struct RawTable {
     /// How many partitions the table has. Default: as many as what it takes rows from.
     #[schemars(range(min = 1, max = 1024))]
     pub partitions: Option<u32>,
+}
+
+/// Where something new begins in a stream that holds older records.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RawStart {
+    /// With the oldest record that is kept.
+    Earliest,
+    /// With the next record.
+    #[default]
+    Latest,
 }
 
 /// What happens to a record that fails.

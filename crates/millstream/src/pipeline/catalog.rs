@@ -1,5 +1,6 @@
 //! What is in a data folder, for commands that read it at rest: streams, and tables with their keys and schemas.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use millstream_core::disk::{RealDisk, write_atomic};
@@ -18,6 +19,9 @@ pub struct Catalog {
     pub streams: Vec<CatalogStream>,
     /// Tables, by name.
     pub tables: Vec<CatalogTable>,
+    /// The sinks that the pipeline has had; none in a folder of a version that did not list them.
+    #[serde(default)]
+    pub sinks: Option<BTreeSet<String>>,
 }
 
 /// A stream.
@@ -89,11 +93,23 @@ impl Catalog {
                 });
             }
         }
+        self.sinks.get_or_insert_default().extend(plan.sinks.iter().map(|sink| sink.name.to_string()));
         self.streams.sort_by(|a, b| a.name.cmp(&b.name));
         self.tables.sort_by(|a, b| a.name.cmp(&b.name));
         let text = serde_json::to_vec_pretty(&self).map_err(|e| Error::bug(e.to_string()))?;
         write_atomic(&RealDisk, path, &text).doing(|| format!("write {}", path.display()))?;
         Ok(self)
+    }
+
+    /// The names of all streams and tables.
+    pub fn names(&self) -> BTreeSet<String> {
+        let streams = self.streams.iter().map(|stream| stream.name.clone());
+        streams.chain(self.tables.iter().map(|table| table.name.clone())).collect()
+    }
+
+    /// False in a folder with data of a version that did not list its sinks.
+    pub fn knows_sinks(&self) -> bool {
+        self.sinks.is_some() || self.streams.is_empty()
     }
 
     /// The table called `name`.

@@ -24,7 +24,7 @@ use super::progress::ReaderProgress;
 use super::streams::{Stream, StreamBatch};
 use super::tally::Fate;
 use super::task::TaskContext;
-use crate::config::checked::{OnError, SinkSpec};
+use crate::config::checked::{OnError, SinkSpec, Start};
 
 const READ_BYTES: usize = 256 << 10;
 /// Rows handed to a direct sink at once: what a crash may deliver again.
@@ -100,11 +100,15 @@ impl Deliver {
                 .await
                 .map_err(|e| e.context(format!("sink {}", spec.name)))?;
         }
-        let mut inputs = Vec::new();
+        let (mut inputs, mut begins) = (Vec::new(), Vec::new());
         for (name, position) in spec.from.iter().zip(positions) {
             let stream = context.streams.get(name).ok_or_else(|| Error::bug(format!("no stream {name}")))?.clone();
-            let known = committed.offsets.get(&**name).cloned().unwrap_or_default();
-            let offset = |p: u32| known.get(p as usize).copied().unwrap_or(0).max(stream.log.start_offset(p));
+            let known = committed.offsets.get(&**name).cloned();
+            let begins_at = |p: u32| match (&known, spec.start) {
+                (None, Start::Latest) => stream.log.end_offset(p),
+                (known, _) => known.as_ref().and_then(|known| known.get(p as usize).copied()).unwrap_or(0),
+            };
+            let offset = |p: u32| begins_at(p).max(stream.log.start_offset(p));
             let offsets: Vec<u64> = (0..stream.plan.partitions).map(offset).collect();
             for (partition, &offset) in offsets.iter().enumerate() {
                 if offset > stream.log.end_offset(partition as u32) {
@@ -116,11 +120,32 @@ impl Deliver {
                 }
                 context.progress.advance(&position, partition as u32, offset);
             }
+            if known.is_none() {
+                begins.push((name.clone(), offsets.clone()));
+            }
             inputs.push(Input { stream, offsets, position });
         }
         let target = sink_target(&spec.name);
         let health = context.health.of(ComponentKind::Sink, &spec.name, &context.clock);
-        Ok(Self { context, spec, sink, inputs, checkpoint, target, wish, health, staged: false })
+        let mut deliver = Self { context, spec, sink, inputs, checkpoint, target, wish, health, staged: false };
+        if !begins.is_empty() {
+            // At once: what has begun has begun, also where this run ends before the first delivery.
+            deliver.commit(None)?;
+            deliver.announce(&begins);
+        }
+        Ok(deliver)
+    }
+
+    /// Says where a new sink begins in streams that hold older records.
+    fn announce(&self, begins: &[(Arc<str>, Vec<u64>)]) {
+        for (name, offsets) in begins.iter().filter(|(_, offsets)| offsets.iter().any(|&offset| offset > 0)) {
+            let offsets = offsets.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+            let (sink, plural) = (&self.spec.name, if offsets.contains(',') { "offsets" } else { "offset" });
+            tracing::info!(
+                "`{sink}` begins at {plural} {offsets} of `{name}`; what is older is not sent (`start: earliest` in a sink \
+                 that is new sends it)"
+            );
+        }
     }
 
     /// Delivers until told to stop.

@@ -1,6 +1,7 @@
 //! The tree of steps that one task evaluates on each batch, and what comes out of it: rows for tables, rows for streams,
 //! and rows that failed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::compute::concat_batches;
@@ -24,6 +25,8 @@ pub struct Graph {
     steps: Vec<Option<Step>>,
     pipeline_version: Arc<str>,
     metrics: Arc<Metrics>,
+    /// Steps whose failures were dealt with when these records were read the first time.
+    quiet: BTreeSet<String>,
 }
 
 enum Step {
@@ -78,7 +81,13 @@ impl Graph {
             }))
         });
         let steps = steps.collect::<Result<_>>()?;
-        Ok(Self { plan, steps, pipeline_version, metrics })
+        Ok(Self { plan, steps, pipeline_version, metrics, quiet: BTreeSet::new() })
+    }
+
+    /// The same for records that these steps have seen before.
+    #[must_use]
+    pub fn quiet(self, steps: BTreeSet<String>) -> Self {
+        Self { quiet: steps, ..self }
     }
 
     /// Runs one batch of the input through every step below it; a redriven batch enters in front of its target.
@@ -154,6 +163,9 @@ impl Graph {
     /// Does with failed rows what the step's `on_error` says.
     fn put_aside(&self, failed: &Failed<'_>, effects: &mut Effects) -> Result<()> {
         let node = &self.plan.nodes[failed.node];
+        if self.quiet.contains(&*node.name) {
+            return Ok(());
+        }
         let on_error = node.step.as_ref().map_or(OnError::DeadLetter, |step| step.on_error);
         let count = |fate| self.metrics.failed("transform", failed.stage, &node.name, failed.failures, fate);
         match on_error {

@@ -17,6 +17,7 @@ pub mod ingest;
 pub mod model_cache;
 pub mod models;
 pub mod outbox;
+pub mod outputs;
 pub mod plan;
 pub mod predict;
 pub mod preflight;

@@ -5,13 +5,14 @@
 //! its key is the log's partition key; otherwise its rows pass through an *exchange*, a log of its own, partitioned by
 //! the table's key, that a second stage reads.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use millstream_core::{Error, Result};
 
 use crate::config::checked::{
-    OnError, Pipeline, PredictSpec, RetentionSpec, SinkSpec, SourceSpec, TableSpec, TransformKind, TransformSpec,
+    OnError, Pipeline, PredictSpec, RetentionSpec, SinkSpec, SourceSpec, Start, TableSpec, TransformKind, TransformSpec,
 };
 
 /// Everything that runs.
@@ -68,6 +69,19 @@ pub struct StagePlan {
     pub partitions: u32,
     /// The steps, parents before children. Index 0 is the input itself.
     pub nodes: Vec<Node>,
+    /// Where the streams that it writes begin when they are new, and who reads them.
+    pub written: BTreeMap<Arc<str>, Written>,
+}
+
+/// A stream that a stage writes.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// Where it begins when it is new.
+    pub start: Start,
+    /// The table that it brings rows, where it is an exchange.
+    pub table: Option<Arc<str>>,
+    /// The sinks that read it.
+    pub sinks: Vec<Arc<str>>,
 }
 
 /// A relation inside a stage: the input, or a transform below it, with everything that takes its rows.
@@ -170,6 +184,58 @@ impl StagePlan {
         self.nodes.iter().flat_map(|n| &n.tables)
     }
 
+    /// What it feeds, each once: tables by their names, streams by theirs.
+    pub fn outputs(&self) -> impl Iterator<Item = (Arc<str>, Start)> {
+        let tables = self.tables().map(|table| (table.spec.name.clone(), table.spec.start));
+        tables.chain(self.written.iter().map(|(name, written)| (name.clone(), written.start)))
+    }
+
+    /// The names of its steps.
+    pub fn step_names(&self) -> BTreeSet<String> {
+        super::outputs::names(self.nodes.iter().filter(|n| n.step.is_some()).map(|n| &n.name))
+    }
+
+    /// The table that an output is, or brings rows.
+    pub fn table_of(&self, output: &str) -> Option<Arc<str>> {
+        match self.written.get(output) {
+            Some(written) => written.table.clone(),
+            None => self.tables().map(|t| t.spec.name.clone()).find(|name| **name == *output),
+        }
+    }
+
+    /// An output in the words of the pipeline file.
+    pub fn shown(&self, output: &str) -> String {
+        let Some(written) = self.written.get(output).filter(|written| written.table.is_none()) else {
+            return format!("`{}`", self.table_of(output).as_deref().unwrap_or(output));
+        };
+        written.sinks.iter().map(|sink| format!("`{sink}`")).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The same stage for these outputs alone: steps that lead to none of them have no parent any more.
+    #[must_use]
+    pub fn restricted_to(&self, outputs: &BTreeSet<String>) -> Self {
+        let mut stage = self.clone();
+        for node in &mut stage.nodes {
+            node.tables.retain(|table| outputs.contains(&*table.spec.name));
+            node.emits.retain(|stream| outputs.contains(&**stream));
+        }
+        stage.written.retain(|name, _| outputs.contains(&**name));
+        let mut leads: Vec<bool> = stage.nodes.iter().map(|n| !n.tables.is_empty() || !n.emits.is_empty()).collect();
+        // A UNION may have a parent behind it: so often as there are nodes is enough for any order.
+        for _ in 0..stage.nodes.len() {
+            for (index, node) in stage.nodes.iter().enumerate().rev() {
+                leads[index] |= node.children.iter().any(|&child| leads[child]);
+            }
+        }
+        for (index, node) in stage.nodes.iter_mut().enumerate() {
+            node.children.retain(|&child| leads[child]);
+            if !leads[index] {
+                node.step = None;
+            }
+        }
+        stage
+    }
+
     /// Where redriven rows for `target`, a step or table of this stage, enter.
     pub fn entry(&self, target: &str) -> Option<Entry> {
         if let Some(node) = self.nodes.iter().position(|n| n.tables.iter().any(|t| &*t.spec.name == target)) {
@@ -228,7 +294,21 @@ impl Planner<'_> {
             self.attach_tables(&mut nodes[next], stream, &lineages[next]);
             next += 1;
         }
-        Ok(StagePlan { id, input: stream.name.clone(), partitions: stream.partitions, nodes })
+        let written = self.written(&nodes);
+        Ok(StagePlan { id, input: stream.name.clone(), partitions: stream.partitions, nodes, written })
+    }
+
+    /// The streams that the nodes of a stage write.
+    fn written(&self, nodes: &[Node]) -> BTreeMap<Arc<str>, Written> {
+        let describe = |stream: &Arc<str>| {
+            let table = self.pipeline.tables.iter().find(|table| exchange_name(&table.name) == *stream);
+            let sinks: Vec<&SinkSpec> = self.pipeline.sinks.iter().filter(|s| s.from.contains(stream)).collect();
+            // `Earliest` is less: one sink that wants what is older is enough.
+            let start = table.map(|table| table.start).or(sinks.iter().map(|sink| sink.start).min());
+            let (table, sinks) = (table.map(|t| t.name.clone()), sinks.iter().map(|s| s.name.clone()).collect());
+            (stream.clone(), Written { start: start.unwrap_or_default(), table, sinks })
+        };
+        nodes.iter().flat_map(|node| &node.emits).map(describe).collect()
     }
 
     fn transform_node(&mut self, transform: &TransformSpec, input: &StreamPlan) -> Node {
@@ -306,6 +386,7 @@ impl Planner<'_> {
             input: stream.name.clone(),
             partitions: stream.partitions,
             nodes: vec![node],
+            written: BTreeMap::new(),
         }
     }
 }

@@ -16,8 +16,10 @@ pub struct Replay {
     pub source: Option<Arc<str>>,
     /// Where to begin.
     pub from: From,
-    /// Only the table of that name, with its rows going into a new table called otherwise.
-    pub into: Option<(Arc<str>, Arc<str>)>,
+    /// Only the table of that name.
+    pub table: Option<Arc<str>>,
+    /// With `table`: its rows go into a new table called so.
+    pub into: Option<Arc<str>>,
 }
 
 /// A point in a log.
@@ -39,25 +41,34 @@ impl Replay {
         {
             return Err(Error::config(format!("the pipeline has no source `{source}`")));
         }
-        let Some((table, new_name)) = &self.into else { return Plan::new(pipeline) };
-        if pipeline.tables.iter().any(|t| t.name == *new_name) {
+        let Some(table) = &self.table else { return Plan::new(pipeline) };
+        if let Some(new_name) = self.into.as_ref().filter(|name| pipeline.table(name).is_some()) {
             return Err(Error::config(format!("`{new_name}` is a table of the pipeline: name one that is not")));
         }
         let mut only = pipeline.clone();
         only.sinks.clear();
         only.tables.retain(|t| t.name == *table);
         let Some(spec) = only.tables.first_mut() else {
-            return Err(Error::config(format!("the pipeline has no table `{table}`")));
+            let known = pipeline.tables.iter().map(|t| format!("`{}`", t.name)).collect::<Vec<_>>().join(", ");
+            return Err(Error::config(format!("the pipeline has no table `{table}`; it has {known}")));
         };
-        spec.name = new_name.clone();
+        if let Some(new_name) = &self.into {
+            spec.name = new_name.clone();
+        }
         let needed = ancestors(pipeline, &spec.from.clone());
         only.transforms.retain(|t| needed.contains(&t.name));
         only.sources.retain(|s| needed.contains(&s.name));
         let mut plan = Plan::new(&only)?;
+        let Some(new_name) = &self.into else { return Ok(plan) };
         for stage in plan.stages.iter_mut().filter(|s| pipeline.sources.iter().any(|source| source.name == s.id)) {
             stage.id = format!("{}@{new_name}", stage.id).into();
         }
         Ok(plan)
+    }
+
+    /// True where one table is filled, beside everything else that its stage has done.
+    pub fn fills(&self) -> bool {
+        self.table.is_some() && self.into.is_none()
     }
 
     /// Where a task begins; none for stages that read no source.

@@ -1,6 +1,6 @@
 //! Start in four moves: open the data folder, open everything in it, spawn, watch; and stop in the order of the flow.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +22,6 @@ use tokio_util::sync::CancellationToken;
 use super::catalog::Catalog;
 use super::data_dir::DataDir;
 use super::deliver::{Deliver, STOPPED, Wish};
-use super::graph::Graph;
 use super::health::{ComponentHealth, ComponentKind, Health, Part};
 use super::ingest::Ingest;
 use super::models::ModelSet;
@@ -30,9 +29,10 @@ use super::plan::{Plan, StagePlan, StreamPlan};
 use super::progress::Progress;
 use super::push::Push;
 use super::streams::{Stream, Streams};
-use super::task::{Task, TaskContext};
-use super::{dead_letters, preflight, replay};
-use crate::config::checked::Pipeline;
+use super::replay::Replay;
+use super::task::{Opening, Role, Task, TaskContext};
+use super::{dead_letters, outputs, preflight, replay};
+use crate::config::checked::{Pipeline, SinkSpec, Start};
 use crate::metrics::Metrics;
 
 /// How often old segments are looked for, and figures taken.
@@ -71,7 +71,7 @@ pub struct Running {
     /// Ways in over HTTP, by source.
     pub pushes: BTreeMap<Arc<str>, Push>,
     /// Loaded models, with what stands beside them.
-    pub models: ModelSet,
+    pub models: Arc<ModelSet>,
     /// Positions.
     pub progress: Arc<Progress>,
     /// Metrics.
@@ -129,7 +129,11 @@ impl Running {
         let schemas = SchemaStore::open(&data_dir.schemas())?;
         let streams = Arc::new(open_streams(&plan, &data_dir, &schemas, &clock).await?);
         let models = ModelSet::open(&pipeline, &plan, &data_dir.model_caches(), &clock, &health).await?;
-        let catalog = Catalog::load(&data_dir.catalog())?.update(&data_dir.catalog(), &plan, &schemas)?;
+        let catalog = Catalog::load(&data_dir.catalog())?;
+        let known = Arc::new(catalog.names());
+        let sinks_are_known = catalog.knows_sinks();
+        let catalog = catalog.update(&data_dir.catalog(), &plan, &schemas)?;
+        let models = Arc::new(models);
 
         let mut progress = Progress::default();
         let readers = register_readers(&plan, &streams, &mut progress);
@@ -149,9 +153,9 @@ impl Running {
             pipeline_version: pipeline.version.clone(),
         };
         let mut states = BTreeMap::new();
-        let tasks = open_tasks(&plan, &context, &data_dir, &models, &readers, &options, &mut states).await?;
+        let tasks = open_tasks(&plan, &context, &data_dir, (&models, &known), &readers, &options, &mut states).await?;
         let (wish, wishes) = watch::channel(Wish::Run);
-        let sinks = open_sinks(&plan, &context, &data_dir, &readers, &wishes, &pipeline).await?;
+        let sinks = open_sinks(&plan, &context, &data_dir, &readers, &wishes, (&pipeline, sinks_are_known)).await?;
         let ingests = open_ingests(&pipeline, &context)?;
         let pushes = open_pushes(&pipeline, &ingests);
         let running = Arc::new(Self {
@@ -437,7 +441,7 @@ async fn open_tasks(
     plan: &Plan,
     context: &TaskContext,
     data_dir: &DataDir,
-    models: &ModelSet,
+    (models, known): (&Arc<ModelSet>, &Arc<BTreeSet<String>>),
     readers: &Readers,
     options: &RunOptions,
     states: &mut BTreeMap<(Arc<str>, u32), State>,
@@ -447,28 +451,31 @@ async fn open_tasks(
     for stage in &plan.stages {
         let stage: Arc<StagePlan> = Arc::new(stage.clone());
         let reader = &readers[&(stage.id.clone(), stage.input.clone())];
+        let mut begins = Vec::new();
         for partition in 0..stage.partitions {
             let doing = || format!("open state of {} partition {partition}", stage.id);
             let path = DataDir::state_path(&stage.id, partition);
             let state =
                 State::open(store.clone(), &path, &StateOptions::default()).await.map_err(|e| e.context(doing()))?;
             states.insert((stage.id.clone(), partition), state.clone());
-            let graph = Graph::new(
-                stage.clone(),
-                models,
-                context.pipeline_version.clone(),
-                context.metrics.clone(),
-                &context.stop,
-            )?;
-            let mut task = Task::open(context.clone(), stage.clone(), partition, state, graph, reader.clone())
+            let replay = options.replay.as_ref();
+            let from = replay.map(|r| r.offset(&stage, partition, &context.streams)).transpose()?.flatten();
+            let role = match from {
+                Some(from) if replay.is_some_and(Replay::fills) => Role::Fill(from),
+                _ => Role::Run,
+            };
+            let opening = Opening { role, known: known.clone(), models: models.clone() };
+            let mut task = Task::open(context.clone(), stage.clone(), partition, state, reader.clone(), opening)
                 .await
                 .map_err(|e| e.context(doing()))?;
-            if let Some(offset) =
-                options.replay.as_ref().map(|r| r.offset(&stage, partition, &context.streams)).transpose()?.flatten()
-            {
+            if let Some(offset) = from.filter(|_| role == Role::Run) {
                 task.rewind(offset).await?;
             }
+            begins.extend(task.begins());
             tasks.push(task);
+        }
+        if options.replay.is_none() {
+            outputs::announce(&stage, &begins);
         }
     }
     Ok(tasks)
@@ -480,7 +487,7 @@ async fn open_sinks(
     data_dir: &DataDir,
     readers: &Readers,
     wishes: &watch::Receiver<Wish>,
-    pipeline: &Pipeline,
+    (pipeline, are_known): (&Pipeline, bool),
 ) -> Result<Vec<Deliver>> {
     let mut sinks = Vec::new();
     for spec in &plan.sinks {
@@ -494,8 +501,11 @@ async fn open_sinks(
         let id = super::deliver::sink_target(&spec.name);
         let positions = spec.from.iter().map(|from| readers[&(id.clone(), from.clone())].clone()).collect();
         let checkpoint = Checkpoint::open(&data_dir.sink(&spec.name))?;
+        // A version that did not list sinks began all of them with the oldest record.
+        let start = if are_known { spec.start } else { Start::Earliest };
+        let spec = Arc::new(SinkSpec { start, ..spec.clone() });
         sinks.push(
-            Deliver::open(context.clone(), Arc::new(spec.clone()), sink, positions, checkpoint, wishes.clone()).await?,
+            Deliver::open(context.clone(), spec, sink, positions, checkpoint, wishes.clone()).await?,
         );
     }
     Ok(sinks)

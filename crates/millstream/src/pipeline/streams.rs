@@ -110,6 +110,13 @@ impl StreamBatch {
         Ok(self)
     }
 
+    /// Drops rows from `offset` on; none where nothing is left.
+    pub fn before_offset(mut self, offset: u64) -> Option<Self> {
+        let rows = offset.saturating_sub(self.base_offset).min(self.batch.num_rows() as u64) as usize;
+        self.batch = self.batch.slice(0, rows);
+        (rows > 0).then_some(self)
+    }
+
     /// Drops rows below `offset`.
     #[must_use]
     pub fn from_offset(mut self, offset: u64) -> Self {

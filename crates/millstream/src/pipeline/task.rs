@@ -7,10 +7,12 @@
 //!                     log ◀── append (deduplicated) ◀── outbox ◀── commit
 //! ```
 //!
+//! Outputs that are younger than the task are filled first, from the same log ([`super::outputs`]).
+//!
 //! Where a crash can fall, and what it costs: before the commit, the batch is read and computed again; between commit
 //! and append, the stored outbox is appended at the next start, and logs drop what they have; after it, nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +28,9 @@ use tokio_util::sync::CancellationToken;
 use super::dead_letters::FailedRows;
 use super::graph::Graph;
 use super::health::Health;
+use super::models::ModelSet;
 use super::outbox::{self, COMMIT_KEY, Commit};
+use super::outputs::{Begins, OUTPUTS_KEY, Outputs, Position};
 use super::plan::{StagePlan, storage_spec};
 use super::progress::{Progress, ReaderProgress};
 use super::scorer::waiting::STOPPED;
@@ -77,6 +81,32 @@ pub struct Task {
     position: Arc<ReaderProgress>,
     sequence: u64,
     next_offset: u64,
+    outputs: Outputs,
+    /// True while the first filling of `outputs` is under way: `plan`, `graph` and `tables` are those of its outputs.
+    is_filling: bool,
+    /// What began when the task was opened.
+    begins: Vec<Begins>,
+    role: Role,
+    models: Arc<ModelSet>,
+}
+
+/// What a task is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The whole stage.
+    Run,
+    /// Only to fill the outputs of its plan, from this offset on; the stage itself stays where it is.
+    Fill(u64),
+}
+
+/// How a task is opened.
+pub struct Opening {
+    /// What it is there for.
+    pub role: Role,
+    /// Streams and tables that the data folder knew before.
+    pub known: Arc<BTreeSet<String>>,
+    /// The models that its steps ask.
+    pub models: Arc<ModelSet>,
 }
 
 impl Task {
@@ -89,14 +119,17 @@ impl Task {
         plan: Arc<StagePlan>,
         partition: u32,
         state: State,
-        graph: Graph,
         position: Arc<ReaderProgress>,
+        opening: Opening,
     ) -> Result<Self> {
         let input = context.streams.get(&plan.input).ok_or_else(|| Error::bug("a stage without its log"))?.clone();
         let producer: Arc<str> = format!("{}/{partition}", plan.id).into();
-        let commit = match state.get(COMMIT_KEY).await? {
+        let log_start = input.log.start_offset(partition);
+        let stored = state.get(COMMIT_KEY).await?;
+        let is_fresh = stored.is_none();
+        let commit = match stored {
             Some(bytes) => Commit::decode(bytes)?,
-            None => Commit { next_offset: input.log.start_offset(partition), ..Commit::default() },
+            None => Commit { next_offset: log_start, ..Commit::default() },
         };
         let (sequence, next_offset) = (commit.sequence, commit.next_offset);
         if next_offset > input.log.end_offset(partition) {
@@ -109,23 +142,65 @@ impl Task {
             )));
         }
         outbox::publish(commit, &producer, &context.streams).await?;
-        let mut tables = BTreeMap::new();
-        for (index, node) in plan.nodes.iter().enumerate().filter(|(_, n)| !n.tables.is_empty()) {
-            let mut opened = Vec::new();
-            for table in &node.tables {
-                opened.push(Table::open(state.clone(), storage_spec(&table.spec), context.schemas.clone()).await?);
-            }
-            tables.insert(index, opened);
+        let at = Position { is_fresh, next: next_offset, log_start };
+        let stored = state.get(OUTPUTS_KEY).await?;
+        let mut outputs = match &stored {
+            Some(bytes) => Outputs::decode(bytes)?,
+            None if is_fresh => Outputs::default(),
+            None => Outputs::of_earlier_version(&plan, &opening.known, log_start),
+        };
+        let mut begins = Vec::new();
+        match opening.role {
+            Role::Run => begins = outputs.follow(&plan, at),
+            Role::Fill(from) => outputs.refill(&plan, from, at),
         }
-        context.progress.advance(&position, partition, next_offset);
-        Ok(Self { context, plan, partition, producer, input, state, tables, graph, position, sequence, next_offset })
+        let graph = context.graph(&plan, &opening.models)?;
+        let tables = open_tables(&context, &state, &plan).await?;
+        let Opening { role, models, .. } = opening;
+        let mut task = Self {
+            context,
+            plan,
+            partition,
+            producer,
+            input,
+            state,
+            tables,
+            graph,
+            position,
+            sequence,
+            next_offset,
+            outputs,
+            is_filling: false,
+            begins,
+            role,
+            models,
+        };
+        // At once: what has begun has begun, also where this run ends before its first record.
+        if stored.as_deref() != Some(&*task.outputs.encode()?) {
+            task.store_outputs().await?;
+        }
+        task.report();
+        Ok(task)
+    }
+
+    /// The partition, and what began when it was opened.
+    pub fn begins(&self) -> impl Iterator<Item = (u32, Begins)> {
+        self.begins.iter().map(|begins| (self.partition, begins.clone()))
+    }
+
+    async fn store_outputs(&mut self) -> Result<()> {
+        let mut writes = Writes::new();
+        writes.put(OUTPUTS_KEY, self.outputs.encode()?);
+        self.state.commit(writes).await.map(drop)
     }
 
     /// Goes to another offset of the input: a replay.
     pub async fn rewind(&mut self, offset: u64) -> Result<()> {
         let commit = Commit { sequence: self.sequence, next_offset: offset, outbox: Vec::new() };
+        self.outputs.rewind(offset);
         let mut writes = Writes::new();
         writes.put(COMMIT_KEY, commit.encode());
+        writes.put(OUTPUTS_KEY, self.outputs.encode()?);
         self.state.commit(writes).await?;
         self.next_offset = offset;
         self.report();
@@ -135,6 +210,14 @@ impl Task {
     /// Runs until the pipeline stops.
     pub async fn run(mut self) -> Result<()> {
         let stop = self.context.stop.clone();
+        while !self.outputs.fills.is_empty() && !stop.is_cancelled() {
+            self.fill().await?;
+        }
+        if self.role != Role::Run {
+            self.report();
+            stop.cancelled().await;
+            return self.state.close().await;
+        }
         let has_ttl = self.plan.tables().any(|t| t.spec.ttl.is_some());
         let mut publishing: Option<tokio::task::JoinHandle<Result<()>>> = None;
         let mut expire_at = tokio::time::Instant::now();
@@ -174,9 +257,71 @@ impl Task {
         self.state.close().await
     }
 
-    /// Reads on, with every batch in the schema of the node where it enters.
+    /// The first filling: reads a part of the log again, for its outputs alone. A stop leaves it where it is.
+    async fn fill(&mut self) -> Result<()> {
+        let Some(fill) = self.outputs.fills.first().cloned() else { return Ok(()) };
+        let whole = self.plan.clone();
+        let shown = || fill.outputs.iter().map(|output| whole.shown(output)).collect::<Vec<_>>().join(", ");
+        if !self.begins.iter().any(|begins| begins.filled && fill.outputs.contains(&begins.output)) {
+            tracing::info!(partition = self.partition, "{} goes on being filled from offset {} of `{}`", shown(), fill.at, whole.input);
+        }
+        self.enter(Arc::new(whole.restricted_to(&fill.outputs)), fill.quiet.clone()).await?;
+        self.is_filling = true;
+        let mut publishing: Option<tokio::task::JoinHandle<Result<()>>> = None;
+        while let Some(at) = self.outputs.fills.first().map(|fill| fill.at).filter(|at| *at < fill.until)
+            && !self.context.stop.is_cancelled()
+        {
+            let batches = self.read_from(at)?.into_iter().filter_map(|batch| batch.before_offset(fill.until));
+            let batches = commit_batches(batches.collect())?;
+            if batches.is_empty() {
+                // Retention has taken what was left.
+                self.move_fill(fill.until);
+            }
+            for batch in batches {
+                let commit = match self.process(&batch).await {
+                    Err(e) if e.message() == STOPPED => break,
+                    processed => processed?,
+                };
+                finish(&mut publishing).await?;
+                publishing = self.commit(commit).await?;
+            }
+        }
+        finish(&mut publishing).await?;
+        if self.outputs.fills.first().is_some_and(|fill| fill.at >= fill.until) {
+            self.outputs.fills.remove(0);
+            self.store_outputs().await?;
+            tracing::info!(partition = self.partition, "{} filled up to offset {} of `{}`", shown(), fill.until, whole.input);
+        }
+        self.is_filling = false;
+        self.enter(whole, BTreeSet::new()).await?;
+        self.report();
+        Ok(())
+    }
+
+    /// From here on the task does what `plan` says.
+    async fn enter(&mut self, plan: Arc<StagePlan>, quiet: BTreeSet<String>) -> Result<()> {
+        self.graph = self.context.graph(&plan, &self.models)?.quiet(quiet);
+        // Anew: what a table keeps in memory is only right while nobody else writes it.
+        self.tables.clear();
+        self.tables = open_tables(&self.context, &self.state, &plan).await?;
+        self.plan = plan;
+        Ok(())
+    }
+
+    fn move_fill(&mut self, offset: u64) {
+        if let Some(fill) = self.outputs.fills.first_mut() {
+            fill.at = offset;
+        }
+    }
+
     fn read(&self) -> Result<Vec<StreamBatch>> {
-        let batches = self.input.read(self.partition, self.next_offset, READ_BYTES)?;
+        self.read_from(self.next_offset)
+    }
+
+    /// Reads on, with every batch in the schema of the node where it enters.
+    fn read_from(&self, offset: u64) -> Result<Vec<StreamBatch>> {
+        let offset = offset.max(self.input.log.start_offset(self.partition));
+        let batches = self.input.read(self.partition, offset, READ_BYTES)?;
         let conform = |batch: StreamBatch| match &batch.target {
             None => batch.conform(&self.plan.nodes[0].schema),
             Some(target) => match self.plan.entry(target) {
@@ -265,8 +410,15 @@ impl Task {
     /// Writes everything at once, then starts to append the outbox.
     async fn commit(&mut self, pending: Pending) -> Result<Option<tokio::task::JoinHandle<Result<()>>>> {
         let outbox = self.outbox(&pending)?;
-        let commit = Commit { sequence: self.sequence + 1, next_offset: pending.next_offset, outbox };
         let mut writes = pending.writes;
+        let next_offset = if self.is_filling {
+            self.move_fill(pending.next_offset);
+            writes.put(OUTPUTS_KEY, self.outputs.encode()?);
+            self.next_offset
+        } else {
+            pending.next_offset
+        };
+        let commit = Commit { sequence: self.sequence + 1, next_offset, outbox };
         writes.put(COMMIT_KEY, commit.encode());
         self.state.commit(writes).await.map_err(|e| e.context(format!("commit {}", self.producer)))?;
         self.sequence = commit.sequence;
@@ -278,7 +430,7 @@ impl Task {
         }
         let (producer, streams) = (self.producer.clone(), self.context.streams.clone());
         let (progress, position, partition) = (self.context.progress.clone(), self.position.clone(), self.partition);
-        let next_offset = self.next_offset;
+        let next_offset = self.outputs.lowest(self.next_offset);
         Ok(Some(tokio::spawn(async move {
             outbox::publish(commit, &producer, &streams).await?;
             progress.advance(&position, partition, next_offset);
@@ -305,7 +457,31 @@ impl Task {
     }
 
     fn report(&self) {
-        self.context.progress.advance(&self.position, self.partition, self.next_offset);
+        let offset = match self.role {
+            Role::Run => self.outputs.lowest(self.next_offset),
+            // What lies behind the stage is not this run's.
+            Role::Fill(_) if self.outputs.fills.is_empty() => self.input.log.end_offset(self.partition),
+            Role::Fill(_) => self.outputs.lowest(self.next_offset),
+        };
+        self.context.progress.advance(&self.position, self.partition, offset);
+    }
+}
+
+async fn open_tables(context: &TaskContext, state: &State, plan: &StagePlan) -> Result<BTreeMap<usize, Vec<Table>>> {
+    let mut tables = BTreeMap::new();
+    for (index, node) in plan.nodes.iter().enumerate().filter(|(_, n)| !n.tables.is_empty()) {
+        let mut opened = Vec::new();
+        for table in &node.tables {
+            opened.push(Table::open(state.clone(), storage_spec(&table.spec), context.schemas.clone()).await?);
+        }
+        tables.insert(index, opened);
+    }
+    Ok(tables)
+}
+
+impl TaskContext {
+    fn graph(&self, plan: &Arc<StagePlan>, models: &ModelSet) -> Result<Graph> {
+        Graph::new(plan.clone(), models, self.pipeline_version.clone(), self.metrics.clone(), &self.stop)
     }
 }
 

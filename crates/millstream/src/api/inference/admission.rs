@@ -84,8 +84,8 @@ impl Inference {
         }
     }
 
-    /// One answer per text, in order; and what goes with them.
-    pub async fn predict(&self, model: &Scorer, texts: Vec<Arc<str>>) -> Result<(Vec<Answer>, Receipt), Refusal> {
+    /// One answer per text or row, in order; and what goes with them.
+    pub async fn predict(&self, model: &Scorer, texts: Vec<Input>) -> Result<(Vec<Answer>, Receipt), Refusal> {
         if texts.len() > TEXTS_MAX {
             let sent = texts.len();
             return Err(Refusal::too_large(format!("{sent} texts in one request; send at most {TEXTS_MAX}")));
@@ -97,7 +97,7 @@ impl Inference {
         let take = |texts: usize| turns.clone().acquire_many_owned(texts.min(CALL_TEXTS) as u32);
         let Ok(Ok(first)) = timeout(limits.wait_max, take(texts.len())).await else { return Err(overloaded()) };
         let mut first = Some(first);
-        let calls = stream::iter(texts.chunks(CALL_TEXTS).map(inputs)).map(|texts| {
+        let calls = stream::iter(texts.chunks(CALL_TEXTS).map(<[Input]>::to_vec)).map(|texts| {
             let (turn, take, asking) = (first.take(), &take, &asking);
             async move {
                 let _turn = match turn {
@@ -144,10 +144,6 @@ fn asking(limits: &Limits, model: &Scorer) -> Asking {
     let timeout = if model.has_fallback() { limits.answer_max / 2 } else { limits.answer_max };
     let retry = RetrySpec { attempts: 1, initial: Duration::ZERO, max: Duration::ZERO };
     Asking { timeout, retry, call_inputs: CALL_TEXTS, calls: 1, keep: Keep::Later, patience: None }
-}
-
-fn inputs(texts: &[Arc<str>]) -> Vec<Input> {
-    texts.iter().cloned().map(Input::from).collect()
 }
 
 /// The answers, unless the model as a whole has given none.

@@ -6,13 +6,14 @@
 //! | KServe, Triton (Open Inference Protocol v2) | `/v2`, `/v2/health/…`, `/v2/models/…` |
 //! | Hugging Face TEI | `POST /embed`, `POST /predict`, `GET /info`, `GET /health` |
 //!
-//! Each protocol has a pure `wire` (bytes to texts, predictions to bytes) and handlers around it; [`admission`] bounds
+//! Each protocol has a pure `wire` (bytes to texts or [`rows`], predictions to bytes) and handlers around it; [`admission`] bounds
 //! what is held at once, [`refusal`] is what a client gets instead of an answer. A request goes the same way as the
 //! records of the pipeline: through the [`Scorer`] of its model.
 
 mod admission;
 mod kserve;
 mod refusal;
+mod rows;
 mod sagemaker;
 mod tei;
 #[cfg(test)]
@@ -25,7 +26,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::{get, post};
 use millstream_core::Secret;
-use millstream_models::{Reads, Task};
+use millstream_models::Task;
 use tokio::sync::Semaphore;
 
 use super::auth;
@@ -95,9 +96,8 @@ impl Inference {
         inference
     }
 
-    /// From here on requests are answered. Counts once. Requests carry texts: models of columns are left out.
-    pub fn loaded(&self, mut models: Models) {
-        models.retain(|_, model| model.info().reads == Reads::Text);
+    /// From here on requests are answered. Counts once.
+    pub fn loaded(&self, models: Models) {
         let _ = self.0.models.set(models);
     }
 

@@ -59,6 +59,7 @@ impl<'a> Checker<'a> {
         Some(TableSpec {
             name: entry.key.as_str().into(),
             from: names(&raw.from),
+            start: raw.start,
             key,
             schema,
             ttl: raw.ttl.map(|ttl| ttl.0),
@@ -107,6 +108,7 @@ impl<'a> Checker<'a> {
         Some(SinkSpec {
             name: entry.key.as_str().into(),
             from: names(&raw.from),
+            start: raw.start,
             schema,
             connector,
             on_error: raw.on_error.into(),

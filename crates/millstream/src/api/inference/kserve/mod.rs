@@ -77,7 +77,7 @@ pub async fn model_ready(State(inference): State<Inference>, Path(asked): Path<A
     Ok(Json(json!({ "name": asked.model, "ready": true })))
 }
 
-/// Predictions for the texts of a `BYTES` tensor.
+/// Predictions for the texts of a `BYTES` tensor, or for rows of columns.
 pub async fn infer(
     State(inference): State<Inference>,
     Path(asked): Path<Asked>,
@@ -90,9 +90,9 @@ pub async fn infer(
         length => length.flatten(),
     };
     let admitted = inference.read(&headers, body).await?;
-    let request = wire::decode(&admitted.body, header_length)?;
+    let request = wire::decode(&admitted.body, header_length, &model.info().reads)?;
     let outputs = wire::outputs(&request, &model.info())?;
-    let (answers, receipt) = inference.predict(model, request.texts.clone()).await?;
+    let (answers, receipt) = inference.predict(model, request.inputs.clone()).await?;
     let predictions = all_good(answers)?;
     let answer = wire::encode(&request, &outputs, &model.info(), &predictions)?;
     let body = answered(answer.body, receipt);

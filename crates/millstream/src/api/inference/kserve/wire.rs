@@ -1,17 +1,21 @@
 //! Bodies of the Open Inference Protocol v2. No I/O.
 //!
 //! In: one `BYTES` tensor of shape `[n]` or `[n, 1]`, a text each, in JSON or binary (each text: its length as 4 bytes,
-//! little-endian, then UTF-8). Out, by task, each in JSON or binary as the request says:
+//! little-endian, then UTF-8). For a model that reads columns: one tensor of shape `[n, columns]`, or one of shape `[n]` for
+//! each column, by its name ([`tensors`]). Out, by task, each in JSON or binary as the request says:
 //!
 //! | output | datatype, shape | of |
 //! |---|---|---|
 //! | `scores` | `FP32` `[n, labels]`, in the order of the labels | classifiers |
 //! | `labels` | `BYTES` `[n]`, the one with the highest score | classifiers |
 //! | `embedding` | `FP32` `[n, dimensions]` | embeddings |
+//! | `value` | `FP32` `[n]` | regressions |
+
+mod tensors;
 
 use std::sync::Arc;
 
-use millstream_models::{ModelInfo, Prediction, Task};
+use millstream_models::{Input, ModelInfo, Prediction, Reads, Task};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -23,8 +27,8 @@ use super::super::sagemaker::ranked;
 pub struct Infer {
     /// Given back in the answer.
     pub id: Option<String>,
-    /// The texts; at least one.
-    pub texts: Vec<Arc<str>>,
+    /// The texts or rows; at least one.
+    pub inputs: Vec<Input>,
     /// The outputs that are asked for; empty: all.
     wanted: Vec<Wanted>,
     /// Outputs that do not say otherwise are binary.
@@ -42,7 +46,7 @@ struct Body {
 }
 
 #[derive(Debug, Deserialize)]
-struct Tensor {
+pub(super) struct Tensor {
     name: String,
     shape: Vec<u64>,
     datatype: String,
@@ -70,6 +74,7 @@ enum Kind {
     Scores,
     Labels,
     Embedding,
+    Value,
 }
 
 impl Kind {
@@ -78,12 +83,13 @@ impl Kind {
             Self::Scores => "scores",
             Self::Labels => "labels",
             Self::Embedding => "embedding",
+            Self::Value => "value",
         }
     }
 
     fn datatype(self) -> &'static str {
         match self {
-            Self::Scores | Self::Embedding => "FP32",
+            Self::Scores | Self::Embedding | Self::Value => "FP32",
             Self::Labels => "BYTES",
         }
     }
@@ -102,7 +108,7 @@ pub struct Answered {
 fn kinds(info: &ModelInfo) -> &'static [Kind] {
     match info.task {
         Task::TextClassification | Task::TabularClassification => &[Kind::Scores, Kind::Labels],
-        Task::TabularRegression => &[],
+        Task::TabularRegression => &[Kind::Value],
         Task::Embedding => &[Kind::Embedding],
     }
 }
@@ -112,7 +118,7 @@ pub fn metadata(info: &ModelInfo) -> Value {
     let output = |kind: &Kind| {
         let shape = match kind {
             Kind::Scores => json!([-1, info.labels.len()]),
-            Kind::Labels => json!([-1]),
+            Kind::Labels | Kind::Value => json!([-1]),
             Kind::Embedding => json!([-1, info.dimensions.map_or(-1, |d| d as i64)]),
         };
         json!({ "name": kind.name(), "datatype": kind.datatype(), "shape": shape })
@@ -121,14 +127,14 @@ pub fn metadata(info: &ModelInfo) -> Value {
         "name": info.name,
         "versions": [info.digest],
         "platform": "millstream",
-        "inputs": [{ "name": "text", "datatype": "BYTES", "shape": [-1] }],
+        "inputs": tensors::described(&info.reads),
         "outputs": kinds(info).iter().map(output).collect::<Vec<_>>(),
-        "parameters": { "task": info.task.as_str(), "labels": info.labels },
+        "parameters": { "task": info.task.as_str(), "labels": info.labels, "reads": info.reads.to_string() },
     })
 }
 
 /// Reads a request; `header_length` says where its JSON ends.
-pub fn decode(body: &[u8], header_length: Option<usize>) -> Result<Infer, Refusal> {
+pub fn decode(body: &[u8], header_length: Option<usize>, reads: &Reads) -> Result<Infer, Refusal> {
     let (header, binary) = match header_length {
         None => (body, &[][..]),
         Some(length) => body
@@ -137,6 +143,11 @@ pub fn decode(body: &[u8], header_length: Option<usize>) -> Result<Infer, Refusa
     };
     let request: Body =
         serde_json::from_slice(header).map_err(|e| Refusal::input(format!("the body is no inference request: {e}")))?;
+    if let Reads::Row(columns) = reads {
+        let inputs = tensors::rows(columns, &request.inputs, binary)?;
+        let binary_by_default = is_true(&request.parameters, "binary_data_output");
+        return Ok(Infer { id: request.id, inputs, wanted: request.outputs, binary_by_default });
+    }
     let [tensor] = request.inputs.as_slice() else {
         let given = request.inputs.len();
         return Err(Refusal::input(format!(
@@ -160,7 +171,8 @@ pub fn decode(body: &[u8], header_length: Option<usize>) -> Result<Infer, Refusa
         return Err(Refusal::input(format!("input `{name}` has shape {:?}, and {held} elements", tensor.shape)));
     }
     let binary_by_default = is_true(&request.parameters, "binary_data_output");
-    Ok(Infer { id: request.id, texts, wanted: request.outputs, binary_by_default })
+    let inputs = texts.into_iter().map(Input::from).collect();
+    Ok(Infer { id: request.id, inputs, wanted: request.outputs, binary_by_default })
 }
 
 fn is_true(parameters: &Map<String, Value>, key: &str) -> bool {
@@ -308,6 +320,7 @@ fn tensor<'a>(
             };
             (Data::Texts(predictions.iter().map(label).collect()), vec![rows])
         }
+        Kind::Value => (Data::Numbers(predictions.iter().flat_map(numbers).collect()), vec![rows]),
         Kind::Scores | Kind::Embedding => {
             let numbers: Vec<f32> = predictions.iter().flat_map(numbers).collect();
             let columns = numbers.len() / rows.max(1);

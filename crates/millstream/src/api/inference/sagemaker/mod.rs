@@ -41,7 +41,7 @@ pub async fn invocations(
     let format = wire::body_format(header(CONTENT_TYPE))?;
     let answer_format = wire::accepted_format(header(ACCEPT), format)?;
     let admitted = inference.read(&headers, body).await?;
-    let (texts, envelope) = wire::decode(format, &admitted.body)?;
+    let (texts, envelope) = wire::decode(format, &admitted.body, &model.info().reads)?;
     let (answers, receipt) = inference.predict(model, texts).await?;
     let body = wire::encode(answer_format, envelope, &model.info().labels, &answers)?;
     let attributes = wire::attributes(receipt.scored_by());

@@ -9,17 +9,20 @@
 //!
 //! A text is a string, or an object with the string under `text`, `inputs` or `source`. An item is
 //! `{"label", "score", "scores": {label: score}}`, `{"embedding": [number, …]}`, or `{"error": why}` for a text that the model
-//! failed on.
+//! failed on; of a regression, `{"value": number}`, in CSV the number.
+//!
+//! For a model that reads columns, there is a row in the place of each text; see [`super::super::rows`].
 
 use std::sync::Arc;
 
-use millstream_models::{ModelInfo, Prediction};
+use millstream_models::{Column, Input, ModelInfo, Prediction, Reads};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::super::admission::Answer;
 use super::super::refusal::{Reason, Refusal};
+use super::super::rows;
 
 /// Where an object has its text.
 const TEXT_KEYS: [&str; 3] = ["text", "inputs", "source"];
@@ -108,37 +111,63 @@ pub fn attributes(models: &[Arc<ModelInfo>]) -> String {
     models.collect::<Vec<_>>().join(",")
 }
 
-/// The texts of a body.
-pub fn decode(format: Format, body: &[u8]) -> Result<(Vec<Arc<str>>, Envelope), Refusal> {
+/// The texts or rows of a body, as the model reads them.
+pub fn decode(format: Format, body: &[u8], reads: &Reads) -> Result<(Vec<Input>, Envelope), Refusal> {
     match format {
-        Format::Json => decode_json(body),
-        Format::JsonLines => Ok((decode_lines(body)?, Envelope::Predictions)),
-        Format::Csv { has_header } => Ok((decode_csv(body, has_header)?, Envelope::Predictions)),
+        Format::Json => decode_json(body, reads),
+        Format::JsonLines => Ok((decode_lines(body, reads)?, Envelope::Predictions)),
+        Format::Csv { has_header } => {
+            let inputs = match reads {
+                Reads::Text => decode_csv(body, has_header)?,
+                Reads::Row(columns) => decode_csv_rows(body, has_header, columns)?,
+            };
+            Ok((inputs, Envelope::Predictions))
+        }
     }
 }
 
-fn decode_json(body: &[u8]) -> Result<(Vec<Arc<str>>, Envelope), Refusal> {
-    let expected = r#"expected {"instances": ["text", …]} or {"inputs": "text" or ["text", …]}"#;
+/// One text or row; `of` and `index` say which.
+fn input(value: &Value, reads: &Reads, of: &str, index: usize) -> Result<Input, Refusal> {
+    match reads {
+        Reads::Text => text(value, of, index).map(Input::from),
+        Reads::Row(columns) => rows::row(columns, value, &format!("{of} {}", index + 1)),
+    }
+}
+
+fn decode_json(body: &[u8], reads: &Reads) -> Result<(Vec<Input>, Envelope), Refusal> {
+    let expected = match reads {
+        Reads::Text => r#"expected {"instances": ["text", …]} or {"inputs": "text" or ["text", …]}"#.to_owned(),
+        Reads::Row(columns) => {
+            format!(r#"expected {{"instances": [row, …]}} or {{"inputs": [row, …]}}, a row being {}"#, rows::expected(columns))
+        }
+    };
     let body: Value =
         serde_json::from_slice(body).map_err(|e| Refusal::input(format!("the body is no JSON ({e}); {expected}")))?;
-    let texts = |list: &[Value], key| -> Result<Vec<Arc<str>>, Refusal> {
-        list.iter().enumerate().map(|(i, value)| text(value, key, i)).collect()
+    let texts = |list: &[Value], key| -> Result<Vec<Input>, Refusal> {
+        list.iter().enumerate().map(|(i, value)| input(value, reads, key, i)).collect()
     };
+    if let (Reads::Row(columns), Some(Value::Object(map))) = (reads, body.get("inputs")) {
+        let map = map.get("data").and_then(Value::as_object).unwrap_or(map);
+        if let Some(rows) = rows::rows_by_column(columns, map) {
+            return Ok((rows?, Envelope::List));
+        }
+        return Ok((vec![rows::row(columns, &body["inputs"], "inputs")?], Envelope::List));
+    }
     match (body.get("instances"), body.get("inputs")) {
         (Some(_), Some(_)) => Err(Refusal::input("the body has both `instances` and `inputs`; send one of them")),
         (Some(Value::Array(list)), None) => Ok((texts(list, "instances")?, Envelope::Predictions)),
         (None, Some(Value::Array(list))) => Ok((texts(list, "inputs")?, Envelope::List)),
-        (None, Some(Value::String(text))) => Ok((vec![text.as_str().into()], Envelope::List)),
+        (None, Some(Value::String(text))) if *reads == Reads::Text => Ok((vec![text.as_str().into()], Envelope::List)),
         _ => Err(Refusal::input(expected)),
     }
 }
 
-fn decode_lines(body: &[u8]) -> Result<Vec<Arc<str>>, Refusal> {
+fn decode_lines(body: &[u8], reads: &Reads) -> Result<Vec<Input>, Refusal> {
     let lines = body.split(|&byte| byte == b'\n').enumerate().filter(|(_, line)| !line.trim_ascii().is_empty());
     let texts = lines.map(|(i, line)| {
         let value = serde_json::from_slice(line);
         let value: Value = value.map_err(|e| Refusal::input(format!("line {} is no JSON: {e}", i + 1)))?;
-        text(&value, "line", i)
+        input(&value, reads, "line", i)
     });
     texts.collect()
 }
@@ -155,7 +184,29 @@ fn text(value: &Value, of: &str, index: usize) -> Result<Arc<str>, Refusal> {
     })
 }
 
-fn decode_csv(body: &[u8], has_header: bool) -> Result<Vec<Arc<str>>, Refusal> {
+fn decode_csv_rows(body: &[u8], has_header: bool, columns: &[Column]) -> Result<Vec<Input>, Refusal> {
+    let mut reader = csv::ReaderBuilder::new().has_headers(has_header).flexible(true).from_reader(body);
+    let wrong = |e: csv::Error| Refusal::input(format!("broken CSV: {e}"));
+    let header = if has_header { Some(reader.headers().map_err(wrong)?.clone()) } else { None };
+    // By name where both have names, else by place.
+    let places: Option<Vec<usize>> = header.and_then(|header| {
+        let place = |column: &Column| header.iter().position(|name| Some(name) == column.name.as_deref());
+        columns.iter().map(place).collect()
+    });
+    let rows = reader.records().enumerate().map(|(i, record)| {
+        let (record, place) = (record.map_err(wrong)?, format!("row {}", i + 1));
+        match &places {
+            Some(places) => {
+                let cells: Vec<&str> = places.iter().map(|&at| record.get(at).unwrap_or_default()).collect();
+                rows::row_of_texts(columns, cells.into_iter(), &place)
+            }
+            None => rows::row_of_texts(columns, record.iter().collect::<Vec<_>>().into_iter(), &place),
+        }
+    });
+    rows.collect()
+}
+
+fn decode_csv(body: &[u8], has_header: bool) -> Result<Vec<Input>, Refusal> {
     let mut reader = csv::ReaderBuilder::new().has_headers(has_header).flexible(true).from_reader(body);
     let wrong = |e: csv::Error| Refusal::input(format!("broken CSV: {e}"));
     let column = match has_header {
@@ -177,7 +228,7 @@ fn decode_csv(body: &[u8], has_header: bool) -> Result<Vec<Arc<str>>, Refusal> {
             }
             column => record
                 .get(column.unwrap_or(0))
-                .map(Arc::from)
+                .map(Input::from)
                 .ok_or_else(|| Refusal::input(format!("row {row} has no text"))),
         }
     });
@@ -294,7 +345,9 @@ fn encode_csv(has_header: bool, labels: &[Arc<str>], answers: &[Answer]) -> Resu
             Ok(Prediction::Embedding(numbers)) => Some(numbers.len()),
             _ => None,
         });
+        let is_value = answers.iter().any(|answer| matches!(answer, Ok(Prediction::Value(_))));
         let header: Vec<String> = match dimensions {
+            None if is_value => vec!["value".to_owned()],
             Some(dimensions) => (0..dimensions).map(|i| format!("d{i}")).collect(),
             None => ["label", "score"].into_iter().chain(labels.iter().map(|l| &**l)).map(str::to_owned).collect(),
         };

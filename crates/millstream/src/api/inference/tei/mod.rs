@@ -70,7 +70,7 @@ pub async fn embed(
     let model = inference.choose(model_of_query(query.as_deref()).as_deref(), Some(Task::Embedding))?;
     let admitted = inference.read(&headers, body).await?;
     let request = wire::decode_embed(&admitted.body)?;
-    let (answers, receipt) = inference.predict(model, request.texts.clone()).await?;
+    let (answers, receipt) = inference.predict(model, request.texts.iter().cloned().map(Into::into).collect()).await?;
     let predictions = all_good(answers)?;
     as_json(wire::encode_embed(&request, predictions)?, receipt)
 }
@@ -85,7 +85,7 @@ pub async fn predict(
     let model = inference.choose(model_of_query(query.as_deref()).as_deref(), Some(Task::TextClassification))?;
     let admitted = inference.read(&headers, body).await?;
     let request = wire::decode_predict(&admitted.body)?;
-    let (answers, receipt) = inference.predict(model, request.texts.clone()).await?;
+    let (answers, receipt) = inference.predict(model, request.texts.iter().cloned().map(Into::into).collect()).await?;
     let predictions = all_good(answers)?;
     as_json(wire::encode_predict(&request, &model.info().labels, &predictions)?, receipt)
 }

@@ -17,7 +17,7 @@ fn info(task: Task) -> ModelInfo {
 }
 
 fn refused(body: Value) -> String {
-    let refusal = decode(body.to_string().as_bytes(), None).unwrap_err();
+    let refusal = decode(body.to_string().as_bytes(), None, &Reads::Text).unwrap_err();
     assert_eq!(refusal.reason, Reason::Input);
     refusal.message
 }
@@ -31,8 +31,8 @@ fn answer(request: &Infer, task: Task, predictions: &[Prediction]) -> Answered {
 fn json_in_gives_scores_and_labels_out() {
     for (shape, data) in [(json!([2]), json!(["a", "b"])), (json!([2, 1]), json!([["a"], ["b"]]))] {
         let body = json!({ "id": "7", "inputs": [{ "name": "x", "shape": shape, "datatype": "BYTES", "data": data }] });
-        let request = decode(body.to_string().as_bytes(), None).unwrap();
-        assert_eq!(request.texts.iter().map(|t| &**t).collect::<Vec<_>>(), ["a", "b"]);
+        let request = decode(body.to_string().as_bytes(), None, &Reads::Text).unwrap();
+        assert_eq!(request.inputs.iter().filter_map(Input::as_text).collect::<Vec<_>>(), ["a", "b"]);
         let scores = [Prediction::Scores(vec![0.25, 0.75]), Prediction::Scores(vec![0.9, 0.1])];
         let answer = answer(&request, Task::TextClassification, &scores);
         assert_eq!(answer.header_length, None);
@@ -56,8 +56,8 @@ fn binary_tensors_go_both_ways() {
     .into_bytes();
     let header_length = body.len();
     body.extend(b"\x03\0\0\0a\xc3\xbc\0\0\0\0");
-    let request = decode(&body, Some(header_length)).unwrap();
-    assert_eq!(request.texts.iter().map(|t| &**t).collect::<Vec<_>>(), ["aü", ""]);
+    let request = decode(&body, Some(header_length), &Reads::Text).unwrap();
+    assert_eq!(request.inputs.iter().filter_map(Input::as_text).collect::<Vec<_>>(), ["aü", ""]);
     let scores = [Prediction::Scores(vec![0.25, 0.75]), Prediction::Scores(vec![0.9, 0.1])];
     let answer = answer(&request, Task::TextClassification, &scores);
     let (head, binary) = answer.body.split_at(answer.header_length.unwrap());
@@ -66,7 +66,7 @@ fn binary_tensors_go_both_ways() {
     assert_eq!(head["outputs"][1]["shape"], json!([2, 2]));
     assert_eq!(binary, b"\x02\0\0\0up\x04\0\0\0down");
     for (cut, length) in [(body.len() - 1, header_length), (body.len(), body.len() + 1)] {
-        assert!(decode(&body[..cut], Some(length)).is_err());
+        assert!(decode(&body[..cut], Some(length), &Reads::Text).is_err());
     }
 }
 
@@ -76,7 +76,7 @@ fn numbers_of_an_embedding_are_little_endian_floats() {
         "parameters": { "binary_data_output": true },
         "inputs": [{ "name": "x", "shape": [1], "datatype": "BYTES", "data": ["a"] }],
     });
-    let request = decode(body.to_string().as_bytes(), None).unwrap();
+    let request = decode(body.to_string().as_bytes(), None, &Reads::Text).unwrap();
     let answer = answer(&request, Task::Embedding, &[Prediction::Embedding(vec![1.0, -2.0])]);
     assert_eq!(&answer.body[answer.header_length.unwrap()..], b"\0\0\x80\x3f\0\0\0\xc0");
 }
@@ -94,7 +94,7 @@ fn what_the_model_does_not_take_is_said() {
     assert!(refused(json!({ "inputs": [{ "name": "x", "shape": [1], "datatype": "BYTES" }] })).contains("`data`"));
     let mut request = input("BYTES", json!([1]), json!(["a"]));
     request["outputs"] = json!([{ "name": "logits" }]);
-    let request = decode(request.to_string().as_bytes(), None).unwrap();
+    let request = decode(request.to_string().as_bytes(), None, &Reads::Text).unwrap();
     let refusal = outputs(&request, &info(Task::TextClassification)).unwrap_err();
     assert!(refusal.message.contains("`logits`") && refusal.message.contains("scores, labels"), "{refusal:?}");
 }

@@ -7,11 +7,11 @@ use super::*;
 const CSV: Format = Format::Csv { has_header: false };
 
 fn texts(format: Format, body: &str) -> Vec<String> {
-    decode(format, body.as_bytes()).unwrap().0.iter().map(|text| text.to_string()).collect()
+    decode(format, body.as_bytes(), &Reads::Text).unwrap().0.iter().map(|text| text.as_text().unwrap().into()).collect()
 }
 
 fn refused(format: Format, body: &str) -> String {
-    let refusal = decode(format, body.as_bytes()).unwrap_err();
+    let refusal = decode(format, body.as_bytes(), &Reads::Text).unwrap_err();
     assert_eq!(refusal.reason, Reason::Input, "{refusal:?}");
     refusal.message
 }
@@ -40,7 +40,7 @@ fn what_is_no_text_is_named_with_its_place() {
     assert!(refused(Format::JsonLines, "\"a\"\nb\n").contains("line 2"));
     assert!(refused(CSV, "a\nb, c\n").contains("row 2"));
     assert!(refused(Format::Csv { has_header: true }, "a,b\n1,2\n").contains("`text`"));
-    assert!(decode(CSV, b"\xff\xfe\n").is_err());
+    assert!(decode(CSV, b"\xff\xfe\n", &Reads::Text).is_err());
 }
 
 #[test]
@@ -91,4 +91,31 @@ fn a_model_is_named_among_other_attributes() {
     assert_eq!(model_of_attributes("model=tone"), Some("tone"));
     assert_eq!(model_of_attributes("trace=1, model=tone;x=y"), Some("tone"));
     assert_eq!(model_of_attributes("remodel=tone"), None);
+}
+
+#[test]
+fn rows_come_in_every_shape_that_clients_of_tabular_models_send() {
+    use millstream_models::{Cell, ColumnKind};
+    let column = |name: &str| Column { name: Some(name.into()), kind: ColumnKind::Float };
+    let reads = Reads::Row([column("a"), column("b")].into());
+    let row = |a: f64, b: f64| Input::from(vec![Cell::Float(a), Cell::Float(b)]);
+    let rows = vec![row(1.0, 2.0), row(3.0, 4.0)];
+    for (format, body) in [
+        (Format::Json, r#"{"instances": [[1, 2], {"b": 4, "a": 3}]}"#),
+        (Format::Json, r#"{"instances": [{"features": [1, 2]}, [3, 4]]}"#),
+        (Format::Json, r#"{"inputs": [[1, 2], [3, 4]]}"#),
+        (Format::Json, r#"{"inputs": {"data": {"b": [2, "4"], "a": [1, 3]}}}"#),
+        (Format::JsonLines, "[1, 2]\n{\"a\": 3, \"b\": 4}\n"),
+        (CSV, "1,2\n3,4\n"),
+        (Format::Csv { has_header: true }, "b,x,a\n2,9,1\n4,9,3\n"),
+    ] {
+        assert_eq!(decode(format, body.as_bytes(), &reads).unwrap().0, rows, "{body}");
+    }
+    let refused = |body: &str| decode(Format::Json, body.as_bytes(), &reads).unwrap_err().message;
+    assert!(refused(r#"{"instances": [[1]]}"#).contains("instances 1 has 1 values"));
+    assert!(refused(r#"{"instances": ["text"]}"#).contains("instances 1 is no row"));
+    let values = [Ok(Prediction::Value(1.5))];
+    let answer = |format, envelope| String::from_utf8(encode(format, envelope, &[], &values).unwrap()).unwrap();
+    assert_eq!(answer(Format::Json, Envelope::Predictions), r#"{"predictions":[{"value":1.5}]}"#);
+    assert_eq!(answer(Format::Csv { has_header: true }, Envelope::Predictions), "value\n1.5\n");
 }
