@@ -107,14 +107,7 @@ impl Content {
 impl Gzip {
     fn new(file: Arc<File>) -> Self {
         let stream = MultiGzDecoder::new(BufReader::with_capacity(64 << 10, FileFrom { file, at: 0 }));
-        Self {
-            stream: Box::new(stream),
-            head: Vec::new(),
-            window: Vec::new(),
-            start: 0,
-            ended: false,
-            broken: None,
-        }
+        Self { stream: Box::new(stream), head: Vec::new(), window: Vec::new(), start: 0, ended: false, broken: None }
     }
 
     fn read_at(&mut self, file: &Arc<File>, offset: u64, len: usize) -> io::Result<Vec<u8>> {

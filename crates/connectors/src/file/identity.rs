@@ -77,7 +77,8 @@ impl Print {
 
     /// True where these are the bytes it was taken of.
     pub(crate) fn is_of(&self, head: &[u8], tail: &[u8]) -> bool {
-        let same = |len: u64, hash: u64, bytes: &[u8]| len == 0 || (len == bytes.len() as u64 && head_hash(bytes) == hash);
+        let same =
+            |len: u64, hash: u64, bytes: &[u8]| len == 0 || (len == bytes.len() as u64 && head_hash(bytes) == hash);
         same(self.head_len, self.head_hash, head) && same(self.tail_len, self.tail_hash, tail)
     }
 }

@@ -15,6 +15,8 @@ mod troubles;
 mod view;
 
 #[cfg(test)]
+mod kinds_tests;
+#[cfg(test)]
 mod tests;
 
 pub use config::{Compression, FileSourceConfig, Identity, StartAt};

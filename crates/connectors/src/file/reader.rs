@@ -295,7 +295,8 @@ impl Reader {
         if refused {
             data.truncate(KEPT_BYTES_MAX);
         }
-        let print = Print { offset: size, head_len: data.len() as u64, head_hash: head_hash(&data), ..Print::default() };
+        let print =
+            Print { offset: size, head_len: data.len() as u64, head_hash: head_hash(&data), ..Print::default() };
         let place = Place { mtime_ns: Some(mtime_ns), ..Place::behind(path, print) }.of_disk_size(disk_size);
         let same = known.mtime_ns.is_some()
             && (known.offset, known.head_len, known.head_hash) == (place.offset, place.head_len, place.head_hash);

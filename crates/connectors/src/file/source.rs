@@ -57,8 +57,8 @@ impl FileSource {
             compression: config.compression,
             max_record: usize::try_from(config.max_record.0).unwrap_or(usize::MAX - 2).min(usize::MAX - 2),
         };
-        let tracker = Tracker::new(&config, options, &context)
-            .map_err(|e| e.context(format!("source {}", context.name)))?;
+        let tracker =
+            Tracker::new(&config, options, &context).map_err(|e| e.context(format!("source {}", context.name)))?;
         Ok(Self {
             name: context.name,
             status: context.status,

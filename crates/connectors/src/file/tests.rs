@@ -15,20 +15,18 @@ use super::KEPT_BYTES_MAX;
 use super::identity::FileId;
 use super::{FileSource, FileSourceConfig, StartAt};
 use crate::format::{CsvDialect, Framing};
-use crate::source::SourceContext;
-
-
+use crate::source::{SourceContext, SourceStatus};
 
 /// What a pipeline would keep: the records, and the cursor stored with them.
 #[derive(Default)]
-struct Stored {
-    cursor: Cursor,
-    records: Vec<Vec<u8>>,
-    batches: Vec<RawBatch>,
+pub(super) struct Stored {
+    pub(super) cursor: Cursor,
+    pub(super) records: Vec<Vec<u8>>,
+    pub(super) batches: Vec<RawBatch>,
 }
 
 impl Stored {
-    fn store(&mut self, batch: SourceBatch) {
+    pub(super) fn store(&mut self, batch: SourceBatch) {
         for (key, value) in batch.cursor {
             match value {
                 Some(value) => self.cursor.insert(key, value),
@@ -39,45 +37,45 @@ impl Stored {
         self.batches.push(batch.raw);
     }
 
-    fn lines(&self) -> Vec<String> {
+    pub(super) fn lines(&self) -> Vec<String> {
         self.records.iter().map(|record| String::from_utf8(record.clone()).unwrap()).collect()
     }
 
     /// Reads on, behind what is stored, until the source is idle or finished.
-    async fn read_all(&mut self, config: &FileSourceConfig, framing: Framing) {
+    pub(super) async fn read_all(&mut self, config: &FileSourceConfig, framing: Framing) {
         let mut source = open(config, framing, &self.cursor);
         self.drain(&mut source).await;
     }
 
-    async fn drain(&mut self, source: &mut FileSource) {
+    pub(super) async fn drain(&mut self, source: &mut FileSource) {
         while let SourceRead::Batch(batch) = source.next().await.unwrap() {
             self.store(batch);
         }
     }
 }
 
-fn csv() -> Framing {
+pub(super) fn csv() -> Framing {
     Framing::Csv(CsvDialect::default())
 }
 
-fn open(config: &FileSourceConfig, framing: Framing, cursor: &Cursor) -> FileSource {
+pub(super) fn open(config: &FileSourceConfig, framing: Framing, cursor: &Cursor) -> FileSource {
     let context = SourceContext { cursor: cursor.clone(), ..SourceContext::new("wire", framing) };
     FileSource::new(config.clone(), context).unwrap()
 }
 
-fn bounded(path: &Path) -> FileSourceConfig {
+pub(super) fn bounded(path: &Path) -> FileSourceConfig {
     FileSourceConfig::new(path.to_str().unwrap())
 }
 
-fn following(path: &Path) -> FileSourceConfig {
+pub(super) fn following(path: &Path) -> FileSourceConfig {
     FileSourceConfig { follow: true, poll_interval: HumanDuration(Duration::from_millis(2)), ..bounded(path) }
 }
 
-fn append(path: &Path, text: impl AsRef<[u8]>) {
+pub(super) fn append(path: &Path, text: impl AsRef<[u8]>) {
     OpenOptions::new().append(true).create(true).open(path).unwrap().write_all(text.as_ref()).unwrap();
 }
 
-fn folder() -> (tempfile::TempDir, PathBuf) {
+pub(super) fn folder() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_owned();
     (dir, path)

@@ -64,8 +64,21 @@ pub(crate) enum Gone {
 
 impl Tracked {
     pub(crate) fn new(path: PathBuf, place: Place) -> Self {
-        Self { path, place, reader: None, stamp: None, stamp_before: None, visit: None, read_at: None, gone_rounds: 0,
-            is_fresh: true, doubt_rounds: 0, is_failing: false, open_quote: None, end_at_line: false }
+        Self {
+            path,
+            place,
+            reader: None,
+            stamp: None,
+            stamp_before: None,
+            visit: None,
+            read_at: None,
+            gone_rounds: 0,
+            is_fresh: true,
+            doubt_rounds: 0,
+            is_failing: false,
+            open_quote: None,
+            end_at_line: false,
+        }
     }
 
     /// A file that an earlier run has read.

@@ -368,7 +368,8 @@ impl Tracker {
         let waited_us = now_us.saturating_sub(quote.since_us);
         if waited_us >= self.quote_timeout_us {
             (file.open_quote, file.read_at, file.end_at_line) = (None, None, true);
-            self.troubles.note(&file.path, "a quote was opened and not closed in time: its row ends at its first line end");
+            self.troubles
+                .note(&file.path, "a quote was opened and not closed in time: its row ends at its first line end");
         } else if waited_us >= self.quote_timeout_us / 3 && !std::mem::replace(&mut quote.said, true) {
             self.troubles.note(&file.path, "a quote is opened and not closed: rows wait behind it");
         }
@@ -389,8 +390,11 @@ impl Tracker {
         for id in gone {
             let Some(file) = self.files.get_mut(&id) else { continue };
             // Where the whole folder is away (a disk is not mounted, say), nothing is known about its files.
-            if missing && file.reader.is_none() && !folder_of(&file.path).exists() {
-                continue;
+            if missing && !folder_of(&file.path).exists() {
+                if file.reader.is_none() {
+                    continue;
+                }
+                file.gone_rounds = 0;
             }
             match file.note_gone(id, self.options)? {
                 Gone::Read => queued.push(id),

@@ -120,7 +120,8 @@ fn push_row(cells: &Cells, layout: &Layout, short_rows: ShortRows, columns: &mut
         let Some(cell) = *cell else { continue };
         columns.mark(index);
         // A cell that the row is too short for is empty.
-        let (text, is_null) = if cell < cells.len() { (cells.get(cell), cells.is_null(cell)) } else { (&b""[..], false) };
+        let (text, is_null) =
+            if cell < cells.len() { (cells.get(cell), cells.is_null(cell)) } else { (&b""[..], false) };
         let built = if is_null { columns.column(index).null() } else { push_cell(columns.column(index), text) };
         built.map_err(|fault| fault.within(columns.name(index)))?;
     }

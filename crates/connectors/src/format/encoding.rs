@@ -172,7 +172,10 @@ mod tests {
         let bytes: Vec<u8> = "a🎈".encode_utf16().flat_map(u16::to_le_bytes).collect();
         for (len, text) in [(1, ""), (2, "a"), (3, "a"), (4, "a"), (5, "a"), (6, "a🎈")] {
             let piece = utf16.decode(&bytes[..len], false);
-            assert_eq!((piece.text.as_slice(), piece.used), (text.as_bytes(), if text.len() > 1 { 6 } else { len.min(3) / 2 * 2 }));
+            assert_eq!(
+                (piece.text.as_slice(), piece.used),
+                (text.as_bytes(), if text.len() > 1 { 6 } else { len.min(3) / 2 * 2 })
+            );
         }
     }
 

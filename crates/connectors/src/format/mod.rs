@@ -22,7 +22,8 @@ use std::sync::Arc;
 use millstream_core::{Decoder, Field, FieldType, StreamSchema};
 
 pub use config::{
-    Bools, CsvConfig, DecodeConfig, DuplicateKeys, JsonConfig, Preset, ShortRows, TextConfig, Values, XmlConfig, XmlField,
+    Bools, CsvConfig, DecodeConfig, DuplicateKeys, JsonConfig, Preset, ShortRows, TextConfig, Values, XmlConfig,
+    XmlField,
 };
 pub use encode::{CsvEncoder, write_json_lines};
 pub use encoding::TextEncoding;

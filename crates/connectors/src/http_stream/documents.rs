@@ -78,7 +78,8 @@ mod tests {
 
     fn documents(lines: &[&str], max_record: usize) -> Vec<Document> {
         let mut documents = Documents::default();
-        let mut found: Vec<_> = lines.iter().flat_map(|line| documents.push_line(line.as_bytes(), max_record)).collect();
+        let mut found: Vec<_> =
+            lines.iter().flat_map(|line| documents.push_line(line.as_bytes(), max_record)).collect();
         found.extend(documents.finish().into_iter().map(Document::Whole));
         found
     }

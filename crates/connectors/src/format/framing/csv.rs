@@ -7,14 +7,7 @@ use super::scan::{CsvScan, Scanned};
 use super::{BATCH_RECORDS_MAX, CsvDialect, Frames};
 
 /// Cuts `buffer` into rows; see [`super::frame`].
-pub(super) fn frame(
-    frames: &mut Frames,
-    buffer: &[u8],
-    base: u64,
-    dialect: CsvDialect,
-    last: bool,
-    max_record: usize,
-) {
+pub(super) fn frame(frames: &mut Frames, buffer: &[u8], base: u64, dialect: CsvDialect, last: bool, max_record: usize) {
     let mut start = 0;
     while start < buffer.len() {
         if frames.spans.len() == BATCH_RECORDS_MAX {
