@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::feed::{FeedSource, FeedSourceConfig};
 use crate::file::{FileSource, FileSourceConfig};
-use crate::format::Framing;
+use crate::format::{Framing, TextEncoding};
 use crate::http_push::HttpPushConfig;
 use crate::http_stream::{HttpStreamSource, HttpStreamSourceConfig};
 use crate::websocket::{WebsocketSource, WebsocketSourceConfig};
@@ -43,6 +43,8 @@ pub struct SourceContext {
     pub clock: Arc<dyn Clock>,
     /// How the decoder wants bytes cut into records.
     pub framing: Framing,
+    /// The encoding of what is read, where the bytes do not say it themselves; none is UTF-8.
+    pub encoding: Option<TextEncoding>,
     /// Told when the source begins to wait for its system, at each attempt that fails, and when it gets on.
     pub status: Status,
 }
@@ -81,6 +83,7 @@ impl SourceContext {
             cursor: Cursor::new(),
             clock: Arc::new(millstream_core::SystemClock),
             framing,
+            encoding: None,
             status: Arc::new(|_| {}),
         }
     }

@@ -77,7 +77,7 @@ impl WebsocketSource {
             subscribe: config.subscribe.iter().map(json_or_text).collect(),
             reconnect: Reconnect::new(&config.backoff, &context),
             connection: Connection::None,
-            records: RecordBuffer::new(redact_url(&config.url).into()),
+            records: RecordBuffer::for_messages(redact_url(&config.url).into(), &context),
             resumed: false,
             config,
         })
@@ -103,8 +103,8 @@ impl WebsocketSource {
     /// Takes a message; says why where the connection is of no more use.
     fn take(&mut self, message: Option<Result<Message, WsError>>) -> Result<(), String> {
         match message {
-            Some(Ok(Message::Text(text))) => self.records.push(text.as_bytes()),
-            Some(Ok(Message::Binary(bytes))) => self.records.push(&bytes),
+            Some(Ok(Message::Text(text))) => self.records.push_message(text.as_bytes()),
+            Some(Ok(Message::Binary(bytes))) => self.records.push_message(&bytes),
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => return Ok(()),
             Some(Ok(Message::Close(Some(frame)))) => {
                 return Err(format!("the server closed with code {} {}", frame.code, frame.reason)

@@ -96,7 +96,7 @@ impl Push {
     /// # Errors
     /// The log can't be written.
     pub async fn push(&self, body: Bytes, charset: Option<&str>, key: Option<&str>) -> Result<Pushed> {
-        let raw = match self.ingest.decoder.split(body) {
+        let raw = match self.ingest.decoder.split(body, charset) {
             Ok(raw) => RawBatch { charset: charset.map(Into::into), ..raw },
             Err(failure) => return Ok(Pushed::Malformed(failure.message)),
         };

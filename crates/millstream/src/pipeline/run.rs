@@ -571,6 +571,7 @@ fn open_source(ingest: &Ingest, health: &Health) -> Result<Box<dyn millstream_co
         cursor,
         clock: ingest.clock.clone(),
         framing: format::framing(&ingest.spec.decode),
+        encoding: format::encoding(&ingest.spec.decode),
         status: status_of(component),
     };
     source::build(&ingest.spec.connector, context).map_err(|e| e.context(format!("source {name}")))

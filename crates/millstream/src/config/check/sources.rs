@@ -123,7 +123,11 @@ impl<'a> Checker<'a> {
         match &node.content {
             Content::Map(_) => Some((FieldType::Struct(self.fields(node)?), false)),
             Content::List(items) => {
-                let item = items.first()?;
+                let [item] = items.as_slice() else {
+                    let message = "a list has one type of items";
+                    self.error(&node.place, message, Some("write `[string]`, or `json` for a list of anything".into()));
+                    return None;
+                };
                 let (kind, optional) = self.field_type(item)?;
                 if optional {
                     let help = format!(
