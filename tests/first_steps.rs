@@ -23,12 +23,17 @@ fn printed(place: &Place, template: &str, folder: &str) -> Vec<String> {
 
 /// Types commands into a shell and gives what is printed; what runs in the background ends with them.
 fn typed(place: &Place, commands: &[String], env: &[(&str, String)]) -> String {
-    let script = format!("set -e\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{}\n", commands.join("\n"));
+    let mut script = "set -e; background=; trap 'kill $background 2>/dev/null || true' EXIT\n".to_owned();
+    for command in commands {
+        script.push_str(command);
+        script.push_str(if command.ends_with('&') { " background=\"$background $!\"\n" } else { "\n" });
+    }
     let mut shell = Command::new("sh");
     for name in ["DATA_DIR", "MODEL", "TOKEN", "URL", "LOG"] {
         shell.env_remove(format!("MILLSTREAM_{name}"));
     }
-    shell.args(["-c", &script]).current_dir(place.path("")).env("MILLSTREAM_LISTEN", "127.0.0.1:0").env("NO_COLOR", "1");
+    shell.args(["-c", &script]).current_dir(place.path(""));
+    shell.env("MILLSTREAM_LISTEN", "127.0.0.1:0").env("NO_COLOR", "1");
     let output = shell.envs(env.iter().map(|(name, value)| (name, value))).output().unwrap();
     let (said, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{script}\n{said}\n{log}");
@@ -143,7 +148,7 @@ fn completions_and_manual_pages_name_commands_and_options() {
     let place = Place::new("");
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = place.stdout(&["completions", shell]);
-        for word in ["millstream", "validate", "exit-when-idle", "cats-vs-dogs"] {
+        for word in ["millstream", "validate", "exit-when-idle", "connectors"] {
             assert!(script.contains(word), "{shell} knows nothing of {word}");
         }
     }
@@ -151,7 +156,7 @@ fn completions_and_manual_pages_name_commands_and_options() {
     let checked = Command::new("bash").args(["-n", "-c", &bash]).output();
     assert!(checked.is_ok_and(|checked| checked.status.success()), "bash reads it");
     let page = place.stdout(&["man"]);
-    assert!(page.contains(".TH millstream") && page.contains("validate"), "{page}");
+    assert!(page.contains(".TH millstream 1 ") && page.contains("validate"), "{page}");
     let page = place.stdout(&["man", "dlq", "list"]);
     assert!(page.contains(".TH millstream-dlq-list") && page.contains("component"), "{page}");
     let said = place.fails(2, &["man", "runn"]);

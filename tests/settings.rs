@@ -59,7 +59,7 @@ fn what_is_wrong_with_a_value_names_the_option_and_what_was_meant() {
     let place = place();
     for (setting, wanted) in [
         ("sinks.quue.url=x", &["--set sinks.quue.url: there is no `quue` in `sinks`", "did you mean `queue`?"][..]),
-        ("sinks.queue.exchang=x", &["--set sinks.queue.exchang: ", "did you mean `exchange`?"]),
+        ("sinks.queue.exchange_typ=x", &["--set sinks.queue.exchange_typ: ", "did you mean `exchange_type`?"]),
         ("sinkz.queue.url=x", &["--set sinkz.queue.url: a pipeline file has no `sinkz`", "did you mean `sinks`?"]),
         ("sources.wire.partitions=many", &["--set sources.wire.partitions: ", "many"]),
         ("sources.wire.path.deep=x", &["--set sources.wire.path.deep: `sources.wire.path` is a single value"]),
@@ -100,14 +100,15 @@ fn errors_in_the_file_keep_their_place_beside_values_of_the_command_line() {
 #[test]
 fn variables_come_from_a_file_and_those_of_the_process_win() {
     let place = place();
-    let yaml = PIPELINE.replace("./wire.jsonl", "${WIRE}").replace("./out", "${OUT:-./default}");
+    let yaml = PIPELINE.replace("./wire.jsonl", "${WIRE}").replace("./out", "\"${OUT:-./default}\"");
     place.write("pipeline.yaml", yaml);
     place.write("first.env", "# where\nexport WIRE='./wire.jsonl'\nOUT=./one # not two\n");
     place.write("second.env", "OUT=\"./two words\"\n");
     let said = place.fails(2, &["validate", "pipeline.yaml"]);
     assert!(said.contains("`WIRE` is not set"), "{said}");
     let run = |place: &Place, data: &str| {
-        let env = ["--env-file", "first.env", "--env-file", "second.env", "--set", "sinks.queue={type: stdout, from: short}"];
+        let stdout = "sinks.queue={type: stdout, from: short}";
+        let env = ["--env-file", "first.env", "--env-file", "second.env", "--set", stdout];
         let mut args = vec!["run", "pipeline.yaml", "--data-dir", data, "--listen", "127.0.0.1:0", "--exit-when-idle"];
         args.extend(env);
         place.stdout(&args);

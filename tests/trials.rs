@@ -76,7 +76,8 @@ fn a_record_is_shown_through_decoder_sql_model_table_and_sink() {
     assert_eq!(step(&steps, "ratio")["out"][0]["ratio"], 25);
     let mood = &step(&steps, "scored")["out"][0]["mood"]["label"];
     let change = &step(&steps, "news")["out"][0];
-    assert_eq!((&change["op"], &change["key"]["id"], &change["new"]["mood"]["label"]), (&json!("insert"), &json!(4), mood));
+    assert_eq!((&change["op"], &change["key"]["id"]), (&json!("insert"), &json!(4)));
+    assert_eq!(&change["new"]["mood"]["label"], mood);
     let sent = &step(&steps, "queue")["out"][0];
     assert_eq!(sent["to"], format!("exchange `moods`, routing key `mood.{}`", mood.as_str().unwrap()));
     assert_eq!(serde_json::from_str::<Value>(sent["body"].as_str().unwrap()).unwrap()["op"], "insert");
@@ -84,7 +85,13 @@ fn a_record_is_shown_through_decoder_sql_model_table_and_sink() {
     assert!(step(&steps, "told")["note"].as_str().unwrap().contains("--with-endpoints"), "{printed}");
     assert_eq!(step(&steps, "terminal")["out"], json!([]));
     let text = place.stdout(&["try", "pipeline.yaml", "--source", "wire", "--record", record]);
-    for wanted in ["record: 49 bytes", "source wire: 1 row", "transform ratio: 1 row", "table news: 1 change", "sink queue: 1 message"] {
+    for wanted in [
+        "record: 48 bytes",
+        "source wire: 1 row",
+        "transform ratio: 1 row",
+        "table news: 1 change",
+        "sink queue: 1 message",
+    ] {
         assert!(text.contains(wanted), "no {wanted:?} in\n{text}");
     }
     assert!(!text.contains("s3cret") && !place.path("millstream-data").exists() && !place.path("data").exists());

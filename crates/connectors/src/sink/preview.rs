@@ -111,7 +111,8 @@ mod tests {
 
     #[test]
     fn urls_are_shown_without_what_may_be_secret() {
-        let sent = of(serde_json::json!({ "type": "http", "url": "https://me:pw@host.example/token/x/{id}", "method": "PUT" }));
+        let url = "https://me:pw@host.example/token/x/{id}";
+        let sent = of(serde_json::json!({ "type": "http", "url": url, "method": "PUT" }));
         assert_eq!(sent[1].to, "PUT https://host.example/***8");
         assert_eq!(sent[1].body, r#"{"id":8,"name":"bo"}"#);
         let sent = of(serde_json::json!({ "type": "http", "url": "https://host.example/hook?key=secret" }));
@@ -120,7 +121,8 @@ mod tests {
 
     #[test]
     fn routing_keys_and_lines_are_rendered() {
-        let sent = of(serde_json::json!({ "type": "amqp", "url": "amqp://h", "exchange": "e", "routing_key": "a.{name}" }));
+        let amqp = serde_json::json!({ "type": "amqp", "url": "amqp://h", "exchange": "e", "routing_key": "a.{name}" });
+        let sent = of(amqp);
         assert_eq!(sent[0].to, "exchange `e`, routing key `a.ann`");
         let sent = of(serde_json::json!({ "type": "stdout", "format": "text", "template": "{id}: {name}" }));
         assert_eq!(sent.iter().map(|s| s.body.as_str()).collect::<Vec<_>>(), ["7: ann", "8: bo"]);

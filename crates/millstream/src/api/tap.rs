@@ -2,7 +2,8 @@
 //!
 //! Sources, change streams and transforms that a sink reads are stored: they are read from their logs, at the reader's
 //! own speed, and from wherever it likes. Any other transform is watched ([`crate::pipeline::watch`]): from now on, and
-//! what the reader is too slow for is missed, and counted. Either way a record is seen when it is committed, not before.
+//! what the reader is too slow for is missed, and counted. Either way a record is seen when it is committed, not
+//! before.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -71,7 +72,8 @@ pub async fn tap(
     let (lines, body) = mpsc::channel::<Result<Bytes>>(16);
     let left = Arc::new(Left::new(query.limit.unwrap_or(u64::MAX)));
     for (origin, predicate) in origins.into_iter().zip(filters) {
-        let out = Out { name: origin.name(), predicate, left: left.clone(), lines: lines.clone(), stop: state.stop.clone() };
+        let (name, stop) = (origin.name(), state.stop.clone());
+        let out = Out { name, predicate, left: left.clone(), lines: lines.clone(), stop };
         tokio::spawn(run(origin, out, follow));
     }
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(ReceiverStream::new(body))).into_response())

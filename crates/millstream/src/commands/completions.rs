@@ -42,7 +42,8 @@ pub fn man(args: &ManArgs) -> Result<()> {
             Error::config(format!("there is no command `{}`: {help}", args.command[..=depth].join(" ")))
         })?;
     }
-    let name = std::iter::once("millstream").chain(args.command.iter().map(String::as_str)).collect::<Vec<_>>().join("-");
+    let words = std::iter::once("millstream").chain(args.command.iter().map(String::as_str));
+    let name = words.collect::<Vec<_>>().join("-");
     let mut page = Vec::new();
     clap_mangen::Man::new(command.clone()).title(name).render(&mut page)?;
     print(&page)

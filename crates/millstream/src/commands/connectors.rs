@@ -1,4 +1,5 @@
-//! `millstream connectors`: the types of sources and sinks with their options, from the JSON Schema of the pipeline file.
+//! `millstream connectors`: the types of sources and sinks with their options, from the JSON Schema of the pipeline
+//! file.
 
 use std::fmt::Write as _;
 use std::io::Write as _;

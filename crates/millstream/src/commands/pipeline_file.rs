@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
-use millstream_core::{Error, Result, ResultExt};
+use millstream_core::{Error, Result};
 
 use crate::config::{Setting, env_file, is_stdin};
 
@@ -41,7 +41,8 @@ impl Given {
             if is_stdin(file) {
                 return Err(Error::config("--env-file -: variables are read from a file only"));
             }
-            let bytes = std::fs::read(file).doing(|| format!("read {}", file.display()))?;
+            let wrong = |e: std::io::Error| Error::config(format!("{} can't be read: {e}", file.display()));
+            let bytes = std::fs::read(file).map_err(wrong)?;
             let text = String::from_utf8(bytes)
                 .map_err(|_| Error::config(format!("{}: the file is not UTF-8", file.display())))?;
             all.extend(env_file::parse(&file.display().to_string(), &text)?);

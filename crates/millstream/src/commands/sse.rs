@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use clap::Args;
 use futures::stream;
-use millstream_core::{Error, HumanDuration, Result, ResultExt};
+use millstream_core::{Error, HumanDuration, Result};
 
 use super::asked_to_stop;
 use crate::api;
@@ -46,7 +46,8 @@ struct Feed {
 
 /// `millstream sse`.
 pub async fn run(args: SseArgs) -> Result<()> {
-    let text = std::fs::read_to_string(&args.file).doing(|| format!("read {}", args.file.display()))?;
+    let wrong = |e: std::io::Error| Error::config(format!("{} can't be read: {e}", args.file.display()));
+    let text = std::fs::read_to_string(&args.file).map_err(wrong)?;
     let events: Vec<String> = text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
     let listener = api::bind(args.listen).await?;
     tracing::info!(events = events.len(), "http://{}/stream", listener.local_addr()?);

@@ -25,8 +25,8 @@ pub struct TapArgs {
     names: Vec<String>,
     #[command(flatten)]
     target: TargetArgs,
-    /// Where to begin: `earliest`, `latest` or an offset. Default: latest on a server, earliest in a folder. A transform
-    /// that no sink reads is not stored: on a server it is watched from now on, in a folder computed again
+    /// Where to begin: `earliest`, `latest` or an offset. Default: latest on a server, earliest in a folder.
+    /// A transform that no sink reads is not stored: on a server it is watched from now on, in a folder computed again
     /// (with --pipeline FILE).
     #[arg(long)]
     from: Option<String>,
@@ -169,7 +169,8 @@ async fn computed(
     printer: &mut Printer,
 ) -> Result<()> {
     if args.from.as_deref().is_some_and(|from| from != "earliest") {
-        return Err(Error::config(format!("the rows of `{name}` are not stored: they are computed from the earliest on")));
+        let message = format!("the rows of `{name}` are not stored: they are computed from the earliest on");
+        return Err(Error::config(message));
     }
     let schema = pipeline.relation_schema(name).ok_or_else(|| Error::bug("a transform without a schema"))?;
     let predicate = args.predicate(name, &schema)?;

@@ -1,4 +1,5 @@
-//! `millstream try`: one record through decoder, transforms, tables and sinks, step by step; nothing is written or sent.
+//! `millstream try`: one record through decoder, transforms, tables and sinks, step by step; nothing is written or
+//! sent.
 
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
@@ -7,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use millstream_core::{DeadLetter, Error, RawBatch, Result, ResultExt, Stage, SystemClock};
+use millstream_core::{DeadLetter, Error, RawBatch, Result, Stage, SystemClock};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -109,9 +110,9 @@ async fn entering(args: &TryArgs, pipeline: &Pipeline) -> Result<(Bytes, Enterin
 }
 
 fn read<R: std::io::Read>(opened: std::io::Result<R>, from: &Path) -> Result<Bytes> {
-    let reading = || format!("read {}", from.display());
+    let wrong = |e: std::io::Error| Error::config(format!("{} can't be read: {e}", from.display()));
     let mut bytes = Vec::new();
-    opened.doing(reading)?.take(RECORD_BYTES_MAX + 1).read_to_end(&mut bytes).doing(reading)?;
+    opened.map_err(wrong)?.take(RECORD_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(wrong)?;
     if bytes.len() as u64 > RECORD_BYTES_MAX {
         return Err(Error::config(format!("{} is larger than a record can be", from.display())));
     }

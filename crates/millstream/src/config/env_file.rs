@@ -101,7 +101,8 @@ mod tests {
 
     #[test]
     fn names_values_quotes_comments_and_export_are_read_as_shells_do() {
-        let text = "\u{feff}# first\r\nA=1\r\n\r\nexport B = two words  # a comment\nC='a$b # \"c\" \\n'\nD=\"x\\ny \\\"z\\\" \\$1\" # why\n\
+        let text = "\u{feff}# first\r\nA=1\r\n\r\nexport B = two words  # a comment\n\
+                    C='a$b # \"c\" \\n'\nD=\"x\\ny \\\"z\\\" \\$1\" # why\n\
                     E=\nF=p#q\nG=a=b==\nA=2\n";
         let pairs = of(text);
         let pairs: Vec<(&str, &str)> = pairs.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
@@ -127,7 +128,9 @@ mod tests {
 
     #[test]
     fn an_error_names_the_line_and_never_the_value() {
-        for (text, line) in [("A=1\nsecret", 2), ("1A=secret", 1), ("\nA='secret", 2), ("A='x' secret", 1), ("A B=secret", 1)] {
+        let wrong =
+            [("A=1\nsecret", 2), ("1A=secret", 1), ("\nA='secret", 2), ("A='x' secret", 1), ("A B=secret", 1)];
+        for (text, line) in wrong {
             let said = parse("my.env", text).unwrap_err().to_string();
             assert!(said.contains(&format!("my.env:{line}: ")) && !said.contains("secret"), "{said}");
         }

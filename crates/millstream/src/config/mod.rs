@@ -53,8 +53,8 @@ impl Pipeline {
         Self::load_with(path, &[], env, &|_| Ok(()))
     }
 
-    /// As [`Pipeline::load`], with values of the command line. `-` is standard input; paths in it start from the working
-    /// directory. `fetch` is called with each model before it is checked, and may download it.
+    /// As [`Pipeline::load`], with values of the command line. `-` is standard input; paths in it start from the
+    /// working directory. `fetch` is called with each model before it is checked, and may download it.
     ///
     /// # Errors
     /// As [`Pipeline::load`].
@@ -78,7 +78,7 @@ impl Pipeline {
         };
         let bytes = read(path).map_err(describe)?;
         if bytes.len() as u64 > FILE_BYTES_MAX {
-            let message = format!("there are more than {FILE_BYTES_MAX} bytes, which is more than a pipeline file can have");
+            let message = format!("it has more than the {FILE_BYTES_MAX} bytes that a pipeline file can have");
             return Err(unreadable(message, None));
         }
         let text = String::from_utf8(bytes).map_err(|e| {

@@ -1,7 +1,7 @@
 //! Values that the command line puts into a pipeline file (`--set sinks.queue.url=…`).
 //!
-//! What was typed is appended to the text of the file, a line each, so that everything behind (variables, positions in SQL,
-//! secrets in excerpts) works on it as on the file; [`Extended`] knows which lines those are.
+//! What was typed is appended to the text of the file, a line each, so that everything behind (variables, positions in
+//! SQL, secrets in excerpts) works on it as on the file; [`Extended`] knows which lines those are.
 
 use std::str::FromStr;
 
@@ -26,8 +26,8 @@ pub struct Setting {
 impl FromStr for Setting {
     type Err = String;
 
-    /// Reads `PATH=VALUE`. Steps of the path are told apart by dots; `urls[1]` is an item of a list, and a step with dots
-    /// in it stands in double quotes.
+    /// Reads `PATH=VALUE`. Steps of the path are told apart by dots; `urls[1]` is an item of a list, and a step with
+    /// dots in it stands in double quotes.
     fn from_str(typed: &str) -> Result<Self, String> {
         let mut steps = vec![String::new()];
         let (mut in_quotes, mut end) = (false, None);
@@ -45,7 +45,7 @@ impl FromStr for Setting {
             }
         }
         let Some(end) = end else {
-            return Err("write PATH=VALUE, such as `sinks.queue.url=amqp://broker` or `sources.wire.partitions=2`".into());
+            return Err("write PATH=VALUE, such as `sinks.queue.url=amqp://broker`".into());
         };
         if steps.iter().any(String::is_empty) {
             return Err("a step of the path is empty: write it as in `sinks.queue.url=amqp://broker`".into());
@@ -110,7 +110,8 @@ impl<'a> Extended<'a> {
             return node;
         }
         let place = Place { at: lines.position(from), bytes: from..from + typed.len() };
-        let scalar = Scalar { value: plain_value(typed), typed: typed.to_owned(), style: Style::Plain, interpolated: None };
+        let value = plain_value(typed);
+        let scalar = Scalar { value, typed: typed.to_owned(), style: Style::Plain, interpolated: None };
         Node { content: Content::Scalar(scalar), place }
     }
 
@@ -179,7 +180,9 @@ fn enter<'n>(node: &'n mut Node, above: &[String], step: &String, path: &Place) 
             let found = entries.iter().position(|entry| entry.key == *step);
             let index = match found {
                 Some(index) => index,
-                None if above.is_empty() && !sections().contains(&step.as_str()) => return Err(unknown_section(step, path)),
+                None if above.is_empty() && !sections().contains(&step.as_str()) => {
+                    return Err(unknown_section(step, path));
+                }
                 None if above.len() == 1 && NAMED.contains(&above[0].as_str()) => {
                     let known: Vec<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
                     let help = suggestion(step, "there is", &known);
@@ -205,7 +208,8 @@ fn open<'n>(node: &'n mut Node, at: &[String], path: &Place) -> Result<&'n mut N
     if matches!(node.content, Content::Scalar(_)) {
         let at = at.join(".");
         let help = format!("set all of it: --set '{at}={{…}}'");
-        return Err(Problem::error(path, format!("`{at}` is a single value in the file, there is nothing in it to set"), Some(help)));
+        let message = format!("`{at}` is a single value in the file, there is nothing in it to set");
+        return Err(Problem::error(path, message, Some(help)));
     }
     Ok(node)
 }

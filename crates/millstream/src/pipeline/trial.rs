@@ -1,5 +1,5 @@
-//! What a pipeline would make of a few records: everything that [`super::task`] and [`super::deliver`] do, without a data
-//! folder and without a connection. Tables begin empty, in a folder that is gone afterwards.
+//! What a pipeline would make of a few records: everything that [`super::task`] and [`super::deliver`] do, without a
+//! data folder and without a connection. Tables begin empty, in a folder that is gone afterwards.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -195,11 +195,14 @@ impl<'a> Trial<'a> {
 
     /// A dead letter's row in front of the component that refused it.
     fn in_front(&self, letter: &DeadLetter) -> Result<(Arc<str>, StreamBatch)> {
-        let entry = self.plan.stages.iter().find_map(|stage| Some((stage.input.clone(), stage.entry(&letter.component)?)));
+        let mut stages = self.plan.stages.iter();
+        let entry = stages.find_map(|stage| Some((stage.input.clone(), stage.entry(&letter.component)?)));
         let Some((stream, entry)) = entry.filter(|_| letter.stage != Stage::Deliver) else {
             let name = &letter.component;
             return Err(Error::config(match letter.stage {
-                Stage::Deliver => format!("sink `{name}` could not deliver that record: nothing is sent here, so nothing can be tried"),
+                Stage::Deliver => {
+                    format!("that record failed on its way out of sink `{name}`, and nothing is sent here to try it")
+                }
                 _ => format!("the pipeline has no `{name}`, where that record failed"),
             }));
         };

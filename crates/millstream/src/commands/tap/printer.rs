@@ -131,15 +131,18 @@ impl Printer {
     }
 
     fn columns_of(&self, value: &Value) -> Vec<String> {
-        let first = if self.several { vec!["name", "partition", "offset", "record"] } else { vec!["partition", "offset"] };
+        let first: &[&str] =
+            if self.several { &["name", "partition", "offset", "record"] } else { &["partition", "offset"] };
         let fields = value["record"].as_object().filter(|_| !self.several);
         let fields = fields.into_iter().flat_map(|record| record.keys().cloned());
-        first.into_iter().map(str::to_owned).chain(fields).collect()
+        first.iter().map(|name| (*name).to_owned()).chain(fields).collect()
     }
 
     fn cells(&self, value: &Value) -> Vec<String> {
         let places = if self.several { 4 } else { 2 };
-        let cell = |(at, column): (usize, &String)| text(if at < places { &value[column] } else { &value["record"][column] });
+        let cell = |(at, column): (usize, &String)| {
+            text(if at < places { &value[column] } else { &value["record"][column] })
+        };
         self.columns.iter().enumerate().map(cell).collect()
     }
 
@@ -221,7 +224,12 @@ mod tests {
             printed(TapFormat::Csv, false, LINES),
             "partition,offset,id,text,tags\n0,1,7,\"x, \"\"y\"\"\",\"[\"\"p\"\"]\"\n1,20,8,,[]\n"
         );
-        let table = "partition  offset  id  text    tags\n0          1       7   x, \"y\"  [\"p\"]\n1          20      8           []\n";
+        let table = [
+            "partition  offset  id  text    tags\n",
+            "0          1       7   x, \"y\"  [\"p\"]\n",
+            "1          20      8           []\n",
+        ]
+        .concat();
         assert_eq!(printed(TapFormat::Table, false, LINES), table);
         let csv = printed(TapFormat::Csv, true, LINES);
         assert!(csv.starts_with("name,partition,offset,record\na,0,1,\"{\"\"id\"\":7,"), "{csv}");
