@@ -42,9 +42,7 @@ fn typed(place: &Place, commands: &[String], env: &[(&str, String)]) -> String {
 
 /// The command again and again, until it prints `wanted`.
 fn until(command: &str, wanted: &str) -> String {
-    format!(
-        "n=0; until {command} 2>/dev/null | grep {wanted}; do n=$((n+1)); test $n -lt 300; sleep 0.2; done"
-    )
+    format!("n=0; until {command} 2>/dev/null | grep {wanted}; do n=$((n+1)); test $n -lt 300; sleep 0.2; done")
 }
 
 #[test]

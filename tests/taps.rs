@@ -5,8 +5,8 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::support::process::eventually;
 use crate::support::http::{get, post};
+use crate::support::process::eventually;
 use crate::support::{Place, Server, json_lines};
 
 const PIPELINE: &str = "\
@@ -58,10 +58,8 @@ fn a_transform_that_no_sink_reads_is_watched_while_it_runs() {
         assert_eq!(record["twice"].as_i64(), record["id"].as_i64().map(|id| 2 * id));
         assert!(record["id"].as_i64() >= Some(1000), "from now on: {line}");
         // The place is that of the record that it came from.
-        let sql = format!(
-            "SELECT id FROM wire WHERE _partition = {} AND _offset = {}",
-            line["partition"], line["offset"]
-        );
+        let sql =
+            format!("SELECT id FROM wire WHERE _partition = {} AND _offset = {}", line["partition"], line["offset"]);
         let rows = json_lines(&place.stdout(&["query", &sql, "--data-dir", "data", "--format", "json"]));
         let id = if rows[0].is_array() { &rows[0][0]["id"] } else { &rows[0]["id"] };
         assert_eq!(id, &record["id"]);

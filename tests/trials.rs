@@ -69,8 +69,7 @@ fn step<'a>(steps: &'a [Value], name: &str) -> &'a Value {
 fn a_record_is_shown_through_decoder_sql_model_table_and_sink() {
     let place = place();
     let record = r#"{"id": 4, "headline": "Shares soar to a record"}"#;
-    let printed =
-        place.stdout(&["try", "pipeline.yaml", "--source", "wire", "--record", record, "--format", "jsonl"]);
+    let printed = place.stdout(&["try", "pipeline.yaml", "--source", "wire", "--record", record, "--format", "jsonl"]);
     let steps = steps(&printed);
     assert_eq!(step(&steps, "wire")["out"], json!([{ "id": 4, "headline": "Shares soar to a record" }]));
     assert_eq!(step(&steps, "ratio")["out"][0]["ratio"], 25);

@@ -67,7 +67,8 @@ pub async fn tap(
         return Err(ApiError::bad_request(format!("name 1 to {NAMES_MAX} streams or transforms")));
     }
     let follow = query.follow.unwrap_or(true);
-    let origins = names.iter().map(|name| origin(&state.running, name, &query, follow)).collect::<Result<Vec<_>, _>>()?;
+    let origins =
+        names.iter().map(|name| origin(&state.running, name, &query, follow)).collect::<Result<Vec<_>, _>>()?;
     let filters = origins.iter().map(|o| o.filter(query.condition.as_deref())).collect::<Result<Vec<_>, _>>()?;
     let (lines, body) = mpsc::channel::<Result<Bytes>>(16);
     let left = Arc::new(Left::new(query.limit.unwrap_or(u64::MAX)));

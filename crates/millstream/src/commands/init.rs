@@ -72,11 +72,9 @@ impl Template {
                     .into(),
                 query("SELECT * FROM newest"),
             ],
-            Self::News => vec![
-                validate,
-                read_all,
-                query("SELECT sentiment.label AS label, count(*) AS n FROM news GROUP BY 1"),
-            ],
+            Self::News => {
+                vec![validate, read_all, query("SELECT sentiment.label AS label, count(*) AS n FROM news GROUP BY 1")]
+            }
             Self::NewsArchive => vec![validate, read_all, format!("{millstream} dlq list --pipeline {file}")],
             Self::CatsVsDogs => vec![
                 validate,

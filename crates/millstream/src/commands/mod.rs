@@ -30,8 +30,8 @@ use millstream_core::{Error, Result};
 use millstream_models::ModelConfig;
 
 use crate::config::checked::Pipeline;
-use pipeline_file::Given;
 use crate::pipeline::data_dir::{DEFAULT_ROOT, default_folder};
+use pipeline_file::Given;
 
 /// Puts a model in the stream: live feeds in; validated, transformed by SQL and enriched by models in process; kept in
 /// tables that can be queried; every change published onward.

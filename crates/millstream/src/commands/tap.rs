@@ -122,8 +122,10 @@ fn not_stored(opened: &AtRest, pipeline: Option<&Pipeline>, name: &str) -> Strin
     known.sort_unstable();
     known.dedup();
     let hint = match pipeline {
-        None => ". A transform is stored only where a sink reads it: any other is computed again from its source's \
-                 records with --pipeline FILE",
+        None => {
+            ". A transform is stored only where a sink reads it: any other is computed again from its source's \
+                 records with --pipeline FILE"
+        }
         Some(_) => "",
     };
     format!("{}{hint}", unknown(name, &known))

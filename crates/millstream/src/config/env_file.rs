@@ -120,16 +120,15 @@ mod tests {
 
     #[test]
     fn a_value_in_quotes_goes_over_lines() {
-        assert_eq!(of("KEY='-----BEGIN\nabc\n-----END'\nB=1"), [
-            ("B".to_owned(), "1".to_owned()),
-            ("KEY".to_owned(), "-----BEGIN\nabc\n-----END".to_owned()),
-        ]);
+        assert_eq!(
+            of("KEY='-----BEGIN\nabc\n-----END'\nB=1"),
+            [("B".to_owned(), "1".to_owned()), ("KEY".to_owned(), "-----BEGIN\nabc\n-----END".to_owned()),]
+        );
     }
 
     #[test]
     fn an_error_names_the_line_and_never_the_value() {
-        let wrong =
-            [("A=1\nsecret", 2), ("1A=secret", 1), ("\nA='secret", 2), ("A='x' secret", 1), ("A B=secret", 1)];
+        let wrong = [("A=1\nsecret", 2), ("1A=secret", 1), ("\nA='secret", 2), ("A='x' secret", 1), ("A B=secret", 1)];
         for (text, line) in wrong {
             let said = parse("my.env", text).unwrap_err().to_string();
             assert!(said.contains(&format!("my.env:{line}: ")) && !said.contains("secret"), "{said}");

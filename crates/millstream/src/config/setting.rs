@@ -233,4 +233,3 @@ fn unknown_section(step: &str, path: &Place) -> Problem {
     let help = suggestion(step, "a path begins with one of", &sections());
     Problem::error(path, format!("a pipeline file has no `{step}`"), help)
 }
-

@@ -64,8 +64,7 @@ async fn stage_rows(pipeline: &Pipeline, stage: StagePlan, opened: &AtRest, visi
     let models = ModelSet::open(&without_caches(pipeline), &alone, folder.path(), &clock, &health).await?;
     let stage = Arc::new(stage);
     let metrics = Arc::new(Metrics::default());
-    let mut graph =
-        Graph::new(stage.clone(), &models, pipeline.version.clone(), metrics, &CancellationToken::new())?;
+    let mut graph = Graph::new(stage.clone(), &models, pipeline.version.clone(), metrics, &CancellationToken::new())?;
     let log = opened.log(&stage.input)?;
     for partition in 0..log.partitions() {
         let mut reader = log.reader(partition, log.start_offset(partition))?;

@@ -140,9 +140,8 @@ impl Printer {
 
     fn cells(&self, value: &Value) -> Vec<String> {
         let places = if self.several { 4 } else { 2 };
-        let cell = |(at, column): (usize, &String)| {
-            text(if at < places { &value[column] } else { &value["record"][column] })
-        };
+        let cell =
+            |(at, column): (usize, &String)| text(if at < places { &value[column] } else { &value["record"][column] });
         self.columns.iter().enumerate().map(cell).collect()
     }
 
