@@ -191,7 +191,7 @@ fn a_flipped_byte_in_the_state_never_gives_a_wrong_row() {
         damaged[bytes.len() / 2] ^= 0x10;
         std::fs::write(&file, &damaged).unwrap();
         let query =
-            place.output(&["query", "SELECT * FROM items ORDER BY id", "--data-dir", "data", "--format", "json"]);
+            place.output(&["query", "SELECT * FROM items ORDER BY id", "--data-dir", "data", "--format", "jsonl"]);
         if query.status.success() {
             let rows = crate::support::json_lines(&String::from_utf8(query.stdout).unwrap());
             assert!(rows == whole, "{}: {} rows where {} were", file.display(), rows.len(), whole.len());

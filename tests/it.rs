@@ -20,6 +20,7 @@ mod golden;
 mod guide;
 mod model_commands;
 mod models;
+mod output;
 mod reload;
 mod serve;
 mod settings;

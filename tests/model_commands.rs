@@ -81,7 +81,7 @@ fn eval_takes_other_columns_and_other_names_for_labels() {
 #[test]
 fn list_names_built_ins_and_the_models_of_a_pipeline_without_their_secrets() {
     let place = Place::new(PIPELINE);
-    let built_in = json_lines(&place.stdout(&["models", "list", "--format", "json"]));
+    let built_in = json_lines(&place.stdout(&["models", "list", "--format", "jsonl"]));
     let sources: Vec<_> = built_in.iter().map(|model| model["source"].as_str().unwrap()).collect();
     assert!(sources.contains(&"builtin:headline-sentiment") && sources.contains(&LINEAR), "{sources:?}");
     for model in &built_in {

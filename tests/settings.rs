@@ -62,6 +62,8 @@ fn what_is_wrong_with_a_value_names_the_option_and_what_was_meant() {
         ("sinks.queue.exchange_typ=x", &["--set sinks.queue.exchange_typ: ", "did you mean `exchange_type`?"]),
         ("sinkz.queue.url=x", &["--set sinkz.queue.url: a pipeline file has no `sinkz`", "did you mean `sinks`?"]),
         ("sources.wire.partitions=many", &["--set sources.wire.partitions: ", "many"]),
+        ("sources.wire.path=7", &["--set sources.wire.path: ", "two kinds of quotes: --set 'sources.wire.path="]),
+        ("sinks.out.folder={id}", &["--set sinks.out.folder: ", "two kinds of quotes"]),
         ("sources.wire.path.deep=x", &["--set sources.wire.path.deep: `sources.wire.path` is a single value"]),
         ("transforms.short.sql=SELECT nothing FROM wire", &["--set transforms.short.sql: ", "nothing"]),
         ("sinks.queue.queues[1].name=x", &["--set sinks.queue.queues[1].name: "]),

@@ -60,9 +60,8 @@ fn a_transform_that_no_sink_reads_is_watched_while_it_runs() {
         // The place is that of the record that it came from.
         let sql =
             format!("SELECT id FROM wire WHERE _partition = {} AND _offset = {}", line["partition"], line["offset"]);
-        let rows = json_lines(&place.stdout(&["query", &sql, "--data-dir", "data", "--format", "json"]));
-        let id = if rows[0].is_array() { &rows[0][0]["id"] } else { &rows[0]["id"] };
-        assert_eq!(id, &record["id"]);
+        let rows = json_lines(&place.stdout(&["query", &sql, "--data-dir", "data", "--format", "jsonl"]));
+        assert_eq!(rows[0]["id"], record["id"]);
     }
     server.terminate();
     assert!(server.wait().success(), "{}", server.log());

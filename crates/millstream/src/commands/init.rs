@@ -1,6 +1,5 @@
 //! `millstream init`.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -102,10 +101,10 @@ impl Template {
 pub fn run(args: &InitArgs) -> Result<()> {
     let folder = args.folder.clone().unwrap_or_else(|| args.template.name().into());
     write(args.template, &folder)?;
-    let mut said = format!("wrote {}. Next:\n\n", folder.display());
-    args.template.next(&folder).iter().for_each(|command| said.push_str(&format!("  {command}\n")));
-    args.template.remark().iter().for_each(|remark| said.push_str(&format!("\n{remark}\n")));
-    crate::render::unless_closed(std::io::stdout().write_all(said.as_bytes()).map_err(Error::from))
+    crate::outln!("wrote {}. Next:\n", folder.display());
+    args.template.next(&folder).iter().for_each(|command| crate::outln!("  {command}"));
+    args.template.remark().iter().for_each(|remark| crate::outln!("\n{remark}"));
+    Ok(())
 }
 
 /// Writes the files of a template; none of them may be there already.

@@ -31,6 +31,7 @@ use millstream_models::ModelConfig;
 
 use crate::config::checked::Pipeline;
 use crate::pipeline::data_dir::{DEFAULT_ROOT, default_folder};
+use crate::render::Format;
 use pipeline_file::Given;
 
 /// Puts a model in the stream: live feeds in; validated, transformed by SQL and enriched by models in process; kept in
@@ -149,11 +150,11 @@ fn load_given(path: &Path, given: &Given) -> std::result::Result<Arc<Pipeline>, 
     let variables = given.variables()?;
     match Pipeline::load_with(path, given.settings(), &|name| variables.get(name), &fetch) {
         Ok(pipeline) => {
-            pipeline.warnings.iter().for_each(|w| eprintln!("{w}"));
+            pipeline.warnings.iter().for_each(|w| crate::errln!("{w}"));
             Ok(Arc::new(pipeline))
         }
         Err(diagnostics) => {
-            eprintln!("{diagnostics}");
+            crate::errln!("{diagnostics}");
             Err(Failed::Said(2))
         }
     }
@@ -188,6 +189,16 @@ fn data_folder(named: Option<PathBuf>, pipeline: &Pipeline) -> Result<PathBuf> {
 
 fn print_json(value: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Error::bug(e.to_string()))?;
-    println!("{text}");
+    crate::outln!("{text}");
+    Ok(())
+}
+
+/// One object, over several lines or (`jsonl`) on one.
+fn print_object(value: &impl serde::Serialize, format: Format) -> Result<()> {
+    if format != Format::Jsonl {
+        return print_json(value);
+    }
+    let text = serde_json::to_string(value).map_err(|e| Error::bug(e.to_string()))?;
+    crate::outln!("{text}");
     Ok(())
 }

@@ -70,9 +70,9 @@ pub async fn run(args: ReplayArgs, log: LogFormat) -> std::result::Result<(), Fa
                 .filter(|r| r.holds_back && running.pipeline.source(&r.stream).is_some())
                 .flat_map(|r| (0..r.partitions()).map(|p| r.offset(p)))
                 .sum();
-            println!("replayed; sources' logs are done up to {read} records in all");
+            crate::outln!("replayed; sources' logs are done up to {read} records in all");
             if let Some(table) = args.into.as_ref().or(args.table.as_ref()) {
-                println!(
+                crate::outln!(
                     "query it: millstream query 'SELECT * FROM {table} LIMIT 10' --data-dir {}",
                     data_dir.display()
                 );
@@ -80,7 +80,7 @@ pub async fn run(args: ReplayArgs, log: LogFormat) -> std::result::Result<(), Fa
             allowed
         }
         Outcome::Stopped => {
-            println!("stopped before the end; `millstream run` or another replay goes on from here");
+            crate::outln!("stopped before the end; `millstream run` or another replay goes on from here");
             Err(Failed::Said(1))
         }
     }

@@ -54,7 +54,7 @@ impl FailOn {
     pub fn report(&self, summary: &Summary, outcome: Outcome, log: LogFormat) -> Result<(), Failed> {
         match log {
             LogFormat::Json => summary.log(),
-            LogFormat::Text => eprintln!("{summary}"),
+            LogFormat::Text => crate::errln!("{summary}"),
         }
         let Summary { read, dead_letters, .. } = summary;
         let lost = match dead_letters {
@@ -88,9 +88,9 @@ impl FailOn {
 /// The server's options.
 #[derive(Debug, Args)]
 pub struct ServerArgs {
-    /// Address of the server; port 0 takes a free one.
+    /// Address and port of the server: an IP address or a name (`localhost:8080`); port 0 takes a free one.
     #[arg(long, env = "MILLSTREAM_LISTEN", default_value = "127.0.0.1:8080")]
-    pub listen: SocketAddr,
+    pub listen: String,
     /// Ask clients for this bearer token (everything but health). Better set by environment than on the command line.
     #[arg(long, env = "MILLSTREAM_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
@@ -116,7 +116,7 @@ pub async fn run(args: RunArgs, log: LogFormat) -> Result<(), Failed> {
         replay: None,
     };
     // Before anything is opened: a taken port is the commonest mistake.
-    let listener = api::bind(args.server.listen).await?;
+    let listener = api::bind(&args.server.listen).await?;
     let address = listener.local_addr()?;
     let supervisor = Running::start(pipeline.clone(), options, Arc::new(SystemClock)).await?;
     let stop_server = CancellationToken::new();

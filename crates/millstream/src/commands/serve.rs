@@ -46,7 +46,7 @@ pub async fn run(args: ServeArgs) -> std::result::Result<(), Failed> {
         wait_max: args.max_wait.0,
         answer_max: args.timeout.0,
     };
-    let listener = api::bind(args.server.listen).await?;
+    let listener = api::bind(&args.server.listen).await?;
     let address = listener.local_addr()?;
     let token = args.server.checked_token(address);
     let inference = Inference::loading(limits);

@@ -1,7 +1,6 @@
 //! `millstream sse`: the lines of a file as a stream of events, to try a source of type `http_stream` with.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +27,7 @@ pub struct SseArgs {
     file: PathBuf,
     /// Where to listen; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8099")]
-    listen: SocketAddr,
+    listen: String,
     /// Pause between events.
     #[arg(long, default_value = "200ms", value_parser = HumanDuration::parse)]
     pause: HumanDuration,
@@ -49,7 +48,7 @@ pub async fn run(args: SseArgs) -> Result<()> {
     let wrong = |e: std::io::Error| Error::config(format!("{} can't be read: {e}", args.file.display()));
     let text = std::fs::read_to_string(&args.file).map_err(wrong)?;
     let events: Vec<String> = text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
-    let listener = api::bind(args.listen).await?;
+    let listener = api::bind(&args.listen).await?;
     tracing::info!(events = events.len(), "http://{}/stream", listener.local_addr()?);
     let feed = Feed { events, pause: args.pause.0, hang_up_after: args.hang_up_after };
     let app = axum::Router::new().fallback(serve).with_state(Arc::new(feed));

@@ -2,7 +2,7 @@
 //! sent.
 
 use std::fmt::Write as _;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,7 +22,6 @@ use crate::config::is_stdin;
 use crate::pipeline::dead_letters::{Filter, scan};
 use crate::pipeline::relations::AtRest;
 use crate::pipeline::trial::{Entering, Step, StepKind, Trial};
-use crate::render::unless_closed;
 
 /// A larger input is no record.
 const RECORD_BYTES_MAX: u64 = 64 << 20;
@@ -76,10 +75,10 @@ pub async fn run(args: TryArgs) -> std::result::Result<(), Failed> {
     let failed = steps.iter().any(|step| !step.failures.is_empty());
     let text = match args.format {
         Format::Text => text(&bytes, &steps),
-        Format::Json => format!("{}\n", json!(steps)),
-        Format::Jsonl => steps.iter().map(|step| format!("{}\n", json!(step))).collect(),
+        Format::Json => json!(steps).to_string(),
+        Format::Jsonl => steps.iter().map(|step| json!(step).to_string()).collect::<Vec<_>>().join("\n"),
     };
-    unless_closed(std::io::stdout().write_all(text.as_bytes()).map_err(Error::from))?;
+    crate::outln!("{}", text.trim_end());
     if failed { Err(Failed::Said(1)) } else { Ok(()) }
 }
 

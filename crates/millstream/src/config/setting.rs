@@ -57,7 +57,18 @@ impl FromStr for Setting {
 impl Setting {
     /// What a message calls the place: the option without its value, which may be a secret.
     fn shown(&self) -> String {
-        format!("--set {}", &self.typed[..self.value - 1])
+        format!("--set {}", self.path())
+    }
+
+    fn path(&self) -> &str {
+        &self.typed[..self.value - 1]
+    }
+
+    /// How a value that looks like a number, a list or a map is written as text: the shell takes the outer quotes.
+    fn quoting(&self) -> Option<String> {
+        let typed = &self.typed[self.value..];
+        let is_other = !plain_value(typed).is_string() || typed.starts_with(['{', '[']);
+        is_other.then(|| format!("as text it is written in two kinds of quotes: --set '{}=\"…\"'", self.path()))
     }
 }
 
@@ -120,6 +131,7 @@ impl<'a> Extended<'a> {
         for diagnostic in &mut diagnostics.0 {
             let of = self.settings.iter().zip(&self.begins).rev().find(|(_, (_, line))| *line <= diagnostic.line);
             if let Some((setting, (_, line))) = of {
+                diagnostic.help = diagnostic.help.take().or_else(|| setting.quoting());
                 diagnostic.of_option(setting.shown(), diagnostic.line - line + 1);
             }
         }

@@ -189,10 +189,8 @@ pub fn default_folder(root: &Path, name: &str) -> Result<PathBuf> {
 /// The data folders in `root`, and `root` itself where it is one, by the name of their pipelines.
 pub fn found_in(root: &Path) -> Vec<(String, PathBuf)> {
     let below = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut found: Vec<(String, PathBuf)> = std::iter::once(root.to_owned())
-        .chain(below)
-        .filter_map(|folder| Some((owner(&folder)?, folder)))
-        .collect();
+    let mut found: Vec<(String, PathBuf)> =
+        std::iter::once(root.to_owned()).chain(below).filter_map(|folder| Some((owner(&folder)?, folder))).collect();
     found.sort();
     found
 }

@@ -28,10 +28,10 @@ use super::models::ModelSet;
 use super::plan::{Plan, StagePlan, StreamPlan};
 use super::progress::Progress;
 use super::push::Push;
-use super::streams::{Stream, Streams};
 use super::replay::Replay;
-use super::watch::Watchers;
+use super::streams::{Stream, Streams};
 use super::task::{Opening, Role, Task, TaskContext};
+use super::watch::Watchers;
 use super::{dead_letters, outputs, preflight, replay};
 use crate::config::checked::{Pipeline, SinkSpec, Start};
 use crate::metrics::Metrics;
@@ -372,6 +372,28 @@ pub async fn redrive_at_rest(
     Ok(done)
 }
 
+/// Discards dead letters of a data folder at rest; how many.
+pub async fn discard_at_rest(
+    folder: &std::path::Path,
+    filter: &dead_letters::Filter,
+    clock: Arc<dyn Clock>,
+) -> Result<usize> {
+    let opened = super::relations::AtRest::open(folder)?;
+    // Nobody else writes there while this is open.
+    let data_dir = DataDir::open(folder, &opened.dir.pipeline()?)?;
+    let mut logs = Vec::new();
+    for stream in &opened.catalog.streams {
+        let options = LogOptions::new(opened.log(&stream.name)?.partitions());
+        let path = data_dir.log(&stream.name);
+        logs.push(StreamLog::open(Arc::new(RealDisk), &path, &stream.name, options, clock.clone())?);
+    }
+    let discarded = dead_letters::discard(&logs, &opened.schemas, filter).await?;
+    for log in &logs {
+        log.close().await?;
+    }
+    Ok(discarded)
+}
+
 async fn join_all(set: &mut JoinSet<Result<()>>) -> Result<()> {
     let mut first = Ok(());
     while let Some(ended) = set.join_next().await {
@@ -510,9 +532,7 @@ async fn open_sinks(
         // A version that did not list sinks began all of them with the oldest record.
         let start = if are_known { spec.start } else { Start::Earliest };
         let spec = Arc::new(SinkSpec { start, ..spec.clone() });
-        sinks.push(
-            Deliver::open(context.clone(), spec, sink, positions, checkpoint, wishes.clone()).await?,
-        );
+        sinks.push(Deliver::open(context.clone(), spec, sink, positions, checkpoint, wishes.clone()).await?);
     }
     Ok(sinks)
 }

@@ -8,10 +8,10 @@ use millstream_models::bench::{BenchOptions, BenchReport, bench, sample_texts};
 use millstream_models::read_texts;
 use serde_json::{Value, json};
 
-use super::{ModelArgs, print_rows};
+use super::ModelArgs;
 use crate::commands::progress::Progress;
-use crate::commands::{Failed, print_json};
-use crate::render::{Format, text_table};
+use crate::commands::{Failed, print_object};
+use crate::render::{Format, print_values, text_table};
 
 /// Texts where no file is given.
 const SAMPLE_TEXTS: usize = 512;
@@ -64,22 +64,22 @@ pub async fn run(args: BenchArgs) -> std::result::Result<(), Failed> {
 
 fn print(report: &BenchReport, format: Format) -> millstream_core::Result<()> {
     match format {
-        Format::Json => return print_json(report),
-        Format::Csv => print_rows(&["metric", "batch", "value"], &facts(report), Format::Csv),
+        Format::Json | Format::Jsonl => return print_object(report, format),
+        Format::Csv => print_values(&["metric", "batch", "value"], &facts(report), Format::Csv)?,
         Format::Table => {
-            println!("{} {}, {} texts", report.model, report.digest, report.texts);
+            crate::outln!("{} {}, {} texts", report.model, report.digest, report.texts);
             let figure = |n: Option<f64>| n.map_or("-".into(), |n| format!("{n:.1}"));
             let rows = report.batches.iter().map(|b| {
                 vec![b.batch.to_string(), figure(b.sequences_per_second), figure(Some(b.queue_sequences_per_second))]
             });
-            println!("{}", text_table(&["batch", "texts/s, by itself", "texts/s, through the queue"], rows));
+            crate::outln!("{}", text_table(&["batch", "texts/s, by itself", "texts/s, through the queue"], rows));
             let queue = report.queue_latency_ms;
             if let Some(latency) = report.latency_ms {
-                println!("one text, by itself:         p50 {:.3} ms, p99 {:.3} ms", latency.p50, latency.p99);
+                crate::outln!("one text, by itself:         p50 {:.3} ms, p99 {:.3} ms", latency.p50, latency.p99);
             }
-            println!("one text, through the queue: p50 {:.3} ms, p99 {:.3} ms", queue.p50, queue.p99);
+            crate::outln!("one text, through the queue: p50 {:.3} ms, p99 {:.3} ms", queue.p50, queue.p99);
             if let Some(bytes) = report.peak_memory_bytes {
-                println!("peak memory of the process:  {} MiB", bytes >> 20);
+                crate::outln!("peak memory of the process:  {} MiB", bytes >> 20);
             }
         }
     }

@@ -9,10 +9,10 @@ use millstream_core::{Error, Result};
 use millstream_models::{EvalReport, EvalRow, Task, evaluate_with_progress};
 use serde_json::{Value, json};
 
-use super::{ModelArgs, print_rows};
+use super::ModelArgs;
 use crate::commands::progress::Progress;
-use crate::commands::{Failed, print_json};
-use crate::render::{Format, text_table};
+use crate::commands::{Failed, print_object};
+use crate::render::{Format, print_values, text_table};
 
 #[derive(Debug, Args)]
 pub struct EvalArgs {
@@ -56,8 +56,8 @@ pub async fn run(args: EvalArgs) -> std::result::Result<(), Failed> {
     drop(progress);
     let report = report.map_err(|e| e.context(format!("evaluate on {}", args.input.display())))?;
     match args.format {
-        Format::Json => print_json(&report)?,
-        Format::Csv => print_rows(&["metric", "label", "predicted", "value"], &facts(&report), Format::Csv),
+        Format::Json | Format::Jsonl => print_object(&report, args.format)?,
+        Format::Csv => print_values(&["metric", "label", "predicted", "value"], &facts(&report), Format::Csv)?,
         Format::Table => print_tables(&report),
     }
     Ok(())
@@ -103,24 +103,27 @@ fn facts(report: &EvalReport) -> Vec<Vec<Value>> {
 }
 
 fn print_tables(report: &EvalReport) {
-    println!("{} {}", report.model, report.digest);
-    println!(
+    crate::outln!("{} {}", report.model, report.digest);
+    crate::outln!(
         "{} rows in {:.3} s: accuracy {:.4}, macro-F1 {:.4}",
-        report.n, report.seconds, report.accuracy, report.macro_f1
+        report.n,
+        report.seconds,
+        report.accuracy,
+        report.macro_f1
     );
     if let Some(failure) = &report.first_failure {
-        println!("{} rows failed and count as wrong; the first: {failure}", report.failed);
+        crate::outln!("{} rows failed and count as wrong; the first: {failure}", report.failed);
     }
     let share = |value: f64| format!("{value:.4}");
     let classes = report
         .per_class
         .iter()
         .map(|c| vec![c.label.to_string(), c.support.to_string(), share(c.precision), share(c.recall), share(c.f1)]);
-    println!("{}", text_table(&["label", "rows", "precision", "recall", "F1"], classes));
+    crate::outln!("{}", text_table(&["label", "rows", "precision", "recall", "F1"], classes));
     let mut header = vec!["is, is called"];
     header.extend(report.per_class.iter().map(|c| &*c.label));
     let rows = report.per_class.iter().zip(&report.confusion);
     let rows =
         rows.map(|(c, counts)| [c.label.to_string()].into_iter().chain(counts.iter().map(usize::to_string)).collect());
-    println!("{}", text_table(&header, rows));
+    crate::outln!("{}", text_table(&header, rows));
 }

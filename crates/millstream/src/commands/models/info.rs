@@ -10,9 +10,9 @@ use millstream_models::source::Source;
 use millstream_models::text_model::Computing;
 use serde_json::{Value, json};
 
-use super::{Chosen, ModelArgs, print_rows};
-use crate::commands::{Failed, print_json};
-use crate::render::Format;
+use super::{Chosen, ModelArgs};
+use crate::commands::{Failed, print_object};
+use crate::render::{Format, print_values};
 
 #[derive(Debug, Args)]
 pub struct InfoArgs {
@@ -26,9 +26,9 @@ pub struct InfoArgs {
 pub fn run(args: &InfoArgs) -> std::result::Result<(), Failed> {
     let chosen = args.model.resolve_local()?;
     let facts = facts(&chosen)?;
-    if args.format == Format::Json {
+    if matches!(args.format, Format::Json | Format::Jsonl) {
         let object: serde_json::Map<String, Value> = facts.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
-        return Ok(print_json(&object)?);
+        return Ok(print_object(&object, args.format)?);
     }
     let row = |(key, value): (&str, Value)| match value {
         Value::Null => None,
@@ -39,7 +39,7 @@ pub fn run(args: &InfoArgs) -> std::result::Result<(), Failed> {
         }
         value => Some(vec![key.into(), value]),
     };
-    print_rows(&["key", "value"], &facts.into_iter().filter_map(row).collect::<Vec<_>>(), args.format);
+    print_values(&["key", "value"], &facts.into_iter().filter_map(row).collect::<Vec<_>>(), args.format)?;
     Ok(())
 }
 

@@ -8,10 +8,9 @@ use millstream_models::{ModelConfig, Task, builtins};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::print_rows;
 use crate::commands::target::Server;
 use crate::commands::{Failed, load};
-use crate::render::Format;
+use crate::render::{Format, print_values};
 
 const COLUMNS: [&str; 7] = ["name", "source", "task", "labels", "dimensions", "digest", "bytes"];
 
@@ -36,7 +35,7 @@ pub async fn run(args: ListArgs) -> std::result::Result<(), Failed> {
         (None, Some(url)) => of_server(&Server::at(&url, args.token)?).await?,
         (None, None) => of_binary()?,
     };
-    print_rows(&COLUMNS, &rows, args.format);
+    print_values(&COLUMNS, &rows, args.format)?;
     Ok(())
 }
 

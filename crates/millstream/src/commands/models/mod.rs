@@ -12,10 +12,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use millstream_core::{Error, Result};
 use millstream_models::source::Source;
 use millstream_models::{ModelConfig, ModelInfo, PrecisionSetting, Task};
-use serde_json::{Map, Value};
 
 use super::{Failed, fetch, load, models_reload};
-use crate::render::{Format, csv_cell, text_table};
 
 #[derive(Debug, Args)]
 pub struct ModelsArgs {
@@ -169,33 +167,5 @@ impl ModelArgs {
             // Most sources know what they do. Where both fail, the first message is about what people mostly want.
             None => checked(Task::TextClassification).or_else(|e| checked(Task::Embedding).map_err(|_| e)),
         }
-    }
-}
-
-/// Prints rows as a table, as JSON lines or as CSV. In a cell, a list is its elements, and null is empty.
-fn print_rows(columns: &[&str], rows: &[Vec<Value>], format: Format) {
-    let cell = |value: &Value| match value {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        Value::Array(list) => {
-            list.iter().map(|v| v.as_str().map_or(v.to_string(), str::to_owned)).collect::<Vec<_>>().join(", ")
-        }
-        other => other.to_string(),
-    };
-    match format {
-        Format::Json => {
-            for row in rows {
-                let object: Map<String, Value> =
-                    columns.iter().zip(row).map(|(column, value)| ((*column).to_owned(), value.clone())).collect();
-                println!("{}", Value::Object(object));
-            }
-        }
-        Format::Csv => {
-            println!("{}", columns.join(","));
-            for row in rows {
-                println!("{}", row.iter().map(|value| csv_cell(&cell(value))).collect::<Vec<_>>().join(","));
-            }
-        }
-        Format::Table => println!("{}", text_table(columns, rows.iter().map(|row| row.iter().map(cell).collect()))),
     }
 }

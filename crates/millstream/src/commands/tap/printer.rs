@@ -3,9 +3,11 @@
 use std::io::Write;
 
 use clap::ValueEnum;
+use millstream_core::terminal::Escapes;
 use millstream_core::{Error, Result};
 use serde_json::Value;
 
+use crate::output;
 use crate::render::csv_cell;
 
 /// Characters of a cell of a table.
@@ -41,7 +43,11 @@ pub struct Printer {
 impl Printer {
     /// A printer onto standard output.
     pub fn new(format: TapFormat, several: bool) -> Self {
-        Self::onto(Box::new(std::io::stdout()), format, several)
+        let escapes = match format {
+            TapFormat::Json | TapFormat::Jsonl => Escapes::Json,
+            TapFormat::Table | TapFormat::Csv => Escapes::Text,
+        };
+        Self::onto(Box::new(output::rows(escapes)), format, several)
     }
 
     fn onto(out: Box<dyn Write + Send>, format: TapFormat, several: bool) -> Self {
