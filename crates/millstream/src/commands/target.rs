@@ -138,8 +138,9 @@ impl Server {
     /// # Errors
     /// `Config`: it is no address.
     pub fn at(url: &str, token: Option<String>) -> Result<Self> {
-        let url = url.trim().trim_end_matches('/');
+        let url = url.trim();
         let with_scheme = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+        let with_scheme = with_scheme.trim_end_matches('/').to_owned();
         let parsed =
             url::Url::parse(&with_scheme).ok().filter(|parsed| parsed.host_str().is_some_and(|h| !h.is_empty()));
         let wrong = || Error::config(format!("--url {url}: no address of a server, such as http://127.0.0.1:8080"));
