@@ -131,7 +131,9 @@ impl<'a> Extended<'a> {
         for diagnostic in &mut diagnostics.0 {
             let of = self.settings.iter().zip(&self.begins).rev().find(|(_, (_, line))| *line <= diagnostic.line);
             if let Some((setting, (_, line))) = of {
-                diagnostic.help = diagnostic.help.take().or_else(|| setting.quoting());
+                // A shell would take quotes away.
+                let help = diagnostic.help.take().filter(|help| !help.starts_with("put it in quotes"));
+                diagnostic.help = help.or_else(|| setting.quoting());
                 diagnostic.of_option(setting.shown(), diagnostic.line - line + 1);
             }
         }
