@@ -65,20 +65,19 @@ fn document_end(buffer: &[u8], start: usize, last: bool) -> Option<usize> {
 fn line_end(buffer: &[u8], start: usize) -> Option<usize> {
     let end = start + memchr(b'\n', &buffer[start..])?;
     let line = buffer[start..end].trim_ascii_end();
-    if line.last() != Some(&b'}') || first_behind(&buffer[end..])?.1 != b'{' {
+    if line.last() != Some(&b'}') || first_behind(&buffer[end..])? != b'{' {
         return None;
     }
-    let several = memchr_iter(b'}', &line[..line.len() - 1]).any(|brace| match first_behind(&line[brace + 1..]) {
-        Some((_, b'{')) => true,
-        Some((at, b',')) => first_behind(&line[brace + at + 2..]).is_none_or(|(_, byte)| byte == b'{'),
-        _ => false,
+    let several = memchr_iter(b'}', &line[..line.len() - 1]).any(|brace| {
+        let behind = &line[brace + 1..];
+        behind.get(separators(behind)) == Some(&b'{')
     });
     (!several).then_some(end)
 }
 
 /// The first byte that is no white space.
-fn first_behind(bytes: &[u8]) -> Option<(usize, u8)> {
-    bytes.iter().copied().enumerate().find(|(_, byte)| !byte.is_ascii_whitespace())
+fn first_behind(bytes: &[u8]) -> Option<u8> {
+    bytes.iter().copied().find(|byte| !byte.is_ascii_whitespace())
 }
 
 /// How far the line of `start` is indented, as far as the buffer tells.

@@ -86,9 +86,12 @@ fn json_documents_are_found_however_they_are_laid_out() {
         "[\n  {\"a\":1},\n  {\"b\":{\"c\":[2]}}\n]\n",
         "\u{1e}{\"a\":1}\n\u{1e}{\"b\":{\"c\":[2]}}\n",
         "{\"a\":1},{\"b\":{\"c\":[2]}}\n[]\n",
+        "[{\"a\":1}][{\"b\":{\"c\":[2]}}]",
     ] {
         assert_eq!(records(Framing::Json, text, false), ["{\"a\":1}", "{\"b\":{\"c\":[2]}}"], "{text}");
     }
+    let two_on_a_line = "[{\"a\":1},\n {\"b\":2}]{\"c\":3}\n{\n \"d\": 6\n}\n";
+    assert_eq!(records(Framing::Json, two_on_a_line, false), ["{\"a\":1}", "{\"b\":2}", "{\"c\":3}", "{\n \"d\": 6\n}"]);
     let pretty = "{\n  \"a\": [\n    {\n      \"x\": \"}\\\"{\"\n    }\n  ]\n}";
     assert_eq!(records(Framing::Json, &format!("{pretty}\n{pretty}\n"), false), [pretty, pretty]);
     assert_eq!(records(Framing::Json, "{\"a\":{\"b\":1}\n}\n{\"c\":2}\n", false), ["{\"a\":{\"b\":1}\n}", "{\"c\":2}"]);
@@ -151,7 +154,8 @@ fn json_text() -> impl Strategy<Value = String> {
         Just("\nhello\n"),
         Just("\n{\"a\":[\n"),
     ];
-    let between = prop_oneof![Just("\n"), Just("\r\n"), Just(""), Just(" "), Just(",\n"), Just("\r")];
+    let between =
+        prop_oneof![Just("\n"), Just("\r\n"), Just(""), Just(" "), Just(",\n"), Just("\r"), Just("]"), Just("]\n[")];
     prop::collection::vec((document, between), 0..6)
         .prop_map(|parts| parts.into_iter().map(|(document, between)| format!("{document}{between}")).collect())
 }
