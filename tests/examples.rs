@@ -120,7 +120,7 @@ fn every_post_is_matched_and_counted_once_over_a_connection_that_breaks() {
     let url = server.url();
     let counted = || {
         let sql = "SELECT category, count(*) AS posts FROM posts_by_category GROUP BY category";
-        let rows = json_lines(&place.stdout(&["query", sql, "--url", &url, "--format", "json"]));
+        let rows = json_lines(&place.stdout(&["query", sql, "--url", &url, "--format", "jsonl"]));
         let counts: BTreeMap<String, i64> =
             rows.iter().map(|row| (text(row, "category").to_owned(), row["posts"].as_i64().unwrap())).collect();
         (counts.values().sum::<i64>() == 40).then_some(counts)

@@ -24,7 +24,7 @@ pub enum SourceConfig {
     File(FileSourceConfig),
     /// Records pushed to this server over HTTP.
     Http(HttpPushConfig),
-    /// RSS, Atom and JSON feeds.
+    /// RSS, Atom and JSON feeds: each new or changed entry once. The fields of an entry are in `docs/decoding.md`.
     Feed(FeedSourceConfig),
     /// A WebSocket.
     Websocket(WebsocketSourceConfig),

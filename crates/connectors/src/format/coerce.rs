@@ -108,7 +108,7 @@ fn no_timestamp(error: TimestampError, value: &[u8]) -> Fault {
         TimestampError::Malformed => mismatch("timestamp", value),
         TimestampError::OutOfRange => Fault::new(
             FailureKind::OutOfRange,
-            format!("`{}` is no moment between the years 1 and 9999 that a timestamp holds", shorten(value)),
+            format!("`{}` is no moment between the years 1 and 9999", shorten(value)),
         ),
         TimestampError::Ambiguous => Fault::mismatch(format!(
             "`{}` is a date and time without separators or a count of milliseconds: write the date with them",
@@ -139,7 +139,10 @@ pub(super) fn push_number(column: &mut Column<'_>, number: &[u8], integral: bool
                 Some(value) => timestamp_from_int(value),
                 None => timestamp_from_decimal(std::str::from_utf8(number).unwrap_or_default()),
             };
-            let us = us.map_err(|e| no_timestamp(e, number))?;
+            let us = us.map_err(|e| match e {
+                TimestampError::OutOfRange => out_of_range("a timestamp", number),
+                e => no_timestamp(e, number),
+            })?;
             column.push_int(us);
             Ok(())
         }

@@ -430,7 +430,8 @@ impl<'de> Deserialize<'de> for DecodeConfig {
                         "xml needs a mapping or a preset: write `decode: { format: xml, preset: newsml-g2 }`, or `fields:` with paths",
                     )),
                     "feed" => Err(E::custom(
-                        "a source of `type: feed` needs no `decode`; feeds out of files and messages are read by `decode: { format: xml, preset: feed }`",
+                        "a source of `type: feed` needs no `decode`; feeds out of files and messages are read by \
+                         `decode: { format: xml, preset: feed }`",
                     )),
                     other => Err(E::custom(format!("unknown format `{other}`: known are json, csv, text, raw, xml"))),
                 }

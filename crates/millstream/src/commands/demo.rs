@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::init::Template;
 use super::{Failed, asked_to_stop, load};
 use crate::api::{self, ApiState};
+use crate::pipeline::opening::Opening;
 use crate::pipeline::run::Outcome;
 use crate::pipeline::{RunOptions, Running, relations};
 use crate::render::{self, Format};
@@ -32,7 +33,7 @@ pub struct DemoArgs {
     stay: bool,
     /// Address of the server; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8080")]
-    listen: std::net::SocketAddr,
+    listen: String,
 }
 
 pub async fn run(args: DemoArgs) -> std::result::Result<(), Failed> {
@@ -44,16 +45,17 @@ pub async fn run(args: DemoArgs) -> std::result::Result<(), Failed> {
         exit_when_idle: false,
         stop_deadline: Duration::from_secs(10),
         replay: None,
+        opening: Opening::default(),
     };
-    let listener = match api::bind(args.listen).await {
+    let listener = match api::bind(&args.listen).await {
         Ok(listener) => listener,
         // The demo must run beside whatever has the port.
-        Err(_) => api::bind(([127, 0, 0, 1], 0).into()).await?,
+        Err(_) => api::bind("127.0.0.1:0").await?,
     };
     let address = listener.local_addr()?;
-    println!("pipeline   {}", file.display());
-    println!("data       {}  (log, table, offsets; delete it to start over)", data_dir.display());
-    println!("dashboard  http://{address}\n");
+    crate::outln!("pipeline   {}", file.display());
+    crate::outln!("data       {}  (log, table, offsets; delete it to start over)", data_dir.display());
+    crate::outln!("dashboard  http://{address}\n");
     let supervisor = Running::start(pipeline, options, Arc::new(SystemClock)).await?;
     let running = supervisor.running().clone();
     let stop_server = CancellationToken::new();
@@ -70,7 +72,7 @@ pub async fn run(args: DemoArgs) -> std::result::Result<(), Failed> {
         }
         summary(&running).await?;
         if stay {
-            println!("\nthe server stays up; Ctrl-C ends it");
+            crate::outln!("\nthe server stays up; Ctrl-C ends it");
             asked_to_stop().await;
         }
         Ok::<(), millstream_core::Error>(())
@@ -91,12 +93,12 @@ pub async fn run(args: DemoArgs) -> std::result::Result<(), Failed> {
         let data = data_dir.display();
         // As it was called: a newcomer has it in target/, not on the path.
         let program = std::env::args().next().unwrap_or_else(|| "millstream".into());
-        println!("\nall of it is still there. Try:");
-        println!(
+        crate::outln!("\nall of it is still there. Try:");
+        crate::outln!(
             "  {program} query \"SELECT sentiment.label AS label, count(*) AS n FROM news GROUP BY 1\" --data-dir {data}"
         );
-        println!("  {program} tap news.changes --limit 2 --data-dir {data}");
-        println!("  {program} dlq list --data-dir {data}");
+        crate::outln!("  {program} tap news.changes --limit 2 --data-dir {data}");
+        crate::outln!("  {program} dlq list --data-dir {data}");
     }
     Ok(())
 }
@@ -142,7 +144,7 @@ async fn summary(running: &Running) -> Result<()> {
     let engine = relations::engine_of_running(running)?;
     let sql = "SELECT sentiment.label AS sentiment, count(*) AS headlines, round(avg(sentiment.score), 2) AS mean_score \
                FROM news GROUP BY 1 ORDER BY 2 DESC";
-    println!("\n$ millstream query \"{sql}\"");
+    crate::outln!("\n$ millstream query \"{sql}\"");
     let result = engine.run(sql).await.map_err(|e| millstream_core::Error::bug(e.to_string()))?;
     render::print(&result.schema, result.stream, Format::Table, &mut std::io::stdout()).await
 }

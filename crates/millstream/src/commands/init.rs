@@ -49,9 +49,9 @@ impl Template {
 pub fn run(args: &InitArgs) -> Result<()> {
     let folder = args.folder.clone().unwrap_or_else(|| args.template.name().into());
     write(args.template, &folder)?;
-    println!("wrote {}. Next:", folder.display());
-    println!("  millstream validate {}", folder.join("pipeline.yaml").display());
-    println!("  millstream run {}", folder.join("pipeline.yaml").display());
+    crate::outln!("wrote {}. Next:", folder.display());
+    crate::outln!("  millstream validate {}", folder.join("pipeline.yaml").display());
+    crate::outln!("  millstream run {}", folder.join("pipeline.yaml").display());
     Ok(())
 }
 

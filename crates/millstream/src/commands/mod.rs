@@ -2,6 +2,7 @@
 
 mod demo;
 mod dlq;
+mod functions;
 mod init;
 mod log;
 mod models;
@@ -25,6 +26,7 @@ use millstream_models::ModelConfig;
 
 use crate::config::checked::Pipeline;
 use crate::pipeline::data_dir::{DEFAULT_ROOT, default_folder};
+use crate::render::Format;
 
 /// Puts a model in the stream: live feeds in; validated, transformed by SQL and enriched by models in process; kept in
 /// tables that can be queried; every change published onward.
@@ -64,6 +66,8 @@ enum Command {
     Models(models::ModelsArgs),
     /// Serve a model to other systems, as SageMaker, KServe and TEI do.
     Serve(serve::ServeArgs),
+    /// List the functions of SQL, each with an example and its result.
+    Functions(functions::FunctionsArgs),
     /// Print the JSON Schema of pipeline files.
     Schema,
     /// Write an example pipeline to start from.
@@ -107,6 +111,7 @@ pub fn run(cli: Cli) -> std::result::Result<(), Failed> {
             Command::Dlq(args) => dlq::run(args).await,
             Command::Models(args) => models::run(args).await,
             Command::Serve(args) => serve::run(args).await,
+            Command::Functions(args) => functions::run(args).await,
             Command::Schema => Ok(schema::run()?),
             Command::Init(args) => Ok(init::run(&args)?),
             Command::Demo(args) => demo::run(args).await,
@@ -121,11 +126,11 @@ pub fn run(cli: Cli) -> std::result::Result<(), Failed> {
 fn load(path: &Path) -> std::result::Result<Arc<Pipeline>, Failed> {
     match Pipeline::load_fetching(path, &|name| std::env::var(name).ok(), &fetch) {
         Ok(pipeline) => {
-            pipeline.warnings.iter().for_each(|w| eprintln!("{w}"));
+            pipeline.warnings.iter().for_each(|w| crate::errln!("{w}"));
             Ok(Arc::new(pipeline))
         }
         Err(diagnostics) => {
-            eprintln!("{diagnostics}");
+            crate::errln!("{diagnostics}");
             Err(Failed::Said(2))
         }
     }
@@ -160,6 +165,16 @@ fn data_folder(named: Option<PathBuf>, pipeline: &Pipeline) -> Result<PathBuf> {
 
 fn print_json(value: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Error::bug(e.to_string()))?;
-    println!("{text}");
+    crate::outln!("{text}");
+    Ok(())
+}
+
+/// One object, over several lines or (`jsonl`) on one.
+fn print_object(value: &impl serde::Serialize, format: Format) -> Result<()> {
+    if format != Format::Jsonl {
+        return print_json(value);
+    }
+    let text = serde_json::to_string(value).map_err(|e| Error::bug(e.to_string()))?;
+    crate::outln!("{text}");
     Ok(())
 }

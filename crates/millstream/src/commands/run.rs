@@ -9,8 +9,10 @@ use clap::Args;
 use millstream_core::{HumanDuration, Secret, SystemClock};
 use tokio_util::sync::CancellationToken;
 
+use super::progress::shown_after_a_while;
 use super::{Failed, LogFormat, asked_to_stop, data_folder, load};
 use crate::api::{self, ApiState};
+use crate::pipeline::opening::Opening;
 use crate::pipeline::run::Outcome;
 use crate::pipeline::summary::{DeadLetterLimit, Summary};
 use crate::pipeline::{RunOptions, Running};
@@ -51,7 +53,7 @@ impl FailOn {
     pub fn report(&self, summary: &Summary, outcome: Outcome, log: LogFormat) -> Result<(), Failed> {
         match log {
             LogFormat::Json => summary.log(),
-            LogFormat::Text => eprintln!("{summary}"),
+            LogFormat::Text => crate::errln!("{summary}"),
         }
         let Summary { read, dead_letters, .. } = summary;
         let lost = match dead_letters {
@@ -85,9 +87,9 @@ impl FailOn {
 /// The server's options.
 #[derive(Debug, Args)]
 pub struct ServerArgs {
-    /// Address of the server; port 0 takes a free one.
+    /// Address and port of the server: an IP address or a name (`localhost:8080`); port 0 takes a free one.
     #[arg(long, env = "MILLSTREAM_LISTEN", default_value = "127.0.0.1:8080")]
-    pub listen: SocketAddr,
+    pub listen: String,
     /// Ask clients for this bearer token (everything but health). Better set by environment than on the command line.
     #[arg(long, env = "MILLSTREAM_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
@@ -111,9 +113,10 @@ pub async fn run(args: RunArgs, log: LogFormat) -> Result<(), Failed> {
         exit_when_idle: args.exit_when_idle,
         stop_deadline: args.stop_deadline.0,
         replay: None,
+        opening: Opening::watched(shown_after_a_while("opening the data folder", "logs and states")),
     };
     // Before anything is opened: a taken port is the commonest mistake.
-    let listener = api::bind(args.server.listen).await?;
+    let listener = api::bind(&args.server.listen).await?;
     let address = listener.local_addr()?;
     let supervisor = Running::start(pipeline.clone(), options, Arc::new(SystemClock)).await?;
     let stop_server = CancellationToken::new();

@@ -3,10 +3,12 @@
 use std::io::Write;
 
 use clap::Args;
+use millstream_core::terminal::Escapes;
 use millstream_core::{Error, Result};
 use reqwest::Method;
 
 use super::target::{Target, TargetArgs};
+use crate::output;
 use crate::pipeline::relations;
 use crate::render::{tap_lines, unless_closed};
 
@@ -91,7 +93,7 @@ fn at_rest(args: &TapArgs, folder: &std::path::Path) -> Result<()> {
 
 /// True where nobody reads any more.
 fn print(lines: &[u8]) -> Result<bool> {
-    let mut out = std::io::stdout().lock();
+    let mut out = output::rows(Escapes::Json);
     match out.write_all(lines).and_then(|()| out.flush()) {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(true),
         written => unless_closed(written.map_err(Error::from)).map(|()| false),

@@ -53,15 +53,15 @@ pub async fn run(args: &ValidateArgs) -> Result<(), Failed> {
         match Pipeline::load(file, &|name| std::env::var(name).ok()) {
             Ok(pipeline) => {
                 if args.format == Format::Text {
-                    pipeline.warnings.iter().for_each(|w| eprintln!("{w}"));
-                    println!("{}: ok ({})", file.display(), summary(&pipeline));
+                    pipeline.warnings.iter().for_each(|w| crate::errln!("{w}"));
+                    crate::outln!("{}: ok ({})", file.display(), summary(&pipeline));
                 }
                 all.extend(pipeline.warnings.iter().cloned());
                 if args.connect {
                     let looked = preflight::look_at_all(&pipeline, Depth::Full, true).await;
                     away |= looked.iter().any(|l| l.found.is_err());
                     if args.format == Format::Text {
-                        looked.iter().for_each(|l| println!("  {}", said(l)));
+                        looked.iter().for_each(|l| crate::outln!("  {}", said(l)));
                     }
                     connections.extend(looked.iter().map(connection));
                 }
@@ -69,7 +69,7 @@ pub async fn run(args: &ValidateArgs) -> Result<(), Failed> {
             Err(diagnostics) => {
                 failed = true;
                 if args.format == Format::Text {
-                    eprintln!("{diagnostics}");
+                    crate::errln!("{diagnostics}");
                 }
                 all.extend(diagnostics.0);
             }

@@ -20,6 +20,7 @@ pub mod schema;
 mod strict;
 #[cfg(test)]
 mod tests;
+mod traps;
 mod tree;
 
 use std::path::Path;
@@ -109,6 +110,9 @@ impl Pipeline {
         // What an unset variable would have been is not known: no second message about it.
         findings.problems.retain(|p| !unset.iter().any(|u| p.place.bytes.contains(&u.place.bytes.start)));
         problems.extend(unset.into_iter().map(Problem::from));
+        let braces = traps::braces(&root, text);
+        findings.problems.retain(|p| !braces.hidden.iter().any(|bytes| bytes.contains(&p.place.bytes.start)));
+        problems.extend(braces.problems);
         problems.extend(findings.problems);
 
         let version = version(&root, &findings.secrets);

@@ -16,6 +16,7 @@ pub mod health;
 pub mod ingest;
 pub mod model_cache;
 pub mod models;
+pub mod opening;
 pub mod outbox;
 pub mod outputs;
 pub mod plan;

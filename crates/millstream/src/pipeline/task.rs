@@ -265,7 +265,7 @@ impl Task {
         if !self.begins.iter().any(|begins| begins.filled && fill.outputs.contains(&begins.output)) {
             tracing::info!(
                 partition = self.partition,
-                "{} goes on being filled from offset {} of `{}`",
+                "{} is being filled from offset {} of `{}`",
                 shown(),
                 fill.at,
                 whole.input
