@@ -87,8 +87,8 @@ fn a_body_may_hold_documents_in_a_row_and_be_packed() {
     let answer = send(&[("content-encoding", "gzip")], packed(r#"{"id":"e","n":5}"#));
     assert_eq!((answer.status, &answer.json()["accepted"]), (200, &json!(1)), "{answer:?}");
     // A few bytes that would be many.
-    let bomb = packed(&format!(r#"{{"id":"z","n":1,"text":"{}"}}"#, "x".repeat(5 << 20)));
-    assert!(bomb.len() < 50_000);
+    let bomb = packed(&format!(r#"{{"id":"z","n":1,"text":"{}"}}"#, "x".repeat(200 << 10)));
+    assert!(bomb.len() < 2000, "{}", bomb.len());
     assert_eq!(send(&[("content-encoding", "gzip")], bomb).status, 413);
     let cut = packed(r#"{"id":"z","n":1}"#);
     assert_eq!(send(&[("content-encoding", "gzip")], cut[..cut.len() - 6].to_vec()).status, 400);

@@ -91,7 +91,10 @@ fn json_documents_are_found_however_they_are_laid_out() {
         assert_eq!(records(Framing::Json, text, false), ["{\"a\":1}", "{\"b\":{\"c\":[2]}}"], "{text}");
     }
     let two_on_a_line = "[{\"a\":1},\n {\"b\":2}]{\"c\":3}\n{\n \"d\": 6\n}\n";
-    assert_eq!(records(Framing::Json, two_on_a_line, false), ["{\"a\":1}", "{\"b\":2}", "{\"c\":3}", "{\n \"d\": 6\n}"]);
+    assert_eq!(
+        records(Framing::Json, two_on_a_line, false),
+        ["{\"a\":1}", "{\"b\":2}", "{\"c\":3}", "{\n \"d\": 6\n}"]
+    );
     let pretty = "{\n  \"a\": [\n    {\n      \"x\": \"}\\\"{\"\n    }\n  ]\n}";
     assert_eq!(records(Framing::Json, &format!("{pretty}\n{pretty}\n"), false), [pretty, pretty]);
     assert_eq!(records(Framing::Json, "{\"a\":{\"b\":1}\n}\n{\"c\":2}\n", false), ["{\"a\":{\"b\":1}\n}", "{\"c\":2}"]);
