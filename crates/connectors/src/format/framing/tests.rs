@@ -198,7 +198,7 @@ proptest! {
         let frames = frame(Framing::Json, text.as_bytes(), 0, true, 1000);
         prop_assert_eq!(frames.consumed, text.len());
         let mut at = 0;
-        for span in frames.spans.into_iter().chain([text.len()..text.len()]) {
+        for span in frames.spans.into_iter().chain(std::iter::once(text.len()..text.len())) {
             prop_assert!(text[at..span.start].bytes().all(|byte| b" \t\r\n,[]".contains(&byte)), "{:?}", &text[at..]);
             at = span.end;
         }
