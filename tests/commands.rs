@@ -320,18 +320,6 @@ fn the_schema_is_a_json_schema_that_names_every_section() {
 }
 
 #[test]
-fn every_template_is_written_once_and_is_right() {
-    let place = Place::new("");
-    for template in ["news", "news-archive", "cats-vs-dogs"] {
-        place.stdout(&["init", template]);
-        let file = format!("{template}/pipeline.yaml");
-        place.stdout(&["validate", &file]);
-        let said = place.fails(2, &["init", template]);
-        assert!(said.contains("is there already"), "{said}");
-    }
-}
-
-#[test]
 fn the_demo_shows_headlines_scores_and_the_one_that_failed() {
     let place = Place::new("");
     let printed = place.stdout(&["demo", "--pause-ms", "1", "--listen", "127.0.0.1:0"]);

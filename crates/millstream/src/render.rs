@@ -13,7 +13,6 @@ use millstream_core::json::RowWriter;
 use millstream_core::{Error, Result};
 
 use crate::output;
-use crate::pipeline::streams::StreamBatch;
 
 pub use table::Table;
 
@@ -74,19 +73,6 @@ pub fn json_lines(batch: &RecordBatch) -> Result<Vec<u8>> {
     for row in 0..batch.num_rows() {
         writer.write(row, &mut lines);
         lines.push(b'\n');
-    }
-    Ok(lines)
-}
-
-/// Rows of a stream as `{"partition": …, "offset": …, "record": {…}}` lines.
-pub fn tap_lines(batch: &StreamBatch) -> Result<Vec<u8>> {
-    let writer = RowWriter::bind(&batch.batch)?;
-    let mut lines = Vec::new();
-    for row in 0..batch.batch.num_rows() {
-        let offset = batch.base_offset + row as u64;
-        write!(lines, r#"{{"partition":{},"offset":{offset},"record":"#, batch.partition)?;
-        writer.write(row, &mut lines);
-        lines.extend_from_slice(b"}\n");
     }
     Ok(lines)
 }

@@ -13,7 +13,7 @@ mod query;
 mod records;
 mod status;
 mod tables;
-mod tap;
+pub mod tap;
 
 use std::sync::Arc;
 

@@ -10,6 +10,7 @@ use millstream_core::{Result, ResultExt, SystemClock};
 use tokio_util::sync::CancellationToken;
 
 use super::init::Template;
+use super::shell::{program, quoted};
 use super::{Failed, asked_to_stop, load};
 use crate::api::{self, ApiState};
 use crate::pipeline::opening::Opening;
@@ -90,9 +91,7 @@ pub async fn run(args: DemoArgs) -> std::result::Result<(), Failed> {
     let _ = tokio::time::timeout(Duration::from_secs(2), server).await;
     fed?;
     if ended? == Outcome::Stopped && !stay {
-        let data = data_dir.display();
-        // As it was called: a newcomer has it in target/, not on the path.
-        let program = std::env::args().next().unwrap_or_else(|| "millstream".into());
+        let (program, data) = (program(), quoted(&data_dir));
         crate::outln!("\nall of it is still there. Try:");
         crate::outln!(
             "  {program} query \"SELECT sentiment.label AS label, count(*) AS n FROM news GROUP BY 1\" --data-dir {data}"
@@ -103,22 +102,27 @@ pub async fn run(args: DemoArgs) -> std::result::Result<(), Failed> {
     Ok(())
 }
 
-/// The news example, with a followed file as its source and the terminal as its sink.
+/// The news example, with a followed file as its source.
 fn write_demo(args: &DemoArgs) -> Result<PathBuf> {
     std::fs::create_dir_all(&args.folder).doing(|| format!("create {}", args.folder.display()))?;
     let news = Template::News.files();
     let text = |name: &str| news.iter().find(|(n, _)| *n == name).map(|(_, c)| String::from_utf8_lossy(c).into_owned());
     let yaml = text("pipeline.yaml").unwrap_or_default();
-    let (upstream, amqp) = yaml.split_once("sinks:\n").unwrap_or((&yaml, ""));
     let mut yaml =
-        upstream.replace("path: ./sample/wire.jsonl", "path: ./wire.jsonl\n    follow: true\n    poll_interval: 50ms");
-    yaml.push_str("sinks:\n  terminal:\n    type: stdout\n    from: news.changes\n    format: text\n    template: \"{op}  {sentiment.label}  {headline}\"\n");
+        yaml.replace("path: ./sample/wire.jsonl", "path: ./wire.jsonl\n    follow: true\n    poll_interval: 50ms");
     if args.amqp {
-        yaml.push_str(amqp);
+        yaml = with_rabbitmq(&yaml);
     }
     let file = args.folder.join("pipeline.yaml");
     std::fs::write(&file, yaml).doing(|| format!("write {}", file.display()))?;
     Ok(file)
+}
+
+/// The news example with the sink that is only a comment in it.
+fn with_rabbitmq(yaml: &str) -> String {
+    let (before, sink) = yaml.split_once("  # queue:\n").unwrap_or((yaml, ""));
+    let lines = sink.lines().map(|line| line.strip_prefix("  # ").map_or(line.to_owned(), |line| format!("  {line}")));
+    format!("{before}  queue:\n{}\n", lines.collect::<Vec<_>>().join("\n"))
 }
 
 /// Appends the sample's headlines to the followed file, one after the other, from where the last run ended; then one

@@ -8,9 +8,10 @@ use clap::Args;
 use millstream_core::json::parse_timestamp;
 use millstream_core::{Error, Result, SystemClock};
 
+use super::pipeline_file::Given;
 use super::progress::{Progress, shown_after_a_while};
 use super::run::FailOn;
-use super::{Failed, LogFormat, asked_to_stop, data_folder, load};
+use super::{Failed, LogFormat, asked_to_stop, data_folder, load_given};
 use crate::pipeline::opening::Opening;
 use crate::pipeline::progress::ReaderProgress;
 use crate::pipeline::replay::{From, Replay};
@@ -21,8 +22,10 @@ use crate::pipeline::{RunOptions, Running};
 
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
-    /// The pipeline file.
+    /// The pipeline file; `-` is standard input.
     file: PathBuf,
+    #[command(flatten)]
+    given: Given,
     /// The data folder; its server must be stopped. Default: millstream-data/NAME, with the pipeline's name.
     #[arg(long, env = "MILLSTREAM_DATA_DIR")]
     data_dir: Option<PathBuf>,
@@ -43,7 +46,7 @@ pub struct ReplayArgs {
 }
 
 pub async fn run(args: ReplayArgs, log: LogFormat) -> std::result::Result<(), Failed> {
-    let pipeline = load(&args.file)?;
+    let pipeline = load_given(&args.file, &args.given)?;
     let data_dir = data_folder(args.data_dir, &pipeline)?;
     let named = |name: &Option<String>| name.as_deref().map(Into::into);
     let replay = Replay {

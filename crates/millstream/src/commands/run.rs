@@ -9,8 +9,9 @@ use clap::Args;
 use millstream_core::{HumanDuration, Secret, SystemClock};
 use tokio_util::sync::CancellationToken;
 
+use super::pipeline_file::Given;
 use super::progress::shown_after_a_while;
-use super::{Failed, LogFormat, asked_to_stop, data_folder, load};
+use super::{Failed, LogFormat, asked_to_stop, data_folder, load_given};
 use crate::api::{self, ApiState};
 use crate::pipeline::opening::Opening;
 use crate::pipeline::run::Outcome;
@@ -19,8 +20,10 @@ use crate::pipeline::{RunOptions, Running};
 
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// The pipeline file.
+    /// The pipeline file; `-` is standard input.
     file: PathBuf,
+    #[command(flatten)]
+    given: Given,
     /// Where logs, tables and offsets are kept. Default: millstream-data/NAME, with the pipeline's name.
     #[arg(long, env = "MILLSTREAM_DATA_DIR")]
     data_dir: Option<PathBuf>,
@@ -106,7 +109,7 @@ impl ServerArgs {
 }
 
 pub async fn run(args: RunArgs, log: LogFormat) -> Result<(), Failed> {
-    let pipeline = load(&args.file)?;
+    let pipeline = load_given(&args.file, &args.given)?;
     let data_dir = data_folder(args.data_dir, &pipeline)?;
     let options = RunOptions {
         data_dir: data_dir.clone(),

@@ -53,6 +53,13 @@ impl TargetArgs {
         self.pipeline.as_deref().filter(|named| named.contains(['.', '/'])).map(PathBuf::from)
     }
 
+    /// The same, with `folder` where nothing is named.
+    #[must_use]
+    pub fn or_folder(self, folder: PathBuf) -> Self {
+        let is_named = self.url.is_some() || self.data_dir.is_some() || self.pipeline.is_some();
+        Self { data_dir: if is_named { self.data_dir } else { Some(folder) }, ..self }
+    }
+
     /// Finds out which of the two is meant.
     pub async fn resolve(self) -> Result<Target> {
         let pipeline = self.pipeline.as_deref().map(pipeline_name).transpose()?;

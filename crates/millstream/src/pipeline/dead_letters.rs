@@ -373,7 +373,7 @@ impl Redriven {
 }
 
 /// A row from the JSON that a dead letter keeps.
-fn row_from_json(raw: &Bytes, schema: &SchemaRef) -> Result<RecordBatch> {
+pub(super) fn row_from_json(raw: &Bytes, schema: &SchemaRef) -> Result<RecordBatch> {
     let fields = schema.fields().iter().map(|f| declared(f)).collect::<Option<Vec<_>>>();
     let fields = fields.ok_or_else(|| Error::bug("a column of this type can't be read from JSON"))?;
     let decoder = build(&DecodeConfig::default(), &StreamSchema { fields }).map_err(Error::bug)?;

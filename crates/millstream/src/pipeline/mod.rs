@@ -24,6 +24,7 @@ pub mod predict;
 pub mod preflight;
 pub mod progress;
 pub mod push;
+pub mod recompute;
 pub mod relations;
 pub mod replay;
 pub mod run;
@@ -34,6 +35,8 @@ pub mod streams;
 pub mod summary;
 pub mod tally;
 pub mod task;
+pub mod trial;
+pub mod watch;
 
 pub use data_dir::DataDir;
 pub use plan::Plan;

@@ -32,6 +32,7 @@ use super::push::Push;
 use super::replay::Replay;
 use super::streams::{Stream, Streams};
 use super::task::{Role, Task, TaskContext};
+use super::watch::Watchers;
 use super::{dead_letters, outputs, preflight, replay};
 use crate::config::checked::{Pipeline, SinkSpec, Start};
 use crate::metrics::Metrics;
@@ -81,6 +82,8 @@ pub struct Running {
     pub metrics: Arc<Metrics>,
     /// What each component is doing.
     pub health: Arc<Health>,
+    /// Who watches the rows of transforms.
+    pub watchers: Arc<Watchers>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Serialises redrives: two at once would redrive a record twice.
@@ -152,6 +155,7 @@ impl Running {
             progress: Arc::new(progress),
             metrics,
             health,
+            watchers: Arc::default(),
             stop: stop_tasks.clone(),
             pipeline_version: pipeline.version.clone(),
         };
@@ -174,6 +178,7 @@ impl Running {
             progress: context.progress.clone(),
             metrics: context.metrics.clone(),
             health: context.health.clone(),
+            watchers: context.watchers.clone(),
             clock,
             redrive: tokio::sync::Mutex::new(()),
             ready: AtomicBool::new(false),
@@ -358,6 +363,7 @@ pub async fn redrive_at_rest(
         progress: Arc::new(Progress::default()),
         metrics: Arc::new(Metrics::default()),
         health: Arc::default(),
+        watchers: Arc::default(),
         stop: CancellationToken::new(),
         pipeline_version: pipeline.version.clone(),
     };
