@@ -57,7 +57,16 @@ fn document_end(buffer: &[u8], start: usize, last: bool) -> Option<usize> {
         None if last => Some(scan.finish()),
         found => found,
     };
-    end.map(|end| start + end as usize)
+    let end = start + end? as usize;
+    // Text behind a document on its line makes the line one that is wrong: it is not known which of the two is.
+    let behind = buffer[end..].iter().find(|byte| !matches!(byte, b' ' | b'\t'));
+    if behind.is_none_or(|byte| matches!(byte, b'{' | b',' | b'[' | b']' | b'\n' | b'\r' | 0x1e)) {
+        return Some(end);
+    }
+    match memchr2(b'\n', b'\r', &buffer[end..]) {
+        Some(line_end) => Some(end + line_end),
+        None => last.then_some(buffer.len()),
+    }
 }
 
 /// The fast path for one document a line: the line is one, since it ends with a brace and the next begins with one, and

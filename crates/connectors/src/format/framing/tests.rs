@@ -117,6 +117,8 @@ fn a_broken_json_document_does_not_take_its_neighbours_with_it() {
         "hello, world",
         "\"open",
         "12 34",
+        "{\"a\":1} trailing",
+        "{\"a\":1}}",
         "}",
     ] {
         let text = format!("{good}\n{broken}\n{good}\n{good}\n");
