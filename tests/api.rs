@@ -68,6 +68,37 @@ fn records_come_one_by_one_as_an_array_or_as_lines() {
 }
 
 #[test]
+fn a_body_may_hold_documents_in_a_row_and_be_packed() {
+    let place = Place::new(PIPELINE);
+    let server = place.start(&[]);
+    let answer = push(&server, r#"{"id":"a","n":1}{"id":"b","n":2}"#);
+    assert_eq!((answer.status, &answer.json()["accepted"]), (200, &json!(2)));
+    let answer = push(&server, "{\"id\":\"c\",\"n\":3}\n{\"id\":\"x\",\"n\":\n{\n  \"id\": \"d\",\n  \"n\": 4\n}\n");
+    assert_eq!((answer.status, &answer.json()["accepted"]), (200, &json!(2)), "{answer:?}");
+    assert_eq!(answer.json()["rejected"][0]["index"], 1);
+
+    let packed = |text: &str| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, text.as_bytes()).unwrap();
+        encoder.finish().unwrap()
+    };
+    let url = format!("{}/streams/posts/records", server.url());
+    let send = |headers: &[(&str, &str)], body: Vec<u8>| try_send(Method::POST, &url, headers, body).unwrap();
+    let answer = send(&[("content-encoding", "gzip")], packed(r#"{"id":"e","n":5}"#));
+    assert_eq!((answer.status, &answer.json()["accepted"]), (200, &json!(1)), "{answer:?}");
+    // A few bytes that would be many.
+    let bomb = packed(&format!(r#"{{"id":"z","n":1,"text":"{}"}}"#, "x".repeat(200 << 10)));
+    assert!(bomb.len() < 2000, "{}", bomb.len());
+    assert_eq!(send(&[("content-encoding", "gzip")], bomb).status, 413);
+    let cut = packed(r#"{"id":"z","n":1}"#);
+    assert_eq!(send(&[("content-encoding", "gzip")], cut[..cut.len() - 6].to_vec()).status, 400);
+    assert_eq!(send(&[("content-encoding", "br")], b"{}".to_vec()).status, 415);
+    let latin = [&br#"{"id":"caf"#[..], b"\xe9", br#"","n":6}"#].concat();
+    assert_eq!(send(&[("content-type", "application/json; charset=iso-8859-1")], latin).status, 200);
+    eventually("six rows", || (rows(&server) == 6).then_some(()));
+}
+
+#[test]
 fn records_that_are_refused_are_named_and_the_others_are_stored() {
     let place = Place::new(PIPELINE);
     let server = place.start(&[]);

@@ -419,7 +419,7 @@ impl Reader {
         self.end_at_line = false;
         let consumed = next_line(&block.text, 0)?;
         let frames = Frames {
-            spans: vec![0..block.text[..consumed].trim_ascii_end().len()],
+            spans: std::iter::once(0..block.text[..consumed].trim_ascii_end().len()).collect(),
             positions: vec![0],
             consumed,
             ..Frames::default()

@@ -170,8 +170,8 @@ pub(crate) fn probe(config: &FileSourceConfig) -> Result<String> {
     if missing {
         return Err(Error::config(format!("{} does not exist", config.path)));
     }
-    let unreadable = files.iter().filter_map(|f| Some((&f.path, super::reader::open(&f.path).err()?)));
-    match unreadable.last() {
+    let mut unreadable = files.iter().filter_map(|f| Some((&f.path, super::reader::open(&f.path).err()?)));
+    match unreadable.next() {
         // One of many: the source says so itself, and reads the others.
         Some((path, e)) if is_one_file => Err(e).doing(|| format!("read {}", path.display())),
         _ if files.is_empty() && troubles.is_empty() => Ok(format!("{} holds no file yet", config.path)),

@@ -173,7 +173,7 @@ fn null_texts_without_quotes_are_nulls_and_quoted_ones_are_texts() {
     let decoded = decode(
         config,
         &[("a", "string?"), ("n", "int?"), ("r", "string")],
-        concat!("a,n,r\nNULL,\\N,x\n\"NULL\",1,y\nNULLS,2,z\nq,3,NULL\n"),
+        "a,n,r\nNULL,\\N,x\n\"NULL\",1,y\nNULLS,2,z\nq,3,NULL\n",
     );
     assert_eq!(
         rows(&decoded),

@@ -48,7 +48,8 @@ impl TextEncoding {
         self.0 == UTF_8
     }
 
-    fn is_utf16(self) -> bool {
+    /// True where a line end is two bytes.
+    pub fn is_utf16(self) -> bool {
         self.0 == UTF_16LE || self.0 == UTF_16BE
     }
 

@@ -8,7 +8,7 @@ use crate::format::encoding::TextEncoding;
 use crate::format::framing::{CsvDialect, RECORD_LINES_MAX};
 
 /// Settings of `format: csv`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CsvConfig {
     /// What tells rows and cells apart.
     pub dialect: CsvDialect,
@@ -22,19 +22,6 @@ pub struct CsvConfig {
     pub values: Values,
     /// The encoding of the bytes; none is UTF-8.
     pub encoding: Option<TextEncoding>,
-}
-
-impl Default for CsvConfig {
-    fn default() -> Self {
-        Self {
-            dialect: CsvDialect::default(),
-            columns: Vec::new(),
-            short_rows: ShortRows::default(),
-            nulls: Vec::new(),
-            values: Values::default(),
-            encoding: None,
-        }
-    }
 }
 
 /// What a CSV row with too few cells is.

@@ -57,7 +57,16 @@ fn document_end(buffer: &[u8], start: usize, last: bool) -> Option<usize> {
         None if last => Some(scan.finish()),
         found => found,
     };
-    end.map(|end| start + end as usize)
+    let end = start + end? as usize;
+    // Text behind a document on its line makes the line one that is wrong: it is not known which of the two is.
+    let behind = buffer[end..].iter().find(|byte| !matches!(byte, b' ' | b'\t'));
+    if behind.is_none_or(|byte| matches!(byte, b'{' | b',' | b'[' | b']' | b'\n' | b'\r' | 0x1e)) {
+        return Some(end);
+    }
+    match memchr2(b'\n', b'\r', &buffer[end..]) {
+        Some(line_end) => Some(end + line_end),
+        None => last.then_some(buffer.len()),
+    }
 }
 
 /// The fast path for one document a line: the line is one, since it ends with a brace and the next begins with one, and
@@ -65,20 +74,19 @@ fn document_end(buffer: &[u8], start: usize, last: bool) -> Option<usize> {
 fn line_end(buffer: &[u8], start: usize) -> Option<usize> {
     let end = start + memchr(b'\n', &buffer[start..])?;
     let line = buffer[start..end].trim_ascii_end();
-    if line.last() != Some(&b'}') || first_behind(&buffer[end..])?.1 != b'{' {
+    if line.last() != Some(&b'}') || first_behind(&buffer[end..])? != b'{' {
         return None;
     }
-    let several = memchr_iter(b'}', &line[..line.len() - 1]).any(|brace| match first_behind(&line[brace + 1..]) {
-        Some((_, b'{')) => true,
-        Some((at, b',')) => first_behind(&line[brace + at + 2..]).is_none_or(|(_, byte)| byte == b'{'),
-        _ => false,
+    let several = memchr_iter(b'}', &line[..line.len() - 1]).any(|brace| {
+        let behind = &line[brace + 1..];
+        behind.get(separators(behind)) == Some(&b'{')
     });
     (!several).then_some(end)
 }
 
 /// The first byte that is no white space.
-fn first_behind(bytes: &[u8]) -> Option<(usize, u8)> {
-    bytes.iter().copied().enumerate().find(|(_, byte)| !byte.is_ascii_whitespace())
+fn first_behind(bytes: &[u8]) -> Option<u8> {
+    bytes.iter().copied().find(|byte| !byte.is_ascii_whitespace())
 }
 
 /// How far the line of `start` is indented, as far as the buffer tells.

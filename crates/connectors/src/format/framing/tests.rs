@@ -86,9 +86,15 @@ fn json_documents_are_found_however_they_are_laid_out() {
         "[\n  {\"a\":1},\n  {\"b\":{\"c\":[2]}}\n]\n",
         "\u{1e}{\"a\":1}\n\u{1e}{\"b\":{\"c\":[2]}}\n",
         "{\"a\":1},{\"b\":{\"c\":[2]}}\n[]\n",
+        "[{\"a\":1}][{\"b\":{\"c\":[2]}}]",
     ] {
         assert_eq!(records(Framing::Json, text, false), ["{\"a\":1}", "{\"b\":{\"c\":[2]}}"], "{text}");
     }
+    let two_on_a_line = "[{\"a\":1},\n {\"b\":2}]{\"c\":3}\n{\n \"d\": 6\n}\n";
+    assert_eq!(
+        records(Framing::Json, two_on_a_line, false),
+        ["{\"a\":1}", "{\"b\":2}", "{\"c\":3}", "{\n \"d\": 6\n}"]
+    );
     let pretty = "{\n  \"a\": [\n    {\n      \"x\": \"}\\\"{\"\n    }\n  ]\n}";
     assert_eq!(records(Framing::Json, &format!("{pretty}\n{pretty}\n"), false), [pretty, pretty]);
     assert_eq!(records(Framing::Json, "{\"a\":{\"b\":1}\n}\n{\"c\":2}\n", false), ["{\"a\":{\"b\":1}\n}", "{\"c\":2}"]);
@@ -111,6 +117,8 @@ fn a_broken_json_document_does_not_take_its_neighbours_with_it() {
         "hello, world",
         "\"open",
         "12 34",
+        "{\"a\":1} trailing",
+        "{\"a\":1}}",
         "}",
     ] {
         let text = format!("{good}\n{broken}\n{good}\n{good}\n");
@@ -151,7 +159,8 @@ fn json_text() -> impl Strategy<Value = String> {
         Just("\nhello\n"),
         Just("\n{\"a\":[\n"),
     ];
-    let between = prop_oneof![Just("\n"), Just("\r\n"), Just(""), Just(" "), Just(",\n"), Just("\r")];
+    let between =
+        prop_oneof![Just("\n"), Just("\r\n"), Just(""), Just(" "), Just(",\n"), Just("\r"), Just("]"), Just("]\n[")];
     prop::collection::vec((document, between), 0..6)
         .prop_map(|parts| parts.into_iter().map(|(document, between)| format!("{document}{between}")).collect())
 }
@@ -191,7 +200,7 @@ proptest! {
         let frames = frame(Framing::Json, text.as_bytes(), 0, true, 1000);
         prop_assert_eq!(frames.consumed, text.len());
         let mut at = 0;
-        for span in frames.spans.into_iter().chain([text.len()..text.len()]) {
+        for span in frames.spans.into_iter().chain(std::iter::once(text.len()..text.len())) {
             prop_assert!(text[at..span.start].bytes().all(|byte| b" \t\r\n,[]".contains(&byte)), "{:?}", &text[at..]);
             at = span.end;
         }

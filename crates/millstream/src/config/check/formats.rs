@@ -28,6 +28,12 @@ pub(super) fn refused(connector: &SourceConfig, decode: &DecodeConfig) -> Option
             ),
             "write `decode: { format: csv, header: false, columns: [first, second, …] }`".into(),
         )),
+        (SourceConfig::HttpStream(_), _) if format::encoding(decode).is_some_and(format::TextEncoding::is_utf16) => Some((
+            "a source of `type: http_stream` cuts lines before it looks at characters, and in UTF-16 a line end is two \
+             bytes"
+                .into(),
+            "leave `encoding` out, or name one in which a line end is one byte".into(),
+        )),
         (
             SourceConfig::File(_)
             | SourceConfig::Http(_)
