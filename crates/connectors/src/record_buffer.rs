@@ -21,6 +21,7 @@ pub(crate) struct RecordBuffer {
     data: Vec<u8>,
     spans: Vec<Range<usize>>,
     refused: Vec<RowFailure>,
+    events: Vec<Arc<str>>,
 }
 
 impl RecordBuffer {
@@ -42,6 +43,20 @@ impl RecordBuffer {
         self.push(kept);
     }
 
+    /// Adds a record with the type of its event, and why it can't be used. A buffer has only records with a type, or
+    /// only records without.
+    pub(crate) fn push_event(&mut self, kind: &str, record: &[u8], refused: Option<Failure>) {
+        match self.events.last() {
+            // Most streams have one type.
+            Some(last) if **last == *kind => self.events.push(last.clone()),
+            _ => self.events.push(kind.into()),
+        }
+        match refused {
+            None => self.push(record),
+            Some(failure) => self.push_refused(record, failure),
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.spans.is_empty()
     }
@@ -57,6 +72,7 @@ impl RecordBuffer {
             data: Bytes::from(std::mem::take(&mut self.data)),
             spans: std::mem::take(&mut self.spans),
             refused: std::mem::take(&mut self.refused),
+            events: std::mem::take(&mut self.events),
             origin: self.origin.clone(),
             charset: self.charset.clone(),
             ..RawBatch::default()

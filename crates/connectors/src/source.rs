@@ -267,6 +267,9 @@ pub(crate) fn http_client(headers: reqwest::header::HeaderMap, timeout: Option<D
     builder.build().map_err(|e| Error::environment("the HTTP client can't be set up").caused_by(e))
 }
 
+/// The longest that a server may ask to be left alone.
+pub(crate) const SERVER_WAIT_MAX: Duration = Duration::from_secs(3600);
+
 /// The value of a `Retry-After` header: seconds, or a date (RFC 9110, section 10.2.3).
 pub(crate) fn retry_after(value: &reqwest::header::HeaderValue, clock: &dyn Clock) -> Option<Duration> {
     let text = value.to_str().ok()?.trim();

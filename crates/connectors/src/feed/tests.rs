@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{FeedSource, FeedSourceConfig};
 use crate::format::Framing;
-use crate::source::SourceContext;
+use crate::source::{SourceContext, SourceStatus};
 use crate::test_server::{Part, answer, install_tls, serve};
 
 #[derive(Default)]

@@ -15,7 +15,7 @@ use super::framing::KEPT_BYTES_MAX;
 use super::identity::FileId;
 use super::{FileSource, FileSourceConfig, StartAt};
 use crate::format::Framing;
-use crate::source::SourceContext;
+use crate::source::{SourceContext, SourceStatus};
 
 const CSV: Framing = Framing::CsvRecords { header: true, quote: b'"', delimiter: b',' };
 

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::{HttpStreamSource, HttpStreamSourceConfig, StreamFormat};
 use crate::format::Framing;
-use crate::source::SourceContext;
+use crate::source::{SourceContext, SourceStatus};
 use crate::test_server::{Part, answer, chunked, install_tls, serve};
 
 fn config(url: &str, format: StreamFormat) -> HttpStreamSourceConfig {
@@ -23,7 +23,11 @@ fn open(config: HttpStreamSourceConfig, cursor: &Cursor) -> (HttpStreamSource, A
     let said = Arc::new(Mutex::new(Vec::new()));
     let heard = said.clone();
     let context = SourceContext {
-        status: Arc::new(move |text: &str| heard.lock().push(text.to_owned())),
+        status: Arc::new(move |status: SourceStatus<'_>| {
+            if let SourceStatus::Waiting { why, .. } = status {
+                heard.lock().push(why.to_owned());
+            }
+        }),
         cursor: cursor.clone(),
         ..SourceContext::new("posts", Framing::Lines)
     };

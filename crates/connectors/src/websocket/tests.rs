@@ -13,7 +13,7 @@ use tokio_tungstenite::{WebSocketStream, accept_async};
 
 use super::{WebsocketSource, WebsocketSourceConfig};
 use crate::format::Framing;
-use crate::source::SourceContext;
+use crate::source::{SourceContext, SourceStatus};
 use crate::test_server::{Part, answer, serve};
 
 type Client = WebSocketStream<TcpStream>;
@@ -45,7 +45,11 @@ fn open(config: WebsocketSourceConfig) -> (WebsocketSource, Arc<Mutex<Vec<String
     let said = Arc::new(Mutex::new(Vec::new()));
     let heard = said.clone();
     let context = SourceContext {
-        status: Arc::new(move |text: &str| heard.lock().push(text.to_owned())),
+        status: Arc::new(move |status: SourceStatus<'_>| {
+            if let SourceStatus::Waiting { why, .. } = status {
+                heard.lock().push(why.to_owned());
+            }
+        }),
         ..SourceContext::new("ticks", Framing::Lines)
     };
     (WebsocketSource::new(config, context).unwrap(), said)

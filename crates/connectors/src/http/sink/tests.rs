@@ -108,7 +108,8 @@ async fn rows_go_out_in_order_in_requests_of_the_asked_size() {
     assert_eq!(asked.len(), 2);
     let header = |i: usize, name: &str| asked[i].headers[name].to_str().unwrap().to_owned();
     assert_eq!((asked[0].verb.as_str(), asked[0].uri.as_str()), ("POST", "/hook?a=b"));
-    assert_eq!(header(0, "idempotency-key"), "wire/0/10-14");
+    assert_eq!(header(0, "idempotency-key"), "f0/wire/0/10-14");
+    assert_eq!(header(0, "x-millstream-folder"), "f0");
     assert_eq!(header(0, "x-millstream-stream"), "wire");
     assert_eq!(header(0, "x-millstream-partition"), "0");
     assert_eq!(header(0, "x-millstream-offsets"), "10-11,13-14");
@@ -236,8 +237,8 @@ async fn new_images_of_changes_keep_their_own_offsets() {
     let failures = sink.deliver(&changes()).await.unwrap();
     assert_eq!(failures.iter().map(|f| f.row).collect::<Vec<_>>(), [1]);
     let asked = service.asked();
-    assert_eq!(asked[0].headers["idempotency-key"], "news.changes/2/7");
-    assert_eq!(asked[1].headers["idempotency-key"], "news.changes/2/8");
+    assert_eq!(asked[0].headers["idempotency-key"], "f0/news.changes/2/7");
+    assert_eq!(asked[1].headers["idempotency-key"], "f0/news.changes/2/8");
     assert_eq!(asked[1].uri, "/negative");
     assert_eq!(asked.len(), 2);
 }
@@ -259,7 +260,7 @@ async fn retry_after_is_honoured_up_to_the_limit() {
             axum::http::Response::builder().status(429).header("retry-after", asked).body("slow down").unwrap();
         let before = tokio::time::Instant::now();
         let error =
-            sink(json!({"url": "http://h"})).judge(Response::from(response), "POST http://h").await.err().unwrap();
+            sink(json!({"url": "http://h"})).judge(Response::from(response), "POST http://h", 1).await.err().unwrap();
         assert_eq!(before.elapsed().as_secs(), seconds);
         assert_eq!(error.message(), "POST http://h answers 429 Too Many Requests: slow down");
     }
