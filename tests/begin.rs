@@ -98,7 +98,8 @@ fn a_table_that_starts_earliest_is_filled_once_and_nothing_is_repeated_elsewhere
         grow(&place, 10, 10);
         let step = "transforms:\n  again: { sql: \"SELECT id, n, 100 / (n - 3) AS share FROM halved\" }\n";
         let write = |place: &Place| {
-            let text = pipeline(partitions, table).replacen("transforms:\n", step, usize::from(table.contains("again")));
+            let text =
+                pipeline(partitions, table).replacen("transforms:\n", step, usize::from(table.contains("again")));
             place.write("pipeline.yaml", text);
         };
         write(&place);
@@ -119,13 +120,16 @@ fn a_table_that_starts_earliest_is_filled_once_and_nothing_is_repeated_elsewhere
 #[test]
 fn a_sink_that_is_added_later_begins_now_whatever_it_reads() {
     for from in ["wire", "halved", "news.changes"] {
-        let sink = |name: &str, start: &str| {
-            format!("  {name}: {{ type: file, from: {from}, folder: ./{name}{start} }}\n")
-        };
+        let sink =
+            |name: &str, start: &str| format!("  {name}: {{ type: file, from: {from}, folder: ./{name}{start} }}\n");
         let place = old(1);
         let sinks = format!("sinks:\n{}", sink("later", ""));
         let log = run_with(&place, 1, &sinks);
-        let streams = if from == "halved" { "10 of `wire`" } else { if from == "wire" { "10 of `wire`" } else { "9 of `news.changes`" } };
+        let streams = if from == "halved" {
+            "10 of `wire`"
+        } else {
+            if from == "wire" { "10 of `wire`" } else { "9 of `news.changes`" }
+        };
         assert!(log.contains(&format!("`later` begins at offset {streams}")), "{from}: {log}");
         grow(&place, 10, 4);
         run_with(&place, 1, &sinks);

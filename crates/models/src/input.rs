@@ -112,12 +112,13 @@ impl ColumnKind {
                 let number = trimmed.parse().ok().or_else(|| whole(trimmed.parse().ok()?));
                 truth.map(i64::from).or(number).map(Cell::Int)
             }
-            Self::Bool => truth.or(match trimmed {
-                "1" => Some(true),
-                "0" => Some(false),
-                _ => None,
-            })
-            .map(Cell::Bool),
+            Self::Bool => truth
+                .or(match trimmed {
+                    "1" => Some(true),
+                    "0" => Some(false),
+                    _ => None,
+                })
+                .map(Cell::Bool),
         }
     }
 

@@ -151,7 +151,15 @@ impl Queue {
         for (i, text) in texts.into_iter().enumerate() {
             let place = places.split(1).zip(bytes.split(held_bytes(&text)));
             let tokens = self.tokens(&text);
-            items.push(Item { text, tokens, call: call.clone(), index: first + i, queued_at, alone: call.alone, place });
+            items.push(Item {
+                text,
+                tokens,
+                call: call.clone(),
+                index: first + i,
+                queued_at,
+                alone: call.alone,
+                place,
+            });
         }
         let mut state = self.state.lock();
         if state.closed {

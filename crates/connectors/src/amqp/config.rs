@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use arrow::datatypes::Schema;
 use lapin::uri::AMQPUri;
+use millstream_core::units::unencoded_user_info;
 use millstream_core::{HumanDuration, Secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::sink::{Image, Problems};
+use crate::source::ENCODE_PASSWORD;
 use crate::template::SHORT_STRING_MAX;
 
 /// Publishes each row as one JSON message to an exchange of RabbitMQ.
@@ -130,7 +132,9 @@ impl AmqpSinkConfig {
     /// Finds settings that can't work; see [`crate::sink::SinkConfig::check`].
     pub(crate) fn check(&self, schema: &Schema, problems: &mut Problems) {
         // The parser's own message may repeat the URL, password and all.
-        if self.url.expose().parse::<AMQPUri>().is_err() {
+        if unencoded_user_info(self.url.expose()) {
+            problems.add("url", ENCODE_PASSWORD);
+        } else if self.url.expose().parse::<AMQPUri>().is_err() {
             problems.add("url", "is no AMQP URL: write amqp://user:password@host:5672/vhost (the vhost `/` as %2f)");
         }
         if self.exchange.len() > SHORT_STRING_MAX {

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use arrow::datatypes::Schema;
+use millstream_core::units::unencoded_user_info;
 use millstream_core::{HumanDuration, Secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::sink::{Image, Problems};
+use crate::source::ENCODE_PASSWORD;
 use crate::template::Template;
 
 /// Sends rows to a web service, in order, one request at a time.
@@ -152,9 +154,11 @@ impl HttpSinkConfig {
     /// Finds settings that can't work; see [`crate::sink::SinkConfig::check`].
     pub(crate) fn check(&self, schema: &Schema, problems: &mut Problems) {
         match Template::parse(self.url.expose(), schema) {
+            Ok(template) if unencoded_user_info(&template.sample()) => problems.add("url", ENCODE_PASSWORD),
             Err(message) => problems.add("url", message),
             Ok(template) if !template.has_fixed_host() => {
-                problems.add("url", "has a column before the end of its host: a record must not choose where it is sent");
+                problems
+                    .add("url", "has a column before the end of its host: a record must not choose where it is sent");
             }
             Ok(template) => match url::Url::parse(&template.sample()) {
                 // The text itself may hold a token, so it is not repeated.

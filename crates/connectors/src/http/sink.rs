@@ -153,7 +153,9 @@ impl HttpSink {
         self.progress.pending.extend(again.into_iter().rev());
         match reason {
             None => Ok(()),
-            Some(why) => Err(Error::retry(format!("the service took a request only in part, the rest comes again: {why}"))),
+            Some(why) => {
+                Err(Error::retry(format!("the service took a request only in part, the rest comes again: {why}")))
+            }
         }
     }
 

@@ -70,7 +70,8 @@ impl Events {
             b"id" if !value.contains(&0) => self.id = value.to_vec(),
             b"retry" => {
                 let digits = value.iter().all(u8::is_ascii_digit);
-                if let Some(ms) = std::str::from_utf8(value).ok().filter(|_| digits).and_then(|text| text.parse().ok()) {
+                if let Some(ms) = std::str::from_utf8(value).ok().filter(|_| digits).and_then(|text| text.parse().ok())
+                {
                     self.retry = Duration::from_millis(ms);
                 }
             }
@@ -131,7 +132,8 @@ mod tests {
 
     #[test]
     fn a_type_counts_for_one_event_and_a_wait_is_of_digits_only() {
-        let (found, state) = events("event: add\ndata: 1\n\nevent: gone\n\ndata: 2\n\nretry: 7\n\nretry: +9\nretry:\nid: a\0b\n\n", 9);
+        let (found, state) =
+            events("event: add\ndata: 1\n\nevent: gone\n\ndata: 2\n\nretry: 7\n\nretry: +9\nretry:\nid: a\0b\n\n", 9);
         let kinds: Vec<_> = found.iter().map(|e| (e.kind.as_str(), e.data.as_slice())).collect();
         assert_eq!(kinds, [("add", b"1".as_slice()), ("message", b"2")]);
         assert_eq!((state.id(), state.retry), (b"".as_slice(), Duration::from_millis(7)));

@@ -24,7 +24,8 @@ use crate::backoff::Reconnect;
 use crate::file::too_large;
 use crate::record_buffer::RecordBuffer;
 use crate::source::{
-    SERVER_WAIT_MAX, SourceContext, charset, describe_http_error, http_client, json_or_text, request_headers, retry_after,
+    SERVER_WAIT_MAX, SourceContext, charset, describe_http_error, http_client, json_or_text, request_headers,
+    retry_after,
 };
 
 const LAST_EVENT_ID: &str = "last_event_id";
@@ -191,7 +192,9 @@ impl HttpStreamSource {
                 }
                 let wanted = |kind: &str| self.config.events.is_empty() || self.config.events.iter().any(|e| e == kind);
                 match event {
-                    Some(event) if wanted(&event.kind) => self.records.push_event(&event.kind, &event.data, event.refused),
+                    Some(event) if wanted(&event.kind) => {
+                        self.records.push_event(&event.kind, &event.data, event.refused)
+                    }
                     // A comment is a sign of life.
                     _ => {}
                 }

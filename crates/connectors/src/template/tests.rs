@@ -79,12 +79,16 @@ fn no_value_changes_the_path_of_a_url() {
         assert_eq!(url("http://h/items/{headline}", value).as_deref(), Ok(wanted), "{value}");
     }
     for value in ["", ".", ".."] {
-        for template in ["http://h/items/{headline}", "http://h/{headline}/x", "http://h/{headline}?a=1", "http://h/{headline}#a"] {
+        for template in
+            ["http://h/items/{headline}", "http://h/{headline}/x", "http://h/{headline}?a=1", "http://h/{headline}#a"]
+        {
             let refused = url(template, value).unwrap_err();
             assert!(refused.contains("with this row's values"), "{template}: {refused}");
         }
     }
-    for (template, value) in [("http://h/{headline}{headline}", "."), ("http://h/.{headline}", "."), ("http://h/%2e{headline}", ".")] {
+    for (template, value) in
+        [("http://h/{headline}{headline}", "."), ("http://h/.{headline}", "."), ("http://h/%2e{headline}", ".")]
+    {
         assert!(url(template, value).is_err(), "{template}");
     }
     // Elsewhere the same values do no harm.
@@ -99,7 +103,13 @@ fn no_value_changes_the_path_of_a_url() {
 fn a_columns_place_is_behind_the_host() {
     let fixed = |text: &str| Template::parse(text, &row_schema()).unwrap().has_fixed_host();
     assert!(fixed("https://h/{id}") && fixed("https://h?x={id}") && fixed("https://h"));
-    for elsewhere in ["https://{headline}/", "https://{headline}.example.com/", "https://h{id}", "https://h:{id}/", "{headline}://h/"] {
+    for elsewhere in [
+        "https://{headline}/",
+        "https://{headline}.example.com/",
+        "https://h{id}",
+        "https://h:{id}/",
+        "{headline}://h/",
+    ] {
         assert!(!fixed(elsewhere), "{elsewhere}");
     }
 }

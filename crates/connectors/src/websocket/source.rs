@@ -9,9 +9,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use futures::{FutureExt, SinkExt, StreamExt};
-use regex::bytes::Regex;
 use millstream_core::units::redact_url;
 use millstream_core::{Error, Failure, FailureKind, Result, Source, SourceBatch, SourceRead};
+use regex::bytes::Regex;
 use reqwest::header::RETRY_AFTER;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -226,7 +226,8 @@ impl Source for WebsocketSource {
                         let now = Instant::now();
                         let ping_at = now + self.config.ping_interval.0;
                         let beat_at = self.config.heartbeat.as_ref().map(|beat| now + beat.every.0);
-                        self.connection = Connection::Open { socket: Box::new(socket), heard_at: now, ping_at, beat_at };
+                        self.connection =
+                            Connection::Open { socket: Box::new(socket), heard_at: now, ping_at, beat_at };
                         self.reconnect.connected();
                     }
                     Err(refused) => self.disconnect(&refused.why, refused.wait),

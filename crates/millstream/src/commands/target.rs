@@ -83,9 +83,9 @@ fn the_folder(name: Option<&str>) -> Result<PathBuf> {
         (Some(_), Some(_), _) => Err(Error::config(format!(
             "{DEFAULT_ROOT} holds the data of several pipelines: {known}. Say which with --pipeline NAME or --data-dir"
         ))),
-        (None, _, Some(name)) if found.is_empty() => {
-            Err(Error::config(format!("there is no data of a pipeline `{name}` in {DEFAULT_ROOT}: name its folder with --data-dir")))
-        }
+        (None, _, Some(name)) if found.is_empty() => Err(Error::config(format!(
+            "there is no data of a pipeline `{name}` in {DEFAULT_ROOT}: name its folder with --data-dir"
+        ))),
         (None, _, Some(name)) => Err(Error::config(format!(
             "there is no data of a pipeline `{name}` in {DEFAULT_ROOT}; there is that of {known}"
         ))),

@@ -137,7 +137,8 @@ impl DataDir {
     /// It can't be read.
     pub fn id(&self) -> Result<Arc<str>> {
         let id = self.identity()?.and_then(|i| i.id);
-        id.map(Into::into).ok_or_else(|| Error::bug("the data folder was not opened to write, so it may have no identity"))
+        id.map(Into::into)
+            .ok_or_else(|| Error::bug("the data folder was not opened to write, so it may have no identity"))
     }
 
     fn identity(&self) -> Result<Option<Identity>> {
@@ -207,10 +208,8 @@ pub fn default_folder(root: &Path, name: &str) -> Result<PathBuf> {
 /// The data folders in `root`, and `root` itself where it is one, by the name of their pipelines.
 pub fn found_in(root: &Path) -> Vec<(String, PathBuf)> {
     let below = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut found: Vec<(String, PathBuf)> = std::iter::once(root.to_owned())
-        .chain(below)
-        .filter_map(|folder| Some((owner(&folder)?, folder)))
-        .collect();
+    let mut found: Vec<(String, PathBuf)> =
+        std::iter::once(root.to_owned()).chain(below).filter_map(|folder| Some((owner(&folder)?, folder))).collect();
     found.sort();
     found
 }

@@ -84,7 +84,8 @@ impl Outputs {
     /// # Errors
     /// `Corruption`.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        serde_json::from_slice(bytes).map_err(|e| Error::corruption("the outputs of a task do not read back").caused_by(e))
+        serde_json::from_slice(bytes)
+            .map_err(|e| Error::corruption("the outputs of a task do not read back").caused_by(e))
     }
 
     /// As bytes.

@@ -32,7 +32,11 @@ pub struct Push {
 enum Key {
     UnderWay,
     /// `body`: the digest of the body; none of a key that a version without digests has stored.
-    Done { at_us: i64, answer: Stored, body: Option<String> },
+    Done {
+        at_us: i64,
+        answer: Stored,
+        body: Option<String>,
+    },
 }
 
 /// What a request came to.

@@ -28,8 +28,8 @@ use super::models::ModelSet;
 use super::plan::{Plan, StagePlan, StreamPlan};
 use super::progress::Progress;
 use super::push::Push;
-use super::streams::{Stream, Streams};
 use super::replay::Replay;
+use super::streams::{Stream, Streams};
 use super::task::{Opening, Role, Task, TaskContext};
 use super::{dead_letters, outputs, preflight, replay};
 use crate::config::checked::{Pipeline, SinkSpec, Start};
@@ -506,9 +506,7 @@ async fn open_sinks(
         // A version that did not list sinks began all of them with the oldest record.
         let start = if are_known { spec.start } else { Start::Earliest };
         let spec = Arc::new(SinkSpec { start, ..spec.clone() });
-        sinks.push(
-            Deliver::open(context.clone(), spec, sink, positions, checkpoint, wishes.clone()).await?,
-        );
+        sinks.push(Deliver::open(context.clone(), spec, sink, positions, checkpoint, wishes.clone()).await?);
     }
     Ok(sinks)
 }

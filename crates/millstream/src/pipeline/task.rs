@@ -265,7 +265,13 @@ impl Task {
         let whole = self.plan.clone();
         let shown = || fill.outputs.iter().map(|output| whole.shown(output)).collect::<Vec<_>>().join(", ");
         if !self.begins.iter().any(|begins| begins.filled && fill.outputs.contains(&begins.output)) {
-            tracing::info!(partition = self.partition, "{} goes on being filled from offset {} of `{}`", shown(), fill.at, whole.input);
+            tracing::info!(
+                partition = self.partition,
+                "{} goes on being filled from offset {} of `{}`",
+                shown(),
+                fill.at,
+                whole.input
+            );
         }
         self.enter(Arc::new(whole.restricted_to(&fill.outputs)), fill.quiet.clone()).await?;
         self.is_filling = true;
@@ -292,7 +298,13 @@ impl Task {
         if self.outputs.fills.first().is_some_and(|fill| fill.at >= fill.until) {
             self.outputs.fills.remove(0);
             self.store_outputs().await?;
-            tracing::info!(partition = self.partition, "{} filled up to offset {} of `{}`", shown(), fill.until, whole.input);
+            tracing::info!(
+                partition = self.partition,
+                "{} filled up to offset {} of `{}`",
+                shown(),
+                fill.until,
+                whole.input
+            );
         }
         self.is_filling = false;
         self.enter(whole, BTreeSet::new()).await?;

@@ -93,8 +93,7 @@ fn with_checks(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             },
             Expr::Negative(inner) => {
                 let kind = inner.get_type(schema)?;
-                can_be_negated_wrongly(&kind)
-                    .then(|| arithmetic::Operation::Negate.over(vec![*inner.clone()], &e))
+                can_be_negated_wrongly(&kind).then(|| arithmetic::Operation::Negate.over(vec![*inner.clone()], &e))
             }
             Expr::AggregateFunction(aggregate) => filtered_argument(aggregate, schema).map(Expr::AggregateFunction),
             _ => None,

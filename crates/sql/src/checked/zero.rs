@@ -66,7 +66,8 @@ pub(super) fn grouped(plan: LogicalPlan) -> Result<LogicalPlan> {
                 return Ok(LogicalPlan::Aggregate(aggregate));
             };
             let names = NamePreserver::new_for_projection();
-            let groups = aggregate.group_expr.iter().zip(groups).map(|(old, new)| names.save(old).restore(new)).collect();
+            let groups =
+                aggregate.group_expr.iter().zip(groups).map(|(old, new)| names.save(old).restore(new)).collect();
             Ok(LogicalPlan::Aggregate(Aggregate::try_new(aggregate.input, groups, aggregate.aggr_expr)?))
         }
         LogicalPlan::Distinct(Distinct::All(input)) => {
@@ -93,10 +94,7 @@ pub(super) fn grouped(plan: LogicalPlan) -> Result<LogicalPlan> {
 
 fn is_comparison(op: Operator) -> bool {
     use Operator as O;
-    matches!(
-        op,
-        O::Eq | O::NotEq | O::Lt | O::LtEq | O::Gt | O::GtEq | O::IsDistinctFrom | O::IsNotDistinctFrom
-    )
+    matches!(op, O::Eq | O::NotEq | O::Lt | O::LtEq | O::Gt | O::GtEq | O::IsDistinctFrom | O::IsNotDistinctFrom)
 }
 
 /// True for a constant that is not zero: zeros need no care beside it.
@@ -180,12 +178,16 @@ impl ScalarUDFImpl for OneZero {
 
 fn one_zero_of(array: &ArrayRef) -> Result<ArrayRef> {
     Ok(match array.data_type() {
-        DataType::Float64 => {
-            Arc::new(array.as_primitive::<Float64Type>().unary::<_, Float64Type>(|f| if f.is_nan() { f64::NAN } else { f + 0.0 }))
-        }
-        DataType::Float32 => {
-            Arc::new(array.as_primitive::<Float32Type>().unary::<_, Float32Type>(|f| if f.is_nan() { f32::NAN } else { f + 0.0 }))
-        }
+        DataType::Float64 => Arc::new(
+            array
+                .as_primitive::<Float64Type>()
+                .unary::<_, Float64Type>(|f| if f.is_nan() { f64::NAN } else { f + 0.0 }),
+        ),
+        DataType::Float32 => Arc::new(
+            array
+                .as_primitive::<Float32Type>()
+                .unary::<_, Float32Type>(|f| if f.is_nan() { f32::NAN } else { f + 0.0 }),
+        ),
         other => return internal_err!("one_zero of {other}"),
     })
 }

@@ -72,19 +72,12 @@ fn three_valued(left: Expr, op: Operator, right: Expr, schema: &DFSchema) -> Res
     let decides = op == Operator::Or;
     if !left.nullable(schema)? {
         let (then, otherwise) = if decides { (lit(true), right) } else { (right, lit(false)) };
-        return Ok(Expr::Case(Case::new(
-            None,
-            vec![(Box::new(left), Box::new(then))],
-            Some(Box::new(otherwise)),
-        )));
+        return Ok(Expr::Case(Case::new(None, vec![(Box::new(left), Box::new(then))], Some(Box::new(otherwise)))));
     }
     // Where `left` is null, the answer is null, unless `right` decides.
     let null = Expr::Literal(ScalarValue::Boolean(None), None);
     let unknown = Expr::BinaryExpr(BinaryExpr::new(Box::new(right.clone()), op, Box::new(null)));
-    let branches = vec![
-        (Box::new(lit(decides)), Box::new(lit(decides))),
-        (Box::new(lit(!decides)), Box::new(right)),
-    ];
+    let branches = vec![(Box::new(lit(decides)), Box::new(lit(decides))), (Box::new(lit(!decides)), Box::new(right))];
     Ok(Expr::Case(Case::new(Some(Box::new(left)), branches, Some(Box::new(unknown)))))
 }
 

@@ -12,8 +12,8 @@ mod trunc;
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray, TimestampMicrosecondArray};
 use arrow::array::timezone::Tz;
+use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, TimeUnit, TimestampMicrosecondType};
 use chrono::{DateTime, NaiveDateTime, TimeZone, Utc};
 use datafusion::common::{DataFusionError, Result, ScalarValue, exec_err};
@@ -36,9 +36,12 @@ fn in_micros(kind: &DataType) -> Option<DataType> {
         DataType::Timestamp(_, zone) => {
             Some(DataType::Timestamp(TimeUnit::Microsecond, zone.clone().or_else(|| Some("UTC".into()))))
         }
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Date32 | DataType::Date64 | DataType::Null => {
-            Some(DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())))
-        }
+        DataType::Utf8
+        | DataType::LargeUtf8
+        | DataType::Utf8View
+        | DataType::Date32
+        | DataType::Date64
+        | DataType::Null => Some(DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))),
         _ => None,
     }
 }

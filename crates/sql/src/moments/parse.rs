@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray, TimestampMicrosecondArray};
-use arrow::compute::kernels::cast_utils::string_to_datetime;
 use arrow::compute::cast;
+use arrow::compute::kernels::cast_utils::string_to_datetime;
 use arrow::datatypes::{DataType, Float64Type, Int64Type, TimeUnit, TimestampMicrosecondType};
 use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, Utc};
 use datafusion::common::{Result, exec_err, plan_err};
@@ -28,8 +28,11 @@ pub(super) struct ToTimestamp {
 
 impl ToTimestamp {
     pub(super) fn all() -> Vec<Self> {
-        let function = |name, unit, precision| {
-            Self { name, unit, precision, signature: Signature::user_defined(Volatility::Immutable) }
+        let function = |name, unit, precision| Self {
+            name,
+            unit,
+            precision,
+            signature: Signature::user_defined(Volatility::Immutable),
         };
         vec![
             function("to_timestamp", Some(1_000_000), 1),
@@ -101,13 +104,15 @@ impl ScalarUDFImpl for ToTimestamp {
         let moments: TimestampMicrosecondArray = moments.unary(cut);
         like(&shape(&args), Arc::new(moments.with_timezone("UTC")))
     }
-
 }
 
 /// A constant where all arguments are constants, else a column.
 fn shape(args: &ScalarFunctionArgs) -> ColumnarValue {
     let column = args.args.iter().find(|arg| matches!(arg, ColumnarValue::Array(_)));
-    column.or(args.args.first()).cloned().unwrap_or_else(|| ColumnarValue::Array(Arc::new(Int64Array::from(vec![0; 0]))))
+    column
+        .or(args.args.first())
+        .cloned()
+        .unwrap_or_else(|| ColumnarValue::Array(Arc::new(Int64Array::from(vec![0; 0]))))
 }
 
 /// The moments that the first argument stands for.
@@ -143,8 +148,11 @@ fn read_moment(text: &str, formats: &[&str]) -> Result<i64> {
     }
     for format in formats {
         let found = DateTime::parse_from_str(text, format).map(|t| t.timestamp_micros()).ok();
-        let found = found.or_else(|| Some(NaiveDateTime::parse_from_str(text, format).ok()?.and_utc().timestamp_micros()));
-        let day = || Some(NaiveDate::parse_from_str(text, format).ok()?.and_time(NaiveTime::MIN).and_utc().timestamp_micros());
+        let found =
+            found.or_else(|| Some(NaiveDateTime::parse_from_str(text, format).ok()?.and_utc().timestamp_micros()));
+        let day = || {
+            Some(NaiveDate::parse_from_str(text, format).ok()?.and_time(NaiveTime::MIN).and_utc().timestamp_micros())
+        };
         if let Some(micros) = found.or_else(day) {
             return Ok(micros);
         }

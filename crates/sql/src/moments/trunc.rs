@@ -64,11 +64,14 @@ impl Unit {
         let midnight = |date: NaiveDate| Some(date.and_time(NaiveTime::MIN));
         match self {
             Self::Micros(unit) => {
-                let micros = i64::from(time.num_seconds_from_midnight()) * 1_000_000 + i64::from(time.nanosecond() / 1_000);
+                let micros =
+                    i64::from(time.num_seconds_from_midnight()) * 1_000_000 + i64::from(time.nanosecond() / 1_000);
                 midnight(date)?.checked_add_signed(TimeDelta::microseconds(micros - micros % unit))
             }
             Self::Day => midnight(date),
-            Self::Week => midnight(date.checked_sub_signed(TimeDelta::days(date.weekday().num_days_from_monday().into()))?),
+            Self::Week => {
+                midnight(date.checked_sub_signed(TimeDelta::days(date.weekday().num_days_from_monday().into()))?)
+            }
             Self::Months(n) => midnight(NaiveDate::from_ymd_opt(date.year(), date.month0() / n * n + 1, 1)?),
             Self::Years(n) => midnight(NaiveDate::from_ymd_opt(date.year().div_euclid(n) * n, 1, 1)?),
         }

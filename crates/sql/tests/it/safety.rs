@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, SchemaRef, Schema};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use futures::TryStreamExt;
 use millstream_core::Rows;
 use millstream_core::schema::timestamp_type;
@@ -197,7 +197,10 @@ async fn a_condition_guards_what_stands_behind_it() {
             format!("SELECT t.id FROM t JOIN u ON t.id = u.id AND {} ORDER BY t.id", with_table(condition)),
             format!("SELECT t.id FROM t, u WHERE t.id = u.id AND {} ORDER BY t.id", with_table(condition)),
             format!("SELECT id FROM t GROUP BY id, s, n HAVING {condition} ORDER BY id"),
-            format!("SELECT id FROM u WHERE EXISTS (SELECT 1 FROM t WHERE t.id = u.id AND {}) ORDER BY id", with_table(condition)),
+            format!(
+                "SELECT id FROM u WHERE EXISTS (SELECT 1 FROM t WHERE t.id = u.id AND {}) ORDER BY id",
+                with_table(condition)
+            ),
         ] {
             let found = query(&sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
             assert_eq!(found, [j!({"id": "max"}), j!({"id": "min"})], "{sql}");
@@ -262,7 +265,10 @@ async fn what_is_computed_above_a_filter_is_computed_for_its_rows_only() {
         "SELECT t.id, u.n FROM t LEFT JOIN u ON t.s ~ '^[0-9]+$' AND CAST(t.s AS int) = u.n + 1 AND u.id <> 'max' ORDER BY t.id",
     );
     let found = left.await.unwrap();
-    assert_eq!(found.iter().map(|r| r["n"].clone()).collect::<Vec<_>>(), [Value::Null, Value::Null, Value::Null, j!(2), Value::Null]);
+    assert_eq!(
+        found.iter().map(|r| r["n"].clone()).collect::<Vec<_>>(),
+        [Value::Null, Value::Null, Value::Null, j!(2), Value::Null]
+    );
     for sql in [
         "SELECT id, k FROM (SELECT id, CAST(s AS int) AS k FROM t WHERE s ~ '^[0-9]+$') AS v WHERE k > 5",
         "SELECT id, CAST(s AS int) AS k, CAST(s AS int) + 1 AS l FROM t WHERE s <> 'abc' AND CAST(s AS int) > 5",

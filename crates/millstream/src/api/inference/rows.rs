@@ -32,7 +32,9 @@ pub fn row(columns: &[Column], value: &Value, place: &str) -> Result<Input, Refu
             collect(cells)
         }
         // A model of one column.
-        single if columns.len() == 1 && !single.is_object() => collect(std::iter::once(read(&columns[0], 0, single, place))),
+        single if columns.len() == 1 && !single.is_object() => {
+            collect(std::iter::once(read(&columns[0], 0, single, place)))
+        }
         _ => Err(Refusal::input(format!("{place} is no row: write {}", expected(columns)))),
     }
 }
@@ -44,9 +46,13 @@ pub fn row_of_texts<'a>(
     place: &str,
 ) -> Result<Input, Refusal> {
     check_count(columns, cells.len(), place)?;
-    collect(columns.iter().zip(cells).enumerate().map(|(i, (column, text))| {
-        column.kind.parse(text).ok_or_else(|| wrong(column, i, text, place))
-    }))
+    collect(
+        columns
+            .iter()
+            .zip(cells)
+            .enumerate()
+            .map(|(i, (column, text))| column.kind.parse(text).ok_or_else(|| wrong(column, i, text, place))),
+    )
 }
 
 /// Rows from columns by name, each a list of as many values as there are rows; none where these are no columns of the
@@ -140,7 +146,9 @@ mod tests {
             let message = row(&columns(true), &value, "row 2").unwrap_err().message;
             assert!(message.contains(why), "{value}: {message}");
         }
-        assert!(row(&columns(false), &json!({ "amount": 1 }), "row 1").unwrap_err().message.contains("a list of 3 values"));
+        assert!(
+            row(&columns(false), &json!({ "amount": 1 }), "row 1").unwrap_err().message.contains("a list of 3 values")
+        );
         assert_eq!(row_of_texts(&columns(false), ["1.5", "7", "DE"].into_iter(), "row 1"), Ok(expected.clone()));
         let by_column = json!({ "amount": [1.5, 1.5], "hour": ["7", 7], "country": ["DE", "DE"] });
         let by_column = rows_by_column(&columns(true), by_column.as_object().unwrap());

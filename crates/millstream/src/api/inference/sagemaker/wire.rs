@@ -138,7 +138,10 @@ fn decode_json(body: &[u8], reads: &Reads) -> Result<(Vec<Input>, Envelope), Ref
     let expected = match reads {
         Reads::Text => r#"expected {"instances": ["text", …]} or {"inputs": "text" or ["text", …]}"#.to_owned(),
         Reads::Row(columns) => {
-            format!(r#"expected {{"instances": [row, …]}} or {{"inputs": [row, …]}}, a row being {}"#, rows::expected(columns))
+            format!(
+                r#"expected {{"instances": [row, …]}} or {{"inputs": [row, …]}}, a row being {}"#,
+                rows::expected(columns)
+            )
         }
     };
     let body: Value =

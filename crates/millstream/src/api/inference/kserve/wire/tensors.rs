@@ -57,7 +57,8 @@ pub fn rows(columns: &[Column], tensors: &[Tensor], mut binary: &[u8]) -> Result
         .collect();
     let Some(by_name) = by_name else {
         let expected = cells::expected(columns);
-        let message = format!("send one input of shape [n, {}], or one of shape [n] for each of {expected}", columns.len());
+        let message =
+            format!("send one input of shape [n, {}], or one of shape [n] for each of {expected}", columns.len());
         return Err(Refusal::input(message));
     };
     (0..rows).map(|i| row(by_name.iter().map(|elements| elements[i].clone()).collect(), i)).collect()
@@ -177,7 +178,8 @@ mod tests {
             (json!([{ "name": "x", "shape": [2, 2], "datatype": "FP64", "data": [1, 2, 3] }]), "another number"),
             (json!([]), "no rows"),
         ] {
-            let message = decode(json!({ "inputs": tensors }).to_string().as_bytes(), None, &reads()).unwrap_err().message;
+            let message =
+                decode(json!({ "inputs": tensors }).to_string().as_bytes(), None, &reads()).unwrap_err().message;
             assert!(message.contains(why), "{message}");
         }
     }
