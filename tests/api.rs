@@ -269,6 +269,13 @@ fn with_a_token_everything_but_health_asks_for_it() {
             assert_eq!(answer.status, status, "{path} with {token}");
         }
     }
+    // A browser is asked for the token by a page, which shows nothing by itself.
+    let page = try_send(Method::GET, &format!("{url}/"), &[("accept", "text/html,*/*;q=0.8")], "").unwrap();
+    assert_eq!((page.status, page.header("x-frame-options")), (200, Some("DENY")));
+    assert!(page.header("content-security-policy").unwrap().contains("connect-src 'self'"));
+    assert!(page.text.contains("This server asks for its token") && !page.text.contains("s3cret"));
+    let data = try_send(Method::GET, &format!("{url}/api/v1/pipeline"), &[("accept", "text/html")], "").unwrap();
+    assert_eq!((data.status, data.json()["error"].is_string()), (401, true), "the API answers in JSON");
     assert_eq!(push(&server, r#"{"id":"a","n":1}"#).status, 401);
     assert_eq!(http::post(&format!("{url}/api/v1/query"), "{}").status, 401);
     for path in ["api/v1/dlq/redrive", "invocations", "v2/models/sentiment/infer", "predict", "embed"] {

@@ -206,6 +206,6 @@ fn a_filling_that_is_killed_again_and_again_gives_each_row_once() {
         let changes = format!("SELECT count(*) AS n FROM \"{table}.changes\"");
         assert_eq!((count(&place, table), place.query(&changes)[0]["n"].as_u64()), (good, Some(good)), "{table}");
     }
-    let letters = place.stdout(&["dlq", "list", "--data-dir", "data", "--format", "json", "--limit", "1000000"]);
+    let letters = place.stdout(&["dlq", "list", "--data-dir", "data", "--format", "jsonl", "--limit", "1000000"]);
     assert_eq!(letters.lines().count(), RECORDS / 10);
 }

@@ -249,7 +249,7 @@ fn redrives_that_are_killed_lose_and_double_nothing() {
 }
 
 fn left(place: &Place) -> Vec<Value> {
-    let all = ["dlq", "list", "--data-dir", "data", "--format", "json", "--limit", "100000"];
+    let all = ["dlq", "list", "--data-dir", "data", "--format", "jsonl", "--limit", "100000"];
     json_lines(&place.stdout(&all))
 }
 

@@ -191,7 +191,7 @@ fn a_flipped_byte_in_the_state_never_gives_a_wrong_row() {
         damaged[bytes.len() / 2] ^= 0x10;
         std::fs::write(&file, &damaged).unwrap();
         let query =
-            place.output(&["query", "SELECT * FROM items ORDER BY id", "--data-dir", "data", "--format", "json"]);
+            place.output(&["query", "SELECT * FROM items ORDER BY id", "--data-dir", "data", "--format", "jsonl"]);
         if query.status.success() {
             let rows = crate::support::json_lines(&String::from_utf8(query.stdout).unwrap());
             assert!(rows == whole, "{}: {} rows where {} were", file.display(), rows.len(), whole.len());
@@ -213,4 +213,54 @@ fn tables_below(folder: &Path, files: &mut Vec<PathBuf>) {
             files.push(path);
         }
     }
+}
+
+#[test]
+fn pipelines_in_one_folder_keep_their_data_apart_and_commands_find_it() {
+    let place = Place::new(PIPELINE);
+    place.write("other.yaml", PIPELINE.replace("pipeline: kept", "pipeline: other").replace("in.jsonl", "other.jsonl"));
+    grow(&place, 0, 10, 20);
+    place.write("other.jsonl", "{\"id\":\"x\",\"text\":\"y\"}\n");
+    let run = |file: &str| place.stdout(&["run", file, "--listen", "127.0.0.1:0", "--exit-when-idle"]);
+    let count = |more: &[&str]| {
+        // No server is asked: this port is nobody's.
+        let args = [&["query", "SELECT count(*) AS n FROM items", "--format", "json"], more].concat();
+        crate::support::json_lines(&place.stdout(&args))[0]["n"].as_u64()
+    };
+    run("pipeline.yaml");
+    assert_eq!(count(&[]), Some(10), "the only one is found");
+    run("other.yaml");
+    assert!(place.path("millstream-data/kept/millstream.json").exists());
+    assert!(place.path("millstream-data/other/millstream.json").exists());
+    let said = place.fails(2, &["query", "SELECT 1 AS one"]);
+    assert!(said.contains("kept, other") && said.contains("--pipeline"), "{said}");
+    assert_eq!((count(&["--pipeline", "kept"]), count(&["--pipeline", "other.yaml"])), (Some(10), Some(1)));
+    let said = place.fails(2, &["dlq", "list", "--pipeline", "third"]);
+    assert!(said.contains("kept, other"), "{said}");
+    place.stdout(&["replay", "other.yaml"]);
+    place.stdout(&["dlq", "redrive", "--all", "--pipeline", "other.yaml"]);
+    place.stdout(&["tap", "wire", "--no-follow", "--pipeline", "kept"]);
+}
+
+#[test]
+fn a_folder_of_an_earlier_version_is_used_where_it_is() {
+    let place = Place::new(PIPELINE);
+    grow(&place, 0, 10, 20);
+    let args = ["run", "pipeline.yaml", "--listen", "127.0.0.1:0", "--exit-when-idle"];
+    place.stdout(&[
+        "run",
+        "pipeline.yaml",
+        "--data-dir",
+        "millstream-data",
+        "--listen",
+        "127.0.0.1:0",
+        "--exit-when-idle",
+    ]);
+    grow(&place, 10, 5, 20);
+    let output = place.output(&args);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("as earlier versions had it"), "{said}");
+    assert!(!place.path("millstream-data/kept").exists());
+    let rows = place.stdout(&["query", "SELECT count(*) AS n FROM items", "--format", "json"]);
+    assert_eq!(rows.trim(), "{\"n\":15}");
 }

@@ -120,7 +120,7 @@ fn every_post_is_matched_and_counted_once_over_a_connection_that_breaks() {
     let url = server.url();
     let counted = || {
         let sql = "SELECT category, count(*) AS posts FROM posts_by_category GROUP BY category";
-        let rows = json_lines(&place.stdout(&["query", sql, "--url", &url, "--format", "json"]));
+        let rows = json_lines(&place.stdout(&["query", sql, "--url", &url, "--format", "jsonl"]));
         let counts: BTreeMap<String, i64> =
             rows.iter().map(|row| (text(row, "category").to_owned(), row["posts"].as_i64().unwrap())).collect();
         (counts.values().sum::<i64>() == 40).then_some(counts)
@@ -137,7 +137,10 @@ fn every_post_is_matched_and_counted_once_over_a_connection_that_breaks() {
 #[ignore = "needs RabbitMQ: run scripts/test"]
 fn rabbitmq_gets_every_scored_headline_of_the_news_example() {
     let place = example("news");
+    // As its comment says: without the `#`.
     let pipeline = std::fs::read_to_string(place.path("pipeline.yaml")).unwrap();
+    let (before, queue) = pipeline.split_once("  # queue:").unwrap();
+    let pipeline = format!("{before}  queue:{}", queue.replace("\n  # ", "\n  "));
     let unique = format!("test-{}", std::process::id());
     // Names of its own, so that the test does not meet what a user of the example has there.
     place.write(

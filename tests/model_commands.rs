@@ -81,7 +81,7 @@ fn eval_takes_other_columns_and_other_names_for_labels() {
 #[test]
 fn list_names_built_ins_and_the_models_of_a_pipeline_without_their_secrets() {
     let place = Place::new(PIPELINE);
-    let built_in = json_lines(&place.stdout(&["models", "list", "--format", "json"]));
+    let built_in = json_lines(&place.stdout(&["models", "list", "--format", "jsonl"]));
     let sources: Vec<_> = built_in.iter().map(|model| model["source"].as_str().unwrap()).collect();
     assert!(sources.contains(&"builtin:headline-sentiment") && sources.contains(&LINEAR), "{sources:?}");
     for model in &built_in {
@@ -90,7 +90,7 @@ fn list_names_built_ins_and_the_models_of_a_pipeline_without_their_secrets() {
     }
     let csv = place.stdout(&["models", "list", "pipeline.yaml", "--format", "csv"]);
     let lines: Vec<&str> = csv.lines().collect();
-    assert_eq!(lines[0], "name,source,task,labels,dimensions,digest,bytes");
+    assert_eq!(lines[0], "name,source,task,labels,dimensions,digest,bytes,reads");
     assert!(
         csv.contains("tone,builtin:headline-sentiment-linear,text-classification,\"negative, neutral, positive\""),
         "{csv}"
@@ -152,6 +152,112 @@ fn bench_measures_every_size_by_itself_and_through_the_queue() {
     // Before it stand the file's own lines, with what nothing uses.
     let error = said.lines().find(|line| line.starts_with("millstream: ")).unwrap();
     assert!(error.contains("127.0.0.1:1") && !error.contains("s3cret"), "{error}");
+}
+
+/// Two models that read columns: `fraud` names its own, `spend` takes three side by side.
+fn tabular() -> Place {
+    let place = Place::new(
+        "
+pipeline: cards
+sources: { cards: { type: http, schema: { id: string, amount: float, hour: int, age: int, country: string }, key: [id] } }
+models:
+  fraud: { task: tabular-classification, source: ./fraud.onnx }
+  spend: { task: tabular-regression, source: ./spend.onnx, inputs: { input: [amount, hour, account_days] } }
+transforms:
+  expected: { from: cards, predict: { model: spend, input: { amount: amount, hour: hour, account_days: age }, output: spend } }
+  scored: { from: expected, predict: { model: fraud, input: [country, amount, hour], output: fraud } }
+tables:
+  scores: { from: scored, key: [id] }
+",
+    );
+    for file in ["fraud.onnx", "spend.onnx"] {
+        place.write(
+            file,
+            std::fs::read(format!("{}/../../tests/cases/tabular/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap(),
+        );
+    }
+    place
+}
+
+#[test]
+fn models_of_columns_are_listed_described_evaluated_and_measured() {
+    let place = tabular();
+    let json = |args: &[&str]| -> Value { serde_json::from_str(&place.stdout(args)).unwrap() };
+    let info = json(&["models", "info", "./fraud.onnx", "--format", "json"]);
+    assert_eq!((&info["task"], &info["labels"]), (&json!("tabular-classification"), &json!(["fraud", "ok"])));
+    assert_eq!(info["files"][0]["file"], "fraud.onnx");
+    let columns: Vec<&str> = info["reads"].as_array().unwrap().iter().map(|c| c.as_str().unwrap()).collect();
+    assert!(columns.contains(&"amount: float") && columns.contains(&"country: string"), "{columns:?}");
+    let info = json(&["models", "info", "./spend.onnx", "--format", "json"]);
+    assert_eq!((&info["task"], info["reads"].as_array().unwrap().len()), (&json!("tabular-regression"), 3));
+    let list = json_lines(&place.stdout(&["models", "list", "pipeline.yaml", "--format", "json"]));
+    assert!(list[1]["reads"].as_str().unwrap().contains("account_days: float"), "{list:?}");
+
+    place.write("cards.csv", "country,amount,hour,label\nDE,20,12,ok\nUS,5000,2,fraud\n");
+    let report = json(&["models", "eval", "./fraud.onnx", "--input", "cards.csv", "--format", "json"]);
+    assert_eq!(
+        (&report["n"], &report["failed"], report["confusion"].as_array().unwrap().len()),
+        (&json!(2), &json!(0), 2)
+    );
+    place.write("spend.csv", "a,b,c,right\n30.5,9,858,30\n100.25,6,1539,90\n137,7,474,120\n");
+    let spend = ["models", "eval", "./spend.onnx", "--input", "spend.csv", "--label", "right"];
+    let report = json(&[&spend[..], &["--format", "json"]].concat());
+    assert!(report["mean_absolute_error"].as_f64().is_some_and(|e| e.is_finite()) && report["n"] == 3, "{report}");
+    assert!(place.stdout(&spend).contains("root_mean_squared_error"));
+    let said = place.fails(2, &["models", "eval", "./spend.onnx", "--input", "spend.csv"]);
+    assert!(said.contains("no column `label`; the file has a, b, c, right"), "{said}");
+    let named = ["models", "eval", "spend", "--pipeline", "pipeline.yaml", "--input", "spend.csv", "--label", "right"];
+    let said = place.fails(2, &named);
+    assert!(said.contains("no column `amount`"), "{said}");
+    place.stdout(&[&named[..], &["--columns", "a,b,c"]].concat());
+
+    for model in [&["./spend.onnx"][..], &["fraud", "--pipeline", "pipeline.yaml", "--input", "cards.csv"]] {
+        let args = [&["models", "bench", "--batch", "1,8", "--seconds", "0.01", "--format", "json"], model].concat();
+        let report = json(&args);
+        assert!(report["batches"][0]["sequences_per_second"].as_f64() > Some(0.0), "{report}");
+        assert!(report["batches"][1]["queue_sequences_per_second"].as_f64() > Some(0.0), "{report}");
+    }
+}
+
+#[test]
+fn models_of_columns_are_served_alone_and_by_a_running_pipeline() {
+    let place = tabular();
+    let post = |url: &str, path: &str, kind: &str, body: &str| {
+        let headers = [("content-type", kind)];
+        let answer = http::try_send(reqwest::Method::POST, &format!("{url}{path}"), &headers, body).unwrap();
+        assert_eq!(answer.status, 200, "{path} {body}: {}", answer.text);
+        answer.text
+    };
+    let alone = crate::support::Server::spawn(place.command(&["serve", "./spend.onnx", "--listen", "127.0.0.1:0"]));
+    let url = alone.url();
+    let value = |text: &str| text.trim().parse::<f64>().unwrap();
+    let csv = value(&post(&url, "/invocations", "text/csv", "30.5,9,858\n"));
+    let answer: Value =
+        serde_json::from_str(&post(&url, "/invocations", "application/json", r#"{"instances": [[30.5, 9, 858]]}"#))
+            .unwrap();
+    assert!((answer["predictions"][0]["value"].as_f64().unwrap() - csv).abs() < 1e-3, "{answer} {csv}");
+    let tensor =
+        json!({ "inputs": [{ "name": "input", "shape": [1, 3], "datatype": "FP32", "data": [30.5, 9, 858] }] });
+    let answer: Value =
+        serde_json::from_str(&post(&url, "/v2/models/spend/infer", "application/json", &tensor.to_string())).unwrap();
+    assert_eq!((&answer["outputs"][0]["name"], &answer["outputs"][0]["shape"]), (&json!("value"), &json!([1])));
+    assert!((answer["outputs"][0]["data"][0].as_f64().unwrap() - csv).abs() < 1e-3, "{answer}");
+    let list = json_lines(&place.stdout(&["models", "list", "--url", &url, "--format", "json"]));
+    assert_eq!((&list[0]["task"], &list[0]["name"]), (&json!("tabular-regression"), &json!("spend")));
+    drop(alone);
+
+    let server = place.start(&[]);
+    let url = server.url();
+    let row =
+        r#"{"instances": [{"country": "US", "amount": 5000, "hour": 2}, {"country": "DE", "amount": 20, "hour": 12}]}"#;
+    let answer: Value = serde_json::from_str(&post(&url, "/invocations?model=fraud", "application/json", row)).unwrap();
+    let items = answer["predictions"].as_array().unwrap();
+    assert!(items.iter().all(|item| item["scores"]["fraud"].is_f64() && item["label"].is_string()), "{answer}");
+    assert!(http::get(&format!("{url}/v2/models/fraud")).text.contains("\"name\":\"country\""));
+    let wrong = http::post(&format!("{url}/invocations?model=fraud"), r#"{"instances": ["text"]}"#);
+    assert!(wrong.status == 400 && wrong.text.contains("country"), "{wrong:?}");
+    let wrong = http::post(&format!("{url}/predict?model=fraud"), r#"{"inputs": "text"}"#);
+    assert!(wrong.status == 422 && wrong.text.contains("tabular-classification"), "{wrong:?}");
 }
 
 /// Stands for the hub: one model of two files, and how often one of them was asked for.

@@ -120,7 +120,7 @@ tables: { news: { from: scored, key: [id] } }
     assert_eq!(ranked[0][0], json!({ "label": "positive", "score": item["score"] }));
     let figures = get(&format!("{url}/metrics")).text;
     assert!(figures.contains("model_batch_size_count{component_id=\"tone\"} 5\n"), "{figures}");
-    let listed = place.stdout(&["models", "list", "--url", &url, "--format", "json"]);
+    let listed = place.stdout(&["models", "list", "--url", &url, "--format", "jsonl"]);
     let listed: Value = serde_json::from_str(&listed).unwrap();
     assert_eq!((&listed["name"], &listed["labels"][2]), (&json!("tone"), &json!("positive")));
 }

@@ -90,7 +90,7 @@ impl Place {
 
     /// Rows of a query on the data folder at rest.
     pub fn query(&self, sql: &str) -> Vec<Value> {
-        json_lines(&self.stdout(&["query", sql, "--data-dir", "data", "--format", "json"]))
+        json_lines(&self.stdout(&["query", sql, "--data-dir", "data", "--format", "jsonl"]))
     }
 
     /// Everything in a stream, in order of partition and offset: `{partition, offset, record}`.
@@ -100,7 +100,7 @@ impl Place {
 
     /// The dead letters.
     pub fn dead_letters(&self) -> Vec<Value> {
-        json_lines(&self.stdout(&["dlq", "list", "--data-dir", "data", "--format", "json"]))
+        json_lines(&self.stdout(&["dlq", "list", "--data-dir", "data", "--format", "jsonl"]))
     }
 
     /// The bytes of a dead letter.

@@ -123,7 +123,7 @@ fn generate() -> Bytes {
 }
 
 fn batches(body: &Bytes, decoder: &dyn Decoder) -> Vec<RawBatch> {
-    let whole = decoder.split(body.clone()).expect("it is JSON");
+    let whole = decoder.split(body.clone(), None).expect("it is JSON");
     whole
         .spans
         .chunks(BATCH)

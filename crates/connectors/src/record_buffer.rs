@@ -6,6 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use millstream_core::{Failure, RawBatch, RowFailure};
 
+use crate::format::TextEncoding;
+use crate::format::encoding::to_utf8;
+use crate::format::framing::{Framing, cut};
+use crate::source::SourceContext;
+
 /// A batch is full at this many bytes, or at [`BATCH_RECORDS_MAX`].
 const BATCH_BYTES_MAX: usize = 1 << 20;
 
@@ -18,6 +23,8 @@ pub(crate) struct RecordBuffer {
     origin: Arc<str>,
     /// The encoding that came with what the records were cut out of.
     pub(crate) charset: Option<Arc<str>>,
+    framing: Option<Framing>,
+    encoding: Option<TextEncoding>,
     data: Vec<u8>,
     spans: Vec<Range<usize>>,
     refused: Vec<RowFailure>,
@@ -28,6 +35,29 @@ impl RecordBuffer {
     /// No record yet.
     pub(crate) fn new(origin: Arc<str>) -> Self {
         Self { origin, ..Self::default() }
+    }
+
+    /// The same, for messages that may hold several records, as the source was told.
+    pub(crate) fn for_messages(origin: Arc<str>, context: &SourceContext) -> Self {
+        Self { framing: Some(context.framing), encoding: context.encoding, ..Self::new(origin) }
+    }
+
+    /// Adds the records of a message: the documents of JSON, the rows of CSV; else it is one record. A message in which
+    /// there is nothing is a record too, and fails as one.
+    pub(crate) fn push_message(&mut self, message: &[u8]) {
+        let framing = match self.framing {
+            Some(framing @ (Framing::Json | Framing::Csv(_))) => framing,
+            Some(Framing::Lines) => Framing::Whole,
+            Some(Framing::Whole) | None => return self.push(message),
+        };
+        let text = match to_utf8(Bytes::copy_from_slice(message), self.charset.as_deref(), self.encoding) {
+            Ok(text) => text,
+            Err(failure) => return self.push_refused(message, failure),
+        };
+        if text.trim_ascii().is_empty() {
+            return self.push(&text);
+        }
+        cut(framing, &text).spans.into_iter().for_each(|span| self.push(&text[span]));
     }
 
     /// Adds a record.
@@ -43,18 +73,19 @@ impl RecordBuffer {
         self.push(kept);
     }
 
-    /// Adds a record with the type of its event, and why it can't be used. A buffer has only records with a type, or
-    /// only records without.
-    pub(crate) fn push_event(&mut self, kind: &str, record: &[u8], refused: Option<Failure>) {
-        match self.events.last() {
-            // Most streams have one type.
-            Some(last) if **last == *kind => self.events.push(last.clone()),
-            _ => self.events.push(kind.into()),
-        }
+    /// Adds the records of an event's data with the event's type, and why they can't be used. A buffer has only records
+    /// with a type, or only records without.
+    pub(crate) fn push_event(&mut self, kind: &str, data: &[u8], refused: Option<Failure>) {
         match refused {
-            None => self.push(record),
-            Some(failure) => self.push_refused(record, failure),
+            None => self.push_message(data),
+            Some(failure) => self.push_refused(data, failure),
         }
+        let kind = match self.events.last() {
+            // Most streams have one type.
+            Some(last) if **last == *kind => last.clone(),
+            _ => kind.into(),
+        };
+        self.events.resize(self.spans.len(), kind);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -77,5 +108,28 @@ impl RecordBuffer {
             charset: self.charset.clone(),
             ..RawBatch::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn records(framing: Framing, messages: &[&[u8]]) -> Vec<String> {
+        let mut buffer = RecordBuffer::for_messages("ws".into(), &SourceContext::new("in", framing));
+        messages.iter().for_each(|message| buffer.push_message(message));
+        let batch = buffer.take();
+        (0..batch.len()).map(|i| String::from_utf8_lossy(batch.record(i)).into_owned()).collect()
+    }
+
+    #[test]
+    fn a_message_gives_each_document_that_it_holds() {
+        let messages: [&[u8]; 5] = [b"{\"a\":1}", b"[{\"a\":2},{\"a\":3}]", b"{\"a\":4}{\"a\":", b"", b"[]"];
+        assert_eq!(
+            records(Framing::Json, &messages),
+            ["{\"a\":1}", "{\"a\":2}", "{\"a\":3}", "{\"a\":4}", "{\"a\":", ""]
+        );
+        assert_eq!(records(Framing::Lines, &[b"one\ntwo"]), ["one\ntwo"], "a message of text is one");
+        assert_eq!(records(Framing::Json, &[b"\xff\xfe{\0}\0"]), ["{}"], "UTF-16 by its mark");
     }
 }

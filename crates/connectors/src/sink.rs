@@ -1,5 +1,7 @@
 //! The sinks there are: their settings as one closed set, the check of those settings, and how to open one.
 
+pub mod preview;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::feed::{FeedSource, FeedSourceConfig};
 use crate::file::{FileSource, FileSourceConfig};
-use crate::format::Framing;
+use crate::format::{Framing, TextEncoding};
 use crate::http_push::HttpPushConfig;
 use crate::http_stream::{HttpStreamSource, HttpStreamSourceConfig};
 use crate::websocket::{WebsocketSource, WebsocketSourceConfig};
@@ -25,7 +25,7 @@ pub enum SourceConfig {
     File(FileSourceConfig),
     /// Records pushed to this server over HTTP.
     Http(HttpPushConfig),
-    /// RSS, Atom and JSON feeds.
+    /// RSS, Atom and JSON feeds: each new or changed entry once. The fields of an entry are in `docs/decoding.md`.
     Feed(FeedSourceConfig),
     /// A WebSocket.
     Websocket(WebsocketSourceConfig),
@@ -44,6 +44,8 @@ pub struct SourceContext {
     pub clock: Arc<dyn Clock>,
     /// How the decoder wants bytes cut into records.
     pub framing: Framing,
+    /// The encoding of what is read, where the bytes do not say it themselves; none is UTF-8.
+    pub encoding: Option<TextEncoding>,
     /// Told when the source begins to wait for its system, at each attempt that fails, and when it gets on.
     pub status: Status,
 }
@@ -82,6 +84,7 @@ impl SourceContext {
             cursor: Cursor::new(),
             clock: Arc::new(millstream_core::SystemClock),
             framing,
+            encoding: None,
             status: Arc::new(|_| {}),
         }
     }

@@ -1,10 +1,11 @@
 //! Prints records to standard output.
 
-use std::io::{BufWriter, ErrorKind as Io, Write};
+use std::io::{BufWriter, ErrorKind as Io, IsTerminal, Write};
 
 use arrow::datatypes::Schema;
 use async_trait::async_trait;
 use millstream_core::json::RowWriter;
+use millstream_core::terminal::{Escapes, SafeWriter};
 use millstream_core::{Error, Result, RowFailure, Sink, SinkBatch};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -75,7 +76,12 @@ impl StdoutSink {
     /// # Errors
     /// `Config`: the template does not fit the columns.
     pub fn new(config: StdoutSinkConfig, context: SinkContext) -> Result<Self> {
-        Self::onto(Box::new(std::io::stdout()), config, &context)
+        let json = config.format != StdoutFormat::Text;
+        let escapes = if json { Escapes::Json } else { Escapes::Text };
+        let out = std::io::stdout();
+        // What a record says is shown on a terminal, never obeyed.
+        let escapes = out.is_terminal().then_some(escapes);
+        Self::onto(Box::new(SafeWriter::new(out, escapes)), config, &context)
     }
 
     fn onto(out: Box<dyn Write + Send>, config: StdoutSinkConfig, context: &SinkContext) -> Result<Self> {

@@ -89,6 +89,21 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
+    /// All kinds.
+    pub const ALL: [Self; 11] = [
+        Self::Malformed,
+        Self::Encoding,
+        Self::MissingField,
+        Self::TypeMismatch,
+        Self::OutOfRange,
+        Self::TooLarge,
+        Self::Expression,
+        Self::Timeout,
+        Self::Model,
+        Self::Unavailable,
+        Self::Rejected,
+    ];
+
     /// The name used in metrics, in the dead letter queue and in JSON.
     pub fn as_str(self) -> &'static str {
         match self {

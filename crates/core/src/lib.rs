@@ -14,6 +14,7 @@ pub mod partition;
 pub mod schema;
 pub mod sink;
 pub mod source;
+pub mod terminal;
 pub mod units;
 
 pub use batch::{Failure, FailureKind, RowFailure, Rows};

@@ -70,9 +70,50 @@ impl StreamSchema {
         Arc::new(Schema::new(self.fields.iter().map(Field::arrow).collect::<Fields>()))
     }
 
+    /// Finds what no record could ever hold: no field at all, one name twice, objects without fields, too many levels.
+    ///
+    /// # Errors
+    /// What is wrong, and what to write.
+    pub fn check(&self) -> Result<(), String> {
+        if self.fields.is_empty() {
+            return Err("the schema has no field".into());
+        }
+        check_fields(&self.fields, "", 1)
+    }
+
     /// The field called `name`.
     pub fn field(&self, name: &str) -> Option<&Field> {
         self.fields.iter().find(|f| f.name == name)
+    }
+}
+
+/// The most objects and lists inside each other that a schema may declare.
+pub const SCHEMA_DEPTH_MAX: usize = 32;
+
+fn check_fields(fields: &[Field], within: &str, depth: usize) -> Result<(), String> {
+    for (i, field) in fields.iter().enumerate() {
+        let path = if within.is_empty() { field.name.clone() } else { format!("{within}.{}", field.name) };
+        if fields[..i].iter().any(|other| other.name == field.name) {
+            return Err(format!("the schema names `{path}` twice"));
+        }
+        check_type(&field.kind, &path, depth)?;
+    }
+    Ok(())
+}
+
+fn check_type(kind: &FieldType, path: &str, depth: usize) -> Result<(), String> {
+    if depth > SCHEMA_DEPTH_MAX {
+        return Err(format!(
+            "`{path}` lies below more than {SCHEMA_DEPTH_MAX} objects and lists: declare one of them as `json`"
+        ));
+    }
+    match kind {
+        FieldType::Struct(fields) if fields.is_empty() => Err(format!(
+            "`{path}` is an object without fields: name those that are wanted, or write `{path}: json` to keep all of it"
+        )),
+        FieldType::Struct(fields) => check_fields(fields, path, depth + 1),
+        FieldType::List(item) => check_type(item, path, depth + 1),
+        _ => Ok(()),
     }
 }
 
@@ -111,6 +152,10 @@ impl FieldType {
     /// The message names the nearest known type.
     pub fn parse(text: &str) -> Result<(Self, bool), String> {
         let text = text.trim();
+        // Each bracket is a level of this function.
+        if text.bytes().filter(|byte| *byte == b'[').count() > SCHEMA_DEPTH_MAX {
+            return Err(format!("more than {SCHEMA_DEPTH_MAX} lists inside each other: declare them as `json`"));
+        }
         let (text, optional) = match text.strip_suffix('?') {
             Some(rest) => (rest.trim_end(), true),
             None => (text, false),
@@ -188,5 +233,31 @@ mod tests {
         assert_eq!(FieldType::parse("[int]?").unwrap(), (FieldType::List(Box::new(FieldType::Int)), true));
         assert!(FieldType::parse("strng").unwrap_err().contains("unknown type `strng`"));
         assert!(FieldType::parse("[int?]").is_err());
+        assert!(FieldType::parse("[]").unwrap_err().contains("unknown type ``"));
+        assert!(FieldType::parse(&"[".repeat(1_000_000)).is_err());
+    }
+
+    #[test]
+    fn what_no_record_could_hold_is_refused() {
+        let field = |name: &str, kind| Field { name: name.into(), kind, optional: true };
+        let empty = FieldType::Struct(Vec::new());
+        let deep = (0..40).fold(FieldType::Int, |kind, _| FieldType::Struct(vec![field("a", kind)]));
+        for (fields, part) in [
+            (vec![], "no field"),
+            (vec![field("meta", empty.clone())], "`meta` is an object without fields"),
+            (vec![field("list", FieldType::List(Box::new(empty.clone())))], "`list` is an object without fields"),
+            (vec![field("a", FieldType::Struct(vec![field("b", empty)]))], "`a.b` is an object without fields"),
+            (vec![field("a", FieldType::Int), field("a", FieldType::Int)], "`a` twice"),
+            (
+                vec![field("o", FieldType::Struct(vec![field("x", FieldType::Int), field("x", FieldType::Bool)]))],
+                "`o.x` twice",
+            ),
+            (vec![field("deep", deep)], "more than 32"),
+        ] {
+            let problem = StreamSchema { fields }.check().unwrap_err();
+            assert!(problem.contains(part), "{problem}");
+        }
+        let schema = StreamSchema { fields: vec![field("a", FieldType::Struct(vec![field("b", FieldType::Json)]))] };
+        assert_eq!(schema.check(), Ok(()));
     }
 }

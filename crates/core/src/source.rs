@@ -30,6 +30,7 @@ pub struct SourceBatch {
 
 /// What a source answers to a read.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // A read nearly always gives a batch.
 pub enum SourceRead {
     /// Records.
     Batch(SourceBatch),

@@ -15,7 +15,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failed::Said(code)) => ExitCode::from(code),
         Err(Failed::Error(e)) => {
-            eprintln!("millstream: {e}");
+            millstream::errln!("millstream: {e}");
             ExitCode::from(match e.kind() {
                 millstream_core::ErrorKind::Config => 2,
                 _ => 1,

@@ -1,4 +1,6 @@
-//! Rows for people and programs: aligned tables, JSON lines, CSV, Arrow streams.
+//! Rows for people and programs: aligned tables, JSON, JSON lines, CSV, Arrow streams.
+
+mod table;
 
 use std::io::Write;
 
@@ -6,25 +8,26 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use clap::ValueEnum;
-use comfy_table::{ContentArrangement, Table, presets};
 use futures::{Stream, StreamExt};
 use millstream_core::json::RowWriter;
 use millstream_core::{Error, Result};
 
-use crate::pipeline::streams::StreamBatch;
+use crate::output;
+
+pub use table::Table;
 
 /// Rows that a table on the terminal shows at most; more are counted.
 const TABLE_ROWS_MAX: usize = 1000;
-/// Characters of a cell in a table.
-const CELL_CHARS_MAX: usize = 80;
 
 /// How rows are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// Aligned columns, for people.
     Table,
-    /// One JSON object a line.
+    /// One JSON array of all rows.
     Json,
+    /// One JSON object a line.
+    Jsonl,
     /// CSV with a header; nested values as JSON.
     Csv,
 }
@@ -44,16 +47,20 @@ pub async fn print(
         let names: Vec<String> = schema.fields().iter().map(|f| csv_cell(f.name())).collect();
         writeln!(out, "{}", names.join(","))?;
     }
+    let mut array = JsonArray::default();
     while let Some(batch) = batches.next().await {
         let batch = batch?;
         match format {
             Format::Table => table.add(&batch)?,
-            Format::Json => out.write_all(&json_lines(&batch)?)?,
+            Format::Json => array.lines(&json_lines(&batch)?, out)?,
+            Format::Jsonl => out.write_all(&json_lines(&batch)?)?,
             Format::Csv => csv_lines(&batch, out)?,
         }
     }
-    if format == Format::Table {
-        table.print(out)?;
+    match format {
+        Format::Table => table.print(out)?,
+        Format::Json => array.end(out)?,
+        Format::Jsonl | Format::Csv => {}
     }
     out.flush()?;
     Ok(())
@@ -70,28 +77,85 @@ pub fn json_lines(batch: &RecordBatch) -> Result<Vec<u8>> {
     Ok(lines)
 }
 
-/// Rows of a stream as `{"partition": …, "offset": …, "record": {…}}` lines.
-pub fn tap_lines(batch: &StreamBatch) -> Result<Vec<u8>> {
-    let writer = RowWriter::bind(&batch.batch)?;
-    let mut lines = Vec::new();
-    for row in 0..batch.batch.num_rows() {
-        let offset = batch.base_offset + row as u64;
-        write!(lines, r#"{{"partition":{},"offset":{offset},"record":"#, batch.partition)?;
-        writer.write(row, &mut lines);
-        lines.extend_from_slice(b"}\n");
-    }
-    Ok(lines)
+/// An array of JSON, written piece by piece: an element a line.
+#[derive(Debug, Default)]
+pub struct JsonArray {
+    begun: bool,
 }
 
-/// A table of text for the terminal, as wide as it is.
-pub fn text_table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(header);
-    for row in rows {
-        table.add_row(row);
+impl JsonArray {
+    /// Writes elements, one of each line.
+    ///
+    /// # Errors
+    /// The output is closed.
+    pub fn lines(&mut self, lines: &[u8], out: &mut dyn Write) -> Result<()> {
+        for line in lines.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
+            out.write_all(if std::mem::replace(&mut self.begun, true) { b",\n" } else { b"[\n" })?;
+            out.write_all(line)?;
+        }
+        Ok(())
     }
-    table.to_string()
+
+    /// Writes the end.
+    ///
+    /// # Errors
+    /// The output is closed.
+    pub fn end(self, out: &mut dyn Write) -> Result<()> {
+        Ok(out.write_all(if self.begun { b"\n]\n" } else { b"[]\n" })?)
+    }
+}
+
+/// The width that a table may have: that of the terminal, where there is one.
+pub fn terminal_width() -> Option<usize> {
+    let size = output::is_terminal().then(|| console::Term::stdout().size_checked()).flatten();
+    size.map(|(_, columns)| usize::from(columns))
+}
+
+/// A table of text, as wide as the terminal.
+pub fn text_table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new(header);
+    rows.into_iter().for_each(|row| table.row(row));
+    table.render(terminal_width())
+}
+
+/// The same of JSON values, whose numbers are at the right, in the format that was asked for. In a cell, a list is its
+/// elements, and null is empty.
+pub fn print_values(columns: &[&str], rows: &[Vec<serde_json::Value>], format: Format) -> Result<()> {
+    use serde_json::{Map, Value};
+    let cell = |value: &Value| match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Array(list) => {
+            list.iter().map(|v| v.as_str().map_or(v.to_string(), str::to_owned)).collect::<Vec<_>>().join(", ")
+        }
+        other => other.to_string(),
+    };
+    let object = |row: &Vec<Value>| -> String {
+        let fields = columns.iter().zip(row).map(|(column, value)| ((*column).to_owned(), value.clone()));
+        Value::Object(fields.collect::<Map<_, _>>()).to_string()
+    };
+    match format {
+        Format::Json => {
+            let mut out = output::rows(millstream_core::terminal::Escapes::Json);
+            let mut array = JsonArray::default();
+            let written = rows.iter().try_for_each(|row| array.lines(object(row).as_bytes(), &mut out));
+            unless_closed(written.and_then(|()| array.end(&mut out)).and_then(|()| Ok(out.flush()?)))?;
+        }
+        Format::Jsonl => rows.iter().for_each(|row| crate::outln!("{}", object(row))),
+        Format::Csv => {
+            crate::outln!("{}", columns.join(","));
+            for row in rows {
+                crate::outln!("{}", row.iter().map(|value| csv_cell(&cell(value))).collect::<Vec<_>>().join(","));
+            }
+        }
+        Format::Table => {
+            let numbers = |&column: &usize| rows.iter().any(|row| row[column].is_number());
+            let mut table = Table::new(columns).right((0..columns.len()).filter(numbers));
+            rows.iter().for_each(|row| table.row(row.iter().map(cell).collect()));
+            crate::outln!("{}", table.render(terminal_width()));
+        }
+    }
+    Ok(())
 }
 
 struct TableOutput {
@@ -101,29 +165,33 @@ struct TableOutput {
 
 impl TableOutput {
     fn new(schema: &SchemaRef) -> Self {
-        let mut table = Table::new();
-        table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
-        table.set_header(schema.fields().iter().map(|f| f.name().clone()));
+        let fields = schema.fields();
+        let numeric = fields.iter().enumerate().filter(|(_, f)| f.data_type().is_numeric()).map(|(i, _)| i);
+        let mut table = Table::new(fields.iter().map(|f| f.name())).right(numeric.collect::<Vec<_>>());
+        // What EXPLAIN answers with.
+        if fields.iter().map(|f| f.name().as_str()).eq(["plan_type", "plan"]) {
+            table = table.keep_lines();
+        }
         Self { table, rows: 0 }
     }
 
     fn add(&mut self, batch: &RecordBatch) -> Result<()> {
-        let cells = cells(batch)?;
-        for row in cells {
+        for row in cells(batch)? {
             self.rows += 1;
             if self.rows <= TABLE_ROWS_MAX {
-                self.table.add_row(row.into_iter().map(shorten));
+                self.table.row(row);
             }
         }
         Ok(())
     }
 
     fn print(&self, out: &mut dyn Write) -> Result<()> {
-        writeln!(out, "{}", self.table)?;
+        // A plan is not cut: what it says at its right end is what one looks for.
+        writeln!(out, "{}", self.table.render(terminal_width()))?;
         let rows = self.rows;
         let plural = if rows == 1 { "" } else { "s" };
         let cut = if rows > TABLE_ROWS_MAX {
-            format!(" (the first {TABLE_ROWS_MAX} shown; --format json prints all)")
+            format!(" (the first {TABLE_ROWS_MAX} shown; --format jsonl prints all)")
         } else {
             String::new()
         };
@@ -164,13 +232,6 @@ fn csv_lines(batch: &RecordBatch, out: &mut dyn Write) -> Result<()> {
 /// A cell of a CSV file, in quotes where it must be.
 pub fn csv_cell(text: &str) -> String {
     if text.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
-}
-
-fn shorten(text: String) -> String {
-    match text.char_indices().nth(CELL_CHARS_MAX) {
-        Some((cut, _)) => format!("{}…", &text[..cut]),
-        None => text,
-    }
 }
 
 /// Arrow IPC streams, by which `millstream query --url` gets its rows with their types.

@@ -84,7 +84,8 @@ fn rows(path: &Path, weight: f32) -> Result<Vec<TrainRow>> {
         let label = LABELS.iter().position(|label| **label == *row.label);
         let label =
             label.ok_or_else(|| Error::input(format!("unknown label `{}` in {}", row.label, path.display())))?;
-        Ok(TrainRow { text: row.text, label, weight })
+        let text = row.input.as_text().unwrap_or_default().into();
+        Ok(TrainRow { text, label, weight })
     };
     EvalRow::read_csv(path, "text", "label")?.into_iter().map(row).collect()
 }
@@ -96,8 +97,9 @@ async fn cross_validate(headlines: &[TrainRow], tweets: &[TrainRow], folds: usiz
         let is_held_out = |i: usize| i % folds == fold;
         let kept = headlines.iter().enumerate().filter(|(i, _)| !is_held_out(*i)).map(|(_, row)| row.clone());
         let held_out = headlines.iter().enumerate().filter(|(i, _)| is_held_out(*i));
-        let held_out: Vec<EvalRow> =
-            held_out.map(|(_, row)| EvalRow { text: row.text.clone(), label: LABELS[row.label].into() }).collect();
+        let held_out: Vec<EvalRow> = held_out
+            .map(|(_, row)| EvalRow { input: row.text.clone().into(), label: LABELS[row.label].into() })
+            .collect();
         let rows: Vec<TrainRow> = kept.chain(tweets.iter().cloned()).collect();
         let weights = train(&labels(), &rows, &TrainConfig::default())?;
         let report = evaluate(&handle(weights)?, &held_out).await?;

@@ -12,7 +12,7 @@ use futures::stream::FuturesUnordered;
 use millstream_core::{Error, Failure, Result};
 use serde::Serialize;
 
-use crate::{Model, ModelConfig, ModelHandle, Prediction};
+use crate::{Cell, Input, Model, ModelConfig, ModelHandle, Prediction};
 
 /// Calls under way at once where throughput is measured.
 const CALLS: usize = 4;
@@ -75,7 +75,7 @@ pub struct Latency {
 pub async fn bench(
     config: &ModelConfig,
     name: &str,
-    texts: &[Arc<str>],
+    texts: &[Input],
     options: &BenchOptions,
     mut progress: impl FnMut(&str),
 ) -> Result<BenchReport> {
@@ -145,19 +145,20 @@ impl Measured {
 }
 
 /// The texts in batches, over and over; a batch never wraps around, so that none has a text twice.
-fn batches(texts: &[Arc<str>], batch: usize) -> impl Iterator<Item = &[Arc<str>]> {
+fn batches(texts: &[Input], batch: usize) -> impl Iterator<Item = &[Input]> {
     let whole = texts.len() / batch * batch;
     let texts = if whole == 0 { texts } else { &texts[..whole] };
     std::iter::repeat_with(move || texts.chunks(batch)).flatten()
 }
 
-fn direct(model: &mut dyn Model, texts: &[Arc<str>], batch: usize, time: Duration) -> Result<Measured> {
+fn direct(model: &mut dyn Model, texts: &[Input], batch: usize, time: Duration) -> Result<Measured> {
     let mut batches = batches(texts, batch);
     let mut one = |measured: &mut Measured| -> Result<()> {
         let Some(texts) = batches.next() else { return Ok(()) };
-        let texts: Vec<&str> = texts.iter().map(|text| &**text).collect();
+        let (rows, texts): (Vec<&[Cell]>, Vec<&str>) =
+            (texts.iter().filter_map(Input::as_row).collect(), texts.iter().filter_map(Input::as_text).collect());
         let called = Instant::now();
-        let answers = model.predict(&texts)?;
+        let answers = if rows.is_empty() { model.predict(&texts)? } else { model.predict_rows(&rows)? };
         measured.calls.push(called.elapsed());
         measured.sequences += all_good(answers)?;
         Ok(())
@@ -173,13 +174,7 @@ fn direct(model: &mut dyn Model, texts: &[Arc<str>], batch: usize, time: Duratio
     Ok(measured)
 }
 
-async fn queued(
-    handle: &ModelHandle,
-    texts: &[Arc<str>],
-    batch: usize,
-    calls: usize,
-    time: Duration,
-) -> Result<Measured> {
+async fn queued(handle: &ModelHandle, texts: &[Input], batch: usize, calls: usize, time: Duration) -> Result<Measured> {
     let mut batches = batches(texts, batch);
     let mut call = || {
         let texts = batches.next().unwrap_or(texts).to_vec();
@@ -209,7 +204,10 @@ fn all_good(answers: Vec<Result<Prediction, Failure>>) -> Result<usize> {
     let answered = answers.len();
     match answers.into_iter().find_map(Result::err) {
         None => Ok(answered),
-        Some(failure) => Err(Error::input(format!("the model failed on a text: {}", failure.message))),
+        Some(failure) => Err(Error::input(format!(
+            "the model failed on an input: {}; name better ones with --input FILE.csv",
+            failure.message
+        ))),
     }
 }
 
@@ -291,12 +289,16 @@ mod tests {
     use super::*;
     use crate::Task;
 
+    fn inputs(count: usize) -> Vec<Input> {
+        sample_texts(count).into_iter().map(Input::from).collect()
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn every_size_is_measured_by_itself_and_through_the_queue() {
         let config = ModelConfig::new(Task::TextClassification, "builtin:headline-sentiment-linear");
         let options = BenchOptions { batches: vec![1, 8], time: Duration::from_millis(5) };
         let mut said = Vec::new();
-        let report = bench(&config, "m", &sample_texts(64), &options, |what| said.push(what.to_owned())).await.unwrap();
+        let report = bench(&config, "m", &inputs(64), &options, |what| said.push(what.to_owned())).await.unwrap();
         assert_eq!(report.batches.iter().map(|b| b.batch).collect::<Vec<_>>(), [1, 8]);
         assert!(
             report.batches.iter().all(|b| b.sequences_per_second > Some(0.0) && b.queue_sequences_per_second > 0.0)
@@ -307,7 +309,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_full_where_there_are_texts_for_it() {
-        let texts = sample_texts(10);
+        let texts = inputs(10);
         assert!(batches(&texts, 4).take(5).all(|batch| batch.len() == 4));
         assert_eq!(batches(&texts, 64).next().map(<[_]>::len), Some(10));
     }

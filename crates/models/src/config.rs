@@ -242,7 +242,7 @@ impl ModelConfig {
         Ok(handle)
     }
 
-    /// One copy of the model without a queue, to measure what the queue adds; none for ONNX files and endpoints.
+    /// One copy of the model without a queue, to measure what the queue adds; none for endpoints.
     ///
     /// # Errors
     /// As [`ModelConfig::load`].
@@ -252,7 +252,13 @@ impl ModelConfig {
         match backend {
             Backend::HeadlineSentimentLinear => linear::open(info).map(Some),
             Backend::Text(found) => text_model::TextModel::new(info, &found).map(|model| Some(Box::new(model) as _)),
-            Backend::Onnx(..) | Backend::Remote(_) => Ok(None),
+            #[cfg(feature = "onnx")]
+            Backend::Onnx(path, settings) => {
+                onnx::OnnxModel::open(&path, self.task, &self.labels, &settings).map(|model| Some(Box::new(model) as _))
+            }
+            #[cfg(not(feature = "onnx"))]
+            Backend::Onnx(..) => Ok(None),
+            Backend::Remote(_) => Ok(None),
         }
         .map_err(|e| e.context(format!("load model `{name}`")))
     }

@@ -1,24 +1,25 @@
-//! How good a classifier is on labelled texts.
+//! How good a classifier is on labelled texts or rows.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use millstream_core::{Error, Result, ResultExt};
+use millstream_core::{Error, Result};
 use serde::Serialize;
 
+use crate::labelled::{Picked, read_inputs};
 use crate::output::highest;
-use crate::{ModelHandle, Prediction, Task};
+use crate::{Input, ModelHandle, Prediction, Reads};
 
 /// Texts that one call carries.
 const CALL_TEXTS: usize = 256;
 
-/// A text and the label that a person gave it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A text or a row, and the label that a person gave it.
+#[derive(Debug, Clone, PartialEq)]
 pub struct EvalRow {
-    /// The text.
-    pub text: Arc<str>,
+    /// The text, or the row.
+    pub input: Input,
     /// One of the model's labels.
     pub label: Arc<str>,
 }
@@ -29,7 +30,16 @@ impl EvalRow {
     /// # Errors
     /// `Environment`: the file can't be read. `Config`: there is no such column. `Input`: a row is broken.
     pub fn read_csv(path: &Path, text: &str, label: &str) -> Result<Vec<Self>> {
-        read(path, |file| parse(file, [text, label], |[text, label]| Self { text, label }))
+        Self::read(path, &Reads::Text, Picked { text, columns: &[], label: Some(label) })
+    }
+
+    /// The same for any model.
+    ///
+    /// # Errors
+    /// As [`read_inputs`].
+    pub fn read(path: &Path, reads: &Reads, picked: Picked<'_>) -> Result<Vec<Self>> {
+        let rows = read_inputs(path, reads, picked)?;
+        Ok(rows.into_iter().map(|(input, label)| Self { input, label }).collect())
     }
 
     /// Gives the rows the labels of the model instead of their own, by `map`; a label that is not in it stays.
@@ -40,42 +50,6 @@ impl EvalRow {
             }
         }
     }
-}
-
-/// One column of a CSV file with a header.
-///
-/// # Errors
-/// As [`EvalRow::read_csv`].
-pub fn read_texts(path: &Path, column: &str) -> Result<Vec<Arc<str>>> {
-    read(path, |file| parse(file, [column], |[text]| text))
-}
-
-fn read<T>(path: &Path, parse: impl FnOnce(std::fs::File) -> Result<Vec<T>>) -> Result<Vec<T>> {
-    let doing = || format!("read {}", path.display());
-    let file = std::fs::File::open(path).doing(doing)?;
-    parse(file).map_err(|e| e.context(doing()))
-}
-
-fn parse<T, const N: usize>(
-    source: impl std::io::Read,
-    columns: [&str; N],
-    row: impl Fn([Arc<str>; N]) -> T,
-) -> Result<Vec<T>> {
-    let mut reader = csv::Reader::from_reader(source);
-    let wrong = |e: csv::Error| Error::input("broken CSV").caused_by(e);
-    let header = reader.headers().map_err(wrong)?;
-    let mut places = [0; N];
-    for (place, name) in places.iter_mut().zip(columns) {
-        *place = header.iter().position(|column| column == name).ok_or_else(|| {
-            let known: Vec<&str> = header.iter().collect();
-            Error::config(format!("no column `{name}`; the file has {}", known.join(", ")))
-        })?;
-    }
-    let rows = reader.records().map(|record| {
-        let record = record.map_err(wrong)?;
-        Ok(row(places.map(|place| record[place].into())))
-    });
-    rows.collect()
 }
 
 /// What [`evaluate`] found.
@@ -139,7 +113,7 @@ pub async fn evaluate_with_progress(
     mut progress: impl FnMut(usize),
 ) -> Result<EvalReport> {
     let info = handle.info();
-    if info.task != Task::TextClassification {
+    if !info.task.is_classification() {
         return Err(Error::config(format!("model `{}` is no classifier: nothing to compare labels with", info.name)));
     }
     let truths = rows.iter().enumerate().map(|(i, row)| {
@@ -156,7 +130,7 @@ pub async fn evaluate_with_progress(
     let mut guesses = Vec::with_capacity(rows.len());
     let mut first_failure = None;
     for chunk in rows.chunks(CALL_TEXTS) {
-        let answers = handle.predict(chunk.iter().map(|row| row.text.clone()).collect()).await?;
+        let answers = handle.predict(chunk.iter().map(|row| row.input.clone()).collect()).await?;
         guesses.extend(answers.into_iter().map(|answer| match answer {
             Ok(Prediction::Scores(scores)) => Some(highest(&scores)),
             Ok(_) => None,
@@ -259,23 +233,9 @@ mod tests {
         assert_eq!((absent.support, absent.precision, absent.recall, absent.f1), (0, 0.0, 0.0, 0.0));
     }
 
-    fn rows(csv: &str, columns: [&str; 2]) -> Result<Vec<EvalRow>> {
-        parse(csv.as_bytes(), columns, |[text, label]| EvalRow { text, label })
-    }
-
-    #[test]
-    fn rows_come_from_columns_by_name() {
-        let row = || EvalRow { text: "a, b".into(), label: "neutral".into() };
-        assert_eq!(rows("no,label,text\n1,neutral,\"a, b\"\n", ["text", "label"]).unwrap(), [row()]);
-        assert_eq!(rows("mood,headline\nneutral,\"a, b\"\n", ["headline", "mood"]).unwrap(), [row()]);
-        let missing = rows("text,mood\nx,y\n", ["text", "label"]).unwrap_err().to_string();
-        assert!(missing.contains("`label`") && missing.contains("text, mood"), "{missing}");
-        assert!(rows("text,label\nx\n", ["text", "label"]).is_err());
-    }
-
     #[test]
     fn labels_are_replaced_by_the_map_and_others_stay() {
-        let row = |label: &str| EvalRow { text: "x".into(), label: label.into() };
+        let row = |label: &str| EvalRow { input: "x".into(), label: label.into() };
         let mut rows = [row("Bullish"), row("neutral")];
         EvalRow::map_labels(&mut rows, &BTreeMap::from([("Bullish".to_owned(), "positive".into())]));
         assert_eq!(rows, [row("positive"), row("neutral")]);

@@ -36,7 +36,7 @@ impl SqlError {
     pub(crate) fn from_datafusion(sql: &str, error: &DataFusionError) -> Self {
         let mut known = None;
         let message = match root(error) {
-            DataFusionError::SQL(parser, _) => return from_parser(parser),
+            DataFusionError::SQL(parser, _) => return from_parser(sql, parser),
             DataFusionError::SchemaError(schema, _) => {
                 let (message, word) = schema_message(schema);
                 known = word.and_then(|word| locate(sql, &word));
@@ -78,9 +78,17 @@ pub(crate) fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a s
     }
 }
 
+/// The message of an error that a record causes: the same for all that fail alike, so without the record's own value.
+pub(crate) fn row_message(error: &DataFusionError) -> String {
+    shortened(crate::plain::without_value(&plain_message(root(error))).unwrap_or_else(|| run_time_message(error)))
+}
+
 /// The message of an error at run time, without DataFusion's own words around it, at most about 300 bytes long.
 pub(crate) fn run_time_message(error: &DataFusionError) -> String {
-    let mut message = explain(plain_message(root(error)));
+    shortened(explain(plain_message(root(error))))
+}
+
+fn shortened(mut message: String) -> String {
     if message.len() > 300 {
         let end = (0..=300).rev().find(|&i| message.is_char_boundary(i)).unwrap_or(0);
         message.truncate(end);
@@ -115,14 +123,26 @@ pub(crate) fn locate(sql: &str, word: &str) -> Option<(u32, u32)> {
     })
 }
 
-fn from_parser(error: &ParserError) -> SqlError {
+fn from_parser(sql: &str, error: &ParserError) -> SqlError {
     let text = match error {
         ParserError::TokenizerError(text) | ParserError::ParserError(text) => text.as_str(),
         ParserError::RecursionLimitExceeded => return SqlError::new("the SQL is nested too deeply"),
     };
     let (message, place) = split_place(text);
-    let message = message.trim_end_matches([',', ' ']);
+    let message = match message.trim_end() {
+        comma if comma.ends_with("found: ,") => comma,
+        other => other.trim_end_matches(','),
+    };
+    // What is missing is missing at the end.
+    let place = place.or_else(|| message.ends_with("EOF").then(|| end_of(sql)));
     SqlError { message: message.to_owned(), line: place.map(|p| p.0), column: place.map(|p| p.1) }
+}
+
+/// The place behind the last character.
+fn end_of(sql: &str) -> (u32, u32) {
+    let sql = sql.trim_end();
+    let last = sql.rsplit('\n').next().unwrap_or(sql);
+    (sql.matches('\n').count() as u32 + 1, last.chars().count() as u32 + 1)
 }
 
 /// Splits `… at Line: 1, Column: 8` off a parser's message.
@@ -170,6 +190,7 @@ fn plain_message(error: &DataFusionError) -> String {
 /// One line, and a hint where the message is one that people can't read.
 fn explain(message: String) -> String {
     let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    let message = crate::plain::plain(&message);
     if message.contains("Union(") {
         return "`->` gives JSON, which can't be used here: take text with `->>`, or a value with json_get_str, \
                 json_get_int, json_get_float or json_get_bool"

@@ -42,6 +42,19 @@ pub(crate) fn query_state(runtime: Arc<RuntimeEnv>) -> Result<SessionState, SqlE
     with_own(builder(config()).with_runtime_env(runtime).build())
 }
 
+/// Functions about the inside of DataFusion and Arrow.
+const OF_NO_USE: &[&str] = &[
+    "arrow_field",
+    "arrow_metadata",
+    "file_row_index",
+    "input_file_name",
+    "json_union_to_text",
+    "union_extract",
+    "union_tag",
+    "version",
+    "with_metadata",
+];
+
 fn builder(config: SessionConfig) -> SessionStateBuilder {
     SessionStateBuilder::new_with_default_features()
         .with_config(config)
@@ -61,6 +74,10 @@ fn with_own(mut state: SessionState) -> Result<SessionState, SqlError> {
     }
     datafusion_functions_json::register_all(&mut state)
         .map_err(|e| SqlError::new(format!("the JSON functions can't be registered: {e}")))?;
+    for name in OF_NO_USE {
+        // What is not there need not be taken away.
+        let _ = state.deregister_udf(name);
+    }
     Ok(state)
 }
 

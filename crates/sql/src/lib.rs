@@ -10,13 +10,16 @@
 //! SQL is PostgreSQL's as DataFusion speaks it, with the JSON operators `->`, `->>` and `?`, and `* EXCLUDE (…)`. Names
 //! of columns and streams are case-sensitive, as they stand in the pipeline file; keywords and functions are not.
 
+mod catalog;
 mod checked;
+mod culprit;
 mod dialect;
 mod error;
 mod exec;
 mod functions;
 mod guard;
 mod moments;
+mod plain;
 mod plan;
 mod predicate;
 mod provenance;
@@ -25,7 +28,9 @@ mod shape;
 mod step;
 mod syntax;
 mod types;
+mod words;
 
+pub use catalog::{Function, FunctionKind, functions};
 pub use error::SqlError;
 pub use plan::SqlTransform;
 pub use predicate::Predicate;

@@ -12,6 +12,7 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use futures::FutureExt;
 
+use crate::culprit;
 use crate::error::{SqlError, did_you_mean};
 use crate::exec::StreamTable;
 use crate::functions;
@@ -35,6 +36,7 @@ struct Inner {
     schema: SchemaRef,
     lineage: BTreeMap<String, Vec<Option<usize>>>,
     lowered: Arc<Lowered>,
+    warnings: Vec<SqlError>,
 }
 
 impl fmt::Debug for SqlTransform {
@@ -58,7 +60,8 @@ impl SqlTransform {
         let names = syntax::relations(sql, &statement)?;
         register_streams(sql, &state, &names, inputs)?;
 
-        let explain = |e: DataFusionError| SqlError::from_datafusion(sql, &e);
+        let asked = statement.clone();
+        let explain = |e: DataFusionError| culprit::explain(sql, &asked, &state, &e);
         let written = at_once(state.statement_to_plan(statement)).map_err(explain)?;
         functions::refuse_unrepeatable(sql, &written)?;
         check_output_names(sql, &written)?;
@@ -71,7 +74,9 @@ impl SqlTransform {
         let lineage = names.iter().map(|name| (name.clone(), input_columns(&output.plan, name, columns))).collect();
         let physical = at_once(state.create_physical_plan(&output.plan)).map_err(explain)?;
         let lowered = Lowered::new(&physical, &names, inputs, output.schema.clone(), state.task_ctx())?;
-        Ok(Self(Arc::new(Inner { inputs: names, schema: output.schema, lineage, lowered: Arc::new(lowered) })))
+        let warnings = culprit::always_failing(&asked, &state);
+        let (schema, lowered) = (output.schema, Arc::new(lowered));
+        Ok(Self(Arc::new(Inner { inputs: names, schema, lineage, lowered, warnings })))
     }
 
     /// The names that `sql` reads (sources, transforms, change streams), sorted, without those of its own CTEs. Quoted
@@ -86,6 +91,11 @@ impl SqlTransform {
     /// The names it reads, sorted.
     pub fn inputs(&self) -> &[String] {
         &self.0.inputs
+    }
+
+    /// Parts of it that fail whatever the record is: `1/0` say. A record that does not reach them passes.
+    pub fn warnings(&self) -> &[SqlError] {
+        &self.0.warnings
     }
 
     /// The exact columns of every batch it yields; stored types only.

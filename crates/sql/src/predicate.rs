@@ -15,9 +15,13 @@ use datafusion::physical_expr::PhysicalExpr;
 use millstream_core::{Error, Result};
 
 use crate::checked::checked_expr;
+use crate::culprit;
 use crate::error::{SqlError, run_time_message};
+use crate::exec::StreamTable;
 use crate::guard::lazy_condition;
+use crate::plan::register;
 use crate::shape::with_room;
+use crate::words::with_article;
 use crate::{functions, syntax};
 
 /// A compiled boolean expression, `score > 0.8 AND language = 'en'` say. Cheap to clone; never changes.
@@ -25,6 +29,7 @@ use crate::{functions, syntax};
 pub struct Predicate {
     text: Arc<str>,
     expr: Arc<dyn PhysicalExpr>,
+    warnings: Arc<[SqlError]>,
 }
 
 impl fmt::Debug for Predicate {
@@ -33,8 +38,15 @@ impl fmt::Debug for Predicate {
     }
 }
 
+/// What an expression is over, for messages.
+const THIS: &str = "this";
+
 /// Types settled, arithmetic checked, constants folded, and what can fail computed only where it is reached.
-fn physical(state: &SessionState, expr: Expr, columns: &DFSchema) -> DataFusionResult<Arc<dyn PhysicalExpr>> {
+pub(crate) fn physical(
+    state: &SessionState,
+    expr: Expr,
+    columns: &DFSchema,
+) -> DataFusionResult<Arc<dyn PhysicalExpr>> {
     let context = SimplifyContext::builder()
         .with_schema(Arc::new(columns.clone()))
         .with_config_options(Arc::clone(state.config_options()))
@@ -56,17 +68,36 @@ impl Predicate {
     }
 
     fn compile_here(expr: &str, schema: &SchemaRef) -> Result<Self, SqlError> {
-        let explain = |e: DataFusionError| SqlError::from_datafusion(expr, &e);
         let state = functions::stream_state()?;
-        let columns = DFSchema::try_from(Arc::clone(schema)).map_err(explain)?;
+        let columns =
+            DFSchema::try_from(Arc::clone(schema)).map_err(|e| SqlError::new(format!("these columns: {e}")))?;
         let parsed = syntax::parse_expr(expr)?;
+        let asked = syntax::where_clause(THIS, parsed.expr.clone())?;
+        let explain = |e: DataFusionError| {
+            let table = StreamTable { name: THIS.into(), schema: Arc::clone(schema) };
+            match register(&state, THIS, Arc::new(table)) {
+                Ok(()) => culprit::explain(expr, &asked, &state, &e),
+                Err(_) => SqlError::from_datafusion(expr, &e),
+            }
+        };
         let logical = state.create_logical_expr_from_sql_expr(parsed, &columns).map_err(explain)?;
         functions::refuse_unrepeatable_expr(expr, &logical)?;
         let physical = physical(&state, logical, &columns).map_err(explain)?;
         match physical.data_type(schema).map_err(explain)? {
-            DataType::Boolean => Ok(Self { text: expr.into(), expr: physical }),
-            other => Err(SqlError::new(format!("`{expr}` is of type {other}: a condition must be true or false"))),
+            DataType::Boolean => {
+                let warnings = culprit::always_failing(&asked, &state).into();
+                Ok(Self { text: expr.into(), expr: physical, warnings })
+            }
+            other => {
+                let kind = with_article(&other);
+                Err(SqlError::new(format!("`{expr}` is {kind}: a condition must be true or false")))
+            }
         }
+    }
+
+    /// Parts of it that fail whatever the row is: `1/0` say.
+    pub fn warnings(&self) -> &[SqlError] {
+        &self.warnings
     }
 
     /// True for the rows that meet the condition; where it is null, false. As long as the batch, without nulls.

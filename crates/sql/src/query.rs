@@ -20,16 +20,18 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, execute_stream};
 use datafusion::prelude::SQLOptions;
 use datafusion::sql::parser::Statement;
-use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use millstream_core::{Error, Result};
 
+use crate::culprit;
 use crate::error::{SqlError, root, run_time_message};
 use crate::exec::properties;
 use crate::plan::{at_once, register, unknown_relation};
 use crate::shape::with_room;
 use crate::types::{Unstorable, storable};
+use crate::words::declared;
 use crate::{functions, syntax};
 
 /// A table or stream that queries can read.
@@ -37,6 +39,11 @@ use crate::{functions, syntax};
 pub trait Relation: Debug + Send + Sync {
     /// Its columns.
     fn schema(&self) -> SchemaRef;
+
+    /// Its columns as they were declared, which is what DESCRIBE shows: not null where they may not be.
+    fn declared(&self) -> SchemaRef {
+        self.schema()
+    }
 
     /// Reads it from its beginning to its end as of now: the columns at `projection`, in that order (all where it is
     /// none), and at least `limit` rows where there are so many (reading more does no harm). Batches have the schema
@@ -99,6 +106,9 @@ impl QueryEngine {
     /// The SQL is wrong, or does something else than read. Errors while reading are in the result's stream.
     pub async fn run(&self, sql: &str) -> Result<QueryResult, SqlError> {
         let relations = self.relations.read().unwrap_or_else(|e| e.into_inner()).clone();
+        if let Some(name) = with_room(|| syntax::described(sql))? {
+            return describe(sql, &name, &relations);
+        }
         let planned = with_room(|| plan(sql, &relations, &self.runtime))?;
         let Some(Planned { plan, schema, context }) = planned else { return show_tables(&relations) };
         let stream = execute_stream(plan, context).map_err(|e| SqlError::from_datafusion(sql, &e))?;
@@ -126,12 +136,17 @@ fn plan(
     relations: &BTreeMap<String, Arc<dyn Relation>>,
     runtime: &Arc<RuntimeEnv>,
 ) -> Result<Option<Planned>, SqlError> {
-    let explain = |e: DataFusionError| SqlError::from_datafusion(sql, &e);
-    let statement = syntax::parse(sql)?;
+    let mut statement = syntax::parse(sql)?;
     let kind = kind_of(&statement)?;
     if kind == Kind::ShowTables {
         return Ok(None);
     }
+    let query = query_in(&mut statement);
+    let named = query.map(|query| {
+        syntax::name_paths(query);
+        query.clone()
+    });
+    let asked = statement.clone();
     let mut state = functions::query_state(Arc::clone(runtime))?;
     // `now()` is the moment the query began.
     state.mark_start_execution();
@@ -140,6 +155,7 @@ fn plan(
             return Err(unknown_relation(sql, &name, relations.keys().map(String::as_str)));
         }
     }
+    let explain = |e: DataFusionError| culprit::explain(sql, &asked, &state, &e);
     for (name, relation) in relations {
         register(&state, name, Arc::new(RelationTable(Arc::clone(relation)))).map_err(explain)?;
     }
@@ -151,13 +167,36 @@ fn plan(
         let analyzed = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {}).map_err(explain)?;
         let columns = analyzed.schema().fields().len();
         let output = storable(analyzed, columns, Unstorable::Text)?;
-        (output.plan, Some(output.schema))
+        let names = named.map(|query| syntax::written_names(&query, columns)).unwrap_or_default();
+        (output.plan, Some(renamed(&output.schema, names)))
     } else {
         (plan, None)
     };
     let plan = at_once(state.create_physical_plan(&plan)).map_err(explain)?;
     let schema = schema.unwrap_or_else(|| plan.schema());
     Ok(Some(Planned { plan, schema, context: state.task_ctx() }))
+}
+
+/// The SELECT of a statement, that of an EXPLAIN too.
+fn query_in(statement: &mut Statement) -> Option<&mut Query> {
+    match statement {
+        Statement::Statement(inner) => match &mut **inner {
+            SqlStatement::Query(query) => Some(query),
+            _ => None,
+        },
+        Statement::Explain(explain) => query_in(&mut explain.statement),
+        _ => None,
+    }
+}
+
+/// `schema` with the names that were written.
+fn renamed(schema: &SchemaRef, names: Vec<Option<String>>) -> SchemaRef {
+    let names = names.into_iter().chain(std::iter::repeat(None));
+    let fields = schema.fields().iter().zip(names).map(|(field, name)| match name {
+        Some(name) => Arc::new(field.as_ref().clone().with_name(name)),
+        None => Arc::clone(field),
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -202,6 +241,22 @@ fn show_tables(relations: &BTreeMap<String, Arc<dyn Relation>>) -> Result<QueryR
     });
     let columns = StringArray::from_iter_values(columns);
     let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(names), Arc::new(columns)])
+        .map_err(|e| SqlError::new(e.to_string()))?;
+    Ok(QueryResult { schema, stream: futures::stream::once(std::future::ready(Ok(batch))).boxed() })
+}
+
+/// One row for each column of a relation: its name, its type as a pipeline file declares it, whether it may be null.
+fn describe(sql: &str, name: &str, relations: &BTreeMap<String, Arc<dyn Relation>>) -> Result<QueryResult, SqlError> {
+    let known = relations.keys().map(String::as_str);
+    let described = relations.get(name).ok_or_else(|| unknown_relation(sql, name, known))?.declared();
+    let names = ["column_name", "data_type", "is_nullable"];
+    let schema = Arc::new(Schema::new(names.map(|name| Field::new(name, DataType::Utf8, false)).to_vec()));
+    let fields = described.fields();
+    let columns = StringArray::from_iter_values(fields.iter().map(|f| f.name()));
+    let types = StringArray::from_iter_values(fields.iter().map(|f| declared(f)));
+    let nullable = fields.iter().map(|f| if f.is_nullable() { "YES" } else { "NO" });
+    let nullable = StringArray::from_iter_values(nullable);
+    let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(columns), Arc::new(types), Arc::new(nullable)])
         .map_err(|e| SqlError::new(e.to_string()))?;
     Ok(QueryResult { schema, stream: futures::stream::once(std::future::ready(Ok(batch))).boxed() })
 }

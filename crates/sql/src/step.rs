@@ -27,7 +27,7 @@ use datafusion::physical_plan::{ExecutionPlan, PlanProperties};
 use futures::{FutureExt, StreamExt};
 use millstream_core::{Error, Failure, FailureKind, Result, RowFailure, Rows};
 
-use crate::error::{SqlError, root, run_time_message};
+use crate::error::{SqlError, root, row_message, run_time_message};
 use crate::exec::{StreamLeaf, with_row_field};
 
 /// One transform in one task.
@@ -161,7 +161,7 @@ impl Attempt<'_> {
                 }
                 return Ok(());
             }
-            Ok(Err(e)) if is_of_the_row(&e) => run_time_message(&e),
+            Ok(Err(e)) if is_of_the_row(&e) => row_message(&e),
             Ok(Err(e)) => return Err(Error::bug("a transform can't be run").caused_by(e)),
             Err(_) => "the expression can't be computed for this value".to_owned(),
         };

@@ -46,6 +46,32 @@ pub(crate) fn parse_expr(sql: &str) -> Result<ExprWithAlias, SqlError> {
     Ok(parsed)
 }
 
+/// The name that `DESCRIBE name` asks about; none for any other statement.
+pub(crate) fn described(sql: &str) -> Result<Option<String>, SqlError> {
+    Ok(match parse(sql)? {
+        Statement::Statement(inner) => match &*inner {
+            SqlStatement::ExplainTable { table_name, .. } => {
+                let parts = table_name.0.iter().filter_map(|part| Some(part.as_ident()?.value.clone()));
+                Some(parts.collect::<Vec<_>>().join("."))
+            }
+            _ => None,
+        },
+        _ => None,
+    })
+}
+
+/// `SELECT 1 FROM table WHERE condition`, with the places of `condition`.
+pub(crate) fn where_clause(table: &str, condition: Expr) -> Result<Statement, SqlError> {
+    let mut statement = parse(&format!("SELECT 1 FROM {table}"))?;
+    if let Statement::Statement(inner) = &mut statement
+        && let SqlStatement::Query(query) = &mut **inner
+        && let SetExpr::Select(select) = &mut *query.body
+    {
+        select.selection = Some(condition);
+    }
+    Ok(statement)
+}
+
 /// The names that a statement reads, sorted, without those of its own CTEs: `wire`, `news.changes`, quoted or not.
 pub(crate) fn relations(sql: &str, statement: &Statement) -> Result<Vec<String>, SqlError> {
     let (tables, _) = resolve_table_references(statement, false).map_err(|e| SqlError::from_datafusion(sql, &e))?;
@@ -73,7 +99,7 @@ pub(crate) fn parse_transform(sql: &str, state: &SessionState) -> Result<Stateme
     if let ControlFlow::Break(error) = Visit::visit(&**query, &mut Stateless { sql, state }) {
         return Err(error);
     }
-    let _ = VisitMut::visit(&mut **query, &mut NamePaths);
+    let _ = VisitMut::visit(&mut **query, &mut NamePaths { once_only: false });
     check_names(sql, &query.body)?;
     Ok(statement)
 }
@@ -215,21 +241,65 @@ fn check_set_operations(check: &Stateless<'_>, body: &SetExpr) -> ControlFlow<Sq
     check_set_operations(check, right)
 }
 
-/// Gives `sentiment.label` and `sentiment['label']` the name `label`, as PostgreSQL does.
-struct NamePaths;
+/// Gives `sentiment.label` and `sentiment['label']` the name `label`, as PostgreSQL does. Columns of a table
+/// (`wire.id`) have their name already.
+struct NamePaths {
+    /// Whether a name that appears twice is left out; else that is an error, and is found later.
+    once_only: bool,
+}
 
 impl VisitorMut for NamePaths {
     type Break = ();
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        let tables: Vec<Vec<String>> = select
+            .from
+            .iter()
+            .flat_map(|from| std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation)))
+            .filter_map(table_path)
+            .collect();
+        let name_of = |item: &SelectItem| match item {
+            SelectItem::UnnamedExpr(Expr::Identifier(name)) => Some(name.value.clone()),
+            SelectItem::UnnamedExpr(expr) => path_name(expr).map(|name| name.value),
+            SelectItem::ExprWithAlias { alias, .. } => Some(alias.value.clone()),
+            _ => None,
+        };
+        let names: Vec<Option<String>> = select.projection.iter().map(name_of).collect();
         for item in &mut select.projection {
             let SelectItem::UnnamedExpr(expr) = item else { continue };
-            if let Some(alias) = path_name(expr) {
+            if is_column_of(expr, &tables) {
+                continue;
+            }
+            let count = |name: &str| names.iter().flatten().filter(|other| *other == name).count();
+            if let Some(alias) = path_name(expr)
+                && (!self.once_only || count(&alias.value) == 1)
+            {
                 *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
             }
         }
         ControlFlow::Continue(())
     }
+}
+
+/// What the columns of a table are led by: its alias, or the parts of its name.
+fn table_path(factor: &TableFactor) -> Option<Vec<String>> {
+    match factor {
+        TableFactor::Table { alias: Some(alias), .. } | TableFactor::Derived { alias: Some(alias), .. } => {
+            Some(vec![alias.name.value.clone()])
+        }
+        TableFactor::Table { name, .. } => {
+            Some(name.0.iter().filter_map(|part| Some(part.as_ident()?.value.clone())).collect())
+        }
+        _ => None,
+    }
+}
+
+/// True for `wire.id` and `news.changes.id`, and for `changes.id` of the latter.
+fn is_column_of(expr: &Expr, tables: &[Vec<String>]) -> bool {
+    let Expr::CompoundIdentifier(parts) = expr else { return false };
+    let Some((_, path)) = parts.split_last() else { return false };
+    let same = |table: &[String]| table.len() == path.len() && table.iter().zip(path).all(|(t, p)| *t == p.value);
+    tables.iter().any(|table| (0..table.len()).any(|from| same(&table[from..])))
 }
 
 fn path_name(expr: &Expr) -> Option<Ident> {
@@ -247,6 +317,47 @@ fn path_name(expr: &Expr) -> Option<Ident> {
     }
 }
 
+/// The names that the columns of an answer have by what was written: `count(*)`, `upper(sentiment.label)`. None where
+/// DataFusion's name is the right one. `columns` is how many there are.
+pub(crate) fn written_names(query: &Query, columns: usize) -> Vec<Option<String>> {
+    let mut body = &*query.body;
+    let select = loop {
+        match body {
+            SetExpr::Select(select) => break select,
+            SetExpr::Query(inner) => body = &inner.body,
+            SetExpr::SetOperation { left, .. } => body = left,
+            _ => return vec![None; columns],
+        }
+    };
+    let name = |item: &SelectItem| match item {
+        SelectItem::UnnamedExpr(Expr::Identifier(_)) => None,
+        SelectItem::UnnamedExpr(expr) => match path_name(expr) {
+            Some(name) => Some(name.value),
+            None => Some(expr.to_string()),
+        },
+        _ => None,
+    };
+    let is_plain = |item: &&SelectItem| {
+        let unnests = matches!(item, SelectItem::UnnamedExpr(Expr::Function(f)) if f.name.to_string().eq_ignore_ascii_case("unnest"));
+        matches!(item, SelectItem::UnnamedExpr(_) | SelectItem::ExprWithAlias { .. }) && !unnests
+    };
+    // A wildcard stands for any number of columns: what stands before it is counted from the left.
+    let items = &select.projection;
+    let before = items.iter().take_while(is_plain).count();
+    let mut names: Vec<Option<String>> = items[..before].iter().map(name).collect();
+    let behind: Vec<Option<String>> =
+        if before < items.len() { items.iter().rev().take_while(is_plain).map(name).collect() } else { Vec::new() };
+    names.resize(columns.max(before).saturating_sub(behind.len()), None);
+    names.extend(behind.into_iter().rev());
+    names.resize(columns, None);
+    names
+}
+
+/// Names the columns of a one-off query that are plain paths, in every SELECT of it.
+pub(crate) fn name_paths(query: &mut Query) {
+    let _ = VisitMut::visit(query, &mut NamePaths { once_only: true });
+}
+
 /// Every computed column of the outermost SELECT needs a name; the first branch of a union gives the names.
 fn check_names(sql: &str, body: &SetExpr) -> Result<(), SqlError> {
     match body {
@@ -255,7 +366,7 @@ fn check_names(sql: &str, body: &SetExpr) -> Result<(), SqlError> {
         SetExpr::Select(select) => {
             for item in &select.projection {
                 let SelectItem::UnnamedExpr(expr) = item else { continue };
-                if !matches!(expr, Expr::Identifier(_)) {
+                if !matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_)) {
                     let text = expr.to_string();
                     let first = text.split(|c: char| !c.is_alphanumeric() && c != '_').find(|w| !w.is_empty());
                     let message = format!("the column `{text}` has no name: write `{text} AS name`");

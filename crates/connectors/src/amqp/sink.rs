@@ -101,7 +101,7 @@ impl AmqpSink {
             let body_bytes = text.len() - start;
             if body_bytes > self.message_bytes_max {
                 let message =
-                    format!("{body_bytes} bytes are more than the {} that RabbitMQ takes", self.message_bytes_max);
+                    format!("the record has more bytes than the {} that RabbitMQ takes", self.message_bytes_max);
                 failures.push(RowFailure { row, failure: Failure::new(FailureKind::TooLarge, message) });
                 text.truncate(start);
                 continue;

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 /// Polls RSS, Atom and JSON feeds, and reads each new or changed entry once.
 ///
-/// A record is a JSON object with `id`, `title`, `link`, `links`, `summary`, `content`, `author`, `authors`,
-/// `categories`, `published`, `updated`, `feed_title` and `feed_url`.
+/// A record is a JSON object whose fields are in `docs/decoding.md`. They are the source's schema by themselves; a
+/// `schema` may choose among them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct FeedSourceConfig {

@@ -29,6 +29,16 @@ pub struct FileSourceConfig {
     /// With `follow`: where to begin in files that are there when the source starts for the first time.
     #[serde(default)]
     pub start: StartAt,
+    /// Whether files are compressed. `auto` (default) looks at their first bytes.
+    #[serde(default)]
+    pub compression: Compression,
+    /// What a file is known by, so that it is read once: see [`Identity`]. Default: `auto`.
+    #[serde(default)]
+    pub identity: Identity,
+    /// With `follow` and `format: csv`: how long rows wait behind a quote that is open. Then the quote is taken for one that
+    /// is never closed, and its row ends at its first line end.
+    #[serde(default = "default_quote_timeout")]
+    pub quote_timeout: HumanDuration,
     /// Globs of file names to leave out, such as `*.gz`. In folders, names that begin with a dot or end in `.tmp` are
     /// always left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -46,6 +56,34 @@ pub enum StartAt {
     End,
 }
 
+/// How the bytes of a file are stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    /// A file that begins as gzip files do is unpacked, any other is read as it is.
+    #[default]
+    Auto,
+    /// Every file is gzip, of one member or several.
+    Gzip,
+    /// Every file is read as it is.
+    None,
+}
+
+/// What a file is known by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Identity {
+    /// Device and inode, and the content: a file that begins with all that was read of another one is a copy of it, and is
+    /// read on from there, where that was 1 KiB or more, where the other has been cut or rewritten in the meantime
+    /// (`copytruncate`), or where it took the other's name and the other is gone (restored from a backup).
+    #[default]
+    Auto,
+    /// Device and inode only: a copy is read anew.
+    Inode,
+    /// The content: a file that begins with all that was read of another one is a copy of it, however short that was.
+    Content,
+}
+
 /// 16 MiB.
 pub(crate) fn default_max_record() -> ByteSize {
     ByteSize(16 << 20)
@@ -53,6 +91,10 @@ pub(crate) fn default_max_record() -> ByteSize {
 
 fn default_poll_interval() -> HumanDuration {
     HumanDuration(Duration::from_millis(500))
+}
+
+fn default_quote_timeout() -> HumanDuration {
+    HumanDuration(Duration::from_secs(30))
 }
 
 impl FileSourceConfig {
@@ -64,6 +106,9 @@ impl FileSourceConfig {
             max_record: default_max_record(),
             poll_interval: default_poll_interval(),
             start: StartAt::default(),
+            compression: Compression::default(),
+            identity: Identity::default(),
+            quote_timeout: default_quote_timeout(),
             ignore: Vec::new(),
         }
     }
@@ -85,6 +130,7 @@ impl FileSourceConfig {
         }
         problems.check_max_record(self.max_record);
         problems.check_not_zero("poll_interval", self.poll_interval);
+        problems.check_not_zero("quote_timeout", self.quote_timeout);
         if self.start == StartAt::End && !self.follow {
             problems.add("start", "`end` needs `follow: true`: without it there would be nothing to read");
         }

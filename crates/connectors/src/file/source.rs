@@ -53,10 +53,12 @@ impl FileSource {
     pub fn new(config: FileSourceConfig, context: SourceContext) -> Result<Self> {
         let options = ReadOptions {
             framing: context.framing,
+            encoding: context.encoding,
+            compression: config.compression,
             max_record: usize::try_from(config.max_record.0).unwrap_or(usize::MAX - 2).min(usize::MAX - 2),
         };
-        let tracker = Tracker::new(&config, options, &context.cursor)
-            .map_err(|e| e.context(format!("source {}", context.name)))?;
+        let tracker =
+            Tracker::new(&config, options, &context).map_err(|e| e.context(format!("source {}", context.name)))?;
         Ok(Self {
             name: context.name,
             status: context.status,

@@ -11,24 +11,22 @@ use futures::FutureExt;
 use millstream_core::{Cursor, ErrorKind, FailureKind, HumanDuration, RawBatch, Source, SourceBatch, SourceRead};
 use proptest::prelude::*;
 
-use super::framing::KEPT_BYTES_MAX;
+use super::KEPT_BYTES_MAX;
 use super::identity::FileId;
 use super::{FileSource, FileSourceConfig, StartAt};
-use crate::format::Framing;
+use crate::format::{CsvDialect, Framing};
 use crate::source::{SourceContext, SourceStatus};
-
-const CSV: Framing = Framing::CsvRecords { header: true, quote: b'"', delimiter: b',' };
 
 /// What a pipeline would keep: the records, and the cursor stored with them.
 #[derive(Default)]
-struct Stored {
-    cursor: Cursor,
-    records: Vec<Vec<u8>>,
-    batches: Vec<RawBatch>,
+pub(super) struct Stored {
+    pub(super) cursor: Cursor,
+    pub(super) records: Vec<Vec<u8>>,
+    pub(super) batches: Vec<RawBatch>,
 }
 
 impl Stored {
-    fn store(&mut self, batch: SourceBatch) {
+    pub(super) fn store(&mut self, batch: SourceBatch) {
         for (key, value) in batch.cursor {
             match value {
                 Some(value) => self.cursor.insert(key, value),
@@ -39,41 +37,45 @@ impl Stored {
         self.batches.push(batch.raw);
     }
 
-    fn lines(&self) -> Vec<String> {
+    pub(super) fn lines(&self) -> Vec<String> {
         self.records.iter().map(|record| String::from_utf8(record.clone()).unwrap()).collect()
     }
 
     /// Reads on, behind what is stored, until the source is idle or finished.
-    async fn read_all(&mut self, config: &FileSourceConfig, framing: Framing) {
+    pub(super) async fn read_all(&mut self, config: &FileSourceConfig, framing: Framing) {
         let mut source = open(config, framing, &self.cursor);
         self.drain(&mut source).await;
     }
 
-    async fn drain(&mut self, source: &mut FileSource) {
+    pub(super) async fn drain(&mut self, source: &mut FileSource) {
         while let SourceRead::Batch(batch) = source.next().await.unwrap() {
             self.store(batch);
         }
     }
 }
 
-fn open(config: &FileSourceConfig, framing: Framing, cursor: &Cursor) -> FileSource {
+pub(super) fn csv() -> Framing {
+    Framing::Csv(CsvDialect::default())
+}
+
+pub(super) fn open(config: &FileSourceConfig, framing: Framing, cursor: &Cursor) -> FileSource {
     let context = SourceContext { cursor: cursor.clone(), ..SourceContext::new("wire", framing) };
     FileSource::new(config.clone(), context).unwrap()
 }
 
-fn bounded(path: &Path) -> FileSourceConfig {
+pub(super) fn bounded(path: &Path) -> FileSourceConfig {
     FileSourceConfig::new(path.to_str().unwrap())
 }
 
-fn following(path: &Path) -> FileSourceConfig {
+pub(super) fn following(path: &Path) -> FileSourceConfig {
     FileSourceConfig { follow: true, poll_interval: HumanDuration(Duration::from_millis(2)), ..bounded(path) }
 }
 
-fn append(path: &Path, text: impl AsRef<[u8]>) {
+pub(super) fn append(path: &Path, text: impl AsRef<[u8]>) {
     OpenOptions::new().append(true).create(true).open(path).unwrap().write_all(text.as_ref()).unwrap();
 }
 
-fn folder() -> (tempfile::TempDir, PathBuf) {
+pub(super) fn folder() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_owned();
     (dir, path)
@@ -257,7 +259,7 @@ async fn quoted_line_ends_across_buffer_borders_do_not_cut_csv_rows() {
 
     let mut stored = Stored::default();
     loop {
-        let mut source = open(&bounded(&path), CSV, &stored.cursor);
+        let mut source = open(&bounded(&path), csv(), &stored.cursor);
         let SourceRead::Batch(batch) = source.next().await.unwrap() else { break };
         assert_eq!(batch.raw.header.as_deref(), Some(b"id,text".as_slice()), "behind a restart too");
         stored.store(batch);
@@ -288,7 +290,7 @@ async fn every_real_csv_file_gives_the_rows_that_the_csv_library_finds() {
         }
         let expected = csv::ReaderBuilder::new().flexible(true).from_path(&path).unwrap().byte_records().count();
         let mut stored = Stored::default();
-        stored.read_all(&bounded(&path), CSV).await;
+        stored.read_all(&bounded(&path), csv()).await;
         assert_eq!(stored.records.len(), expected, "{}", path.display());
     }
 }

@@ -3,28 +3,37 @@
 //! Blocking; the source calls it on a thread that may block. The work goes in rounds: [`Tracker::scan`] lists the files
 //! and queues those with something to read, [`Tracker::next_batch`] reads the queue empty. In a round each file is read
 //! up to the size it had when its turn came, so that one that grows without end does not keep the others waiting.
+//!
+//! A file that can't be read is left out and tried again in the next round; one that is followed for as long as it takes,
+//! else once more when the others have been read. What can't be read at all, because nothing of it can, is an error.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use millstream_core::{Cursor, CursorDelta, Error, RawBatch, Result, ResultExt, SourceBatch};
+use millstream_core::{Clock, Cursor, CursorDelta, Error, RawBatch, Result, ResultExt, SourceBatch};
 
-use super::config::{FileSourceConfig, StartAt};
-use super::identity::{FileId, Place, places};
+use super::config::{FileSourceConfig, Identity, StartAt};
+use super::content::Broken;
+use super::copies::{COPY_BYTES_MIN, Heads};
+use super::identity::{FileId, Place, Print, places};
 use super::reader::{ReadOptions, Reader, folder_of};
-use super::view::{Found, View, find_by_identity};
+use super::tracked::{GONE_ROUNDS_MAX, Gone, Tracked};
+use super::troubles::Troubles;
+use super::view::{Found, Listing, View, find_by_identity};
 use crate::format::Framing;
-
-/// How many rounds a file that was renamed or deleted is still watched: its writer may not have noticed yet.
-const GONE_ROUNDS_MAX: u32 = 10;
+use crate::source::SourceContext;
 
 /// How many files are kept open between rounds. An open file can be read to its end whatever happens to its name.
 const OPEN_FILES_MAX: usize = 256;
 
 /// How many files that do not exist any more are remembered, should they come back.
 const VANISHED_FILES_MAX: usize = 4096;
+
+/// For how many rounds a new file that begins as another one is looked at twice: log rotation copies a file, and cuts the
+/// one it has copied a moment later.
+const DOUBT_ROUNDS_MAX: u32 = 2;
 
 /// Cursor key that says that files which were there at the first start have been passed over.
 const STARTED_KEY: &str = "started";
@@ -34,34 +43,27 @@ const STARTED_KEY: &str = "started";
 pub(crate) struct Tracker {
     follow: bool,
     start_at_end: bool,
+    identity: Identity,
+    quote_timeout_us: i64,
     path: String,
     view: View,
     options: ReadOptions,
+    clock: Arc<dyn Clock>,
+    troubles: Troubles,
     files: HashMap<FileId, Tracked>,
+    heads: Heads,
+    /// The files that the path led to in this round.
+    in_view: HashSet<FileId>,
     queue: VecDeque<FileId>,
+    /// Those of the queue that could not be read, to be tried once more; none where that has been done.
+    again: Option<Vec<FileId>>,
+    /// The path names one file.
+    is_one_file: bool,
+    /// Something could be read, or there was nothing to read.
+    any_readable: bool,
     /// Cursor changes that go with the next batch.
     changes: CursorDelta,
 }
-
-#[derive(Debug)]
-struct Tracked {
-    path: PathBuf,
-    /// What the cursor says, or will say with the changes under way.
-    place: Place,
-    reader: Option<Reader>,
-    /// Size and time in this round, and in the one before.
-    stamp: Option<Stamp>,
-    stamp_before: Option<Stamp>,
-    /// While it is being read: size and time when its turn came.
-    visit: Option<Stamp>,
-    /// Size and time when it was last read to its end, in this run.
-    read_at: Option<Stamp>,
-    /// For how many rounds the source's path has not led to it.
-    gone_rounds: u32,
-}
-
-/// Size and modification time.
-type Stamp = (u64, i64);
 
 /// What a round has found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +72,7 @@ pub(crate) struct Round {
     pub queued: usize,
     /// Files are being written, and are looked at again in the next round.
     pub unsettled: bool,
-    /// The path leads to nothing.
+    /// The path leads to nothing, or to what can't be looked at.
     pub missing: bool,
 }
 
@@ -82,25 +84,46 @@ enum Turn {
     Done(Option<RawBatch>),
 }
 
+/// Whether a new file is one that is known already.
+enum Known {
+    No,
+    /// It may be: the next rounds will tell.
+    Perhaps,
+    /// It is, and has been read so far.
+    ReadUpTo(Print, PathBuf),
+}
+
 impl Tracker {
-    /// Goes on behind `cursor`.
+    /// Goes on behind the cursor.
     ///
     /// # Errors
     /// `Config`: a glob can't be read. `Corruption`: the cursor can't.
-    pub(crate) fn new(config: &FileSourceConfig, options: ReadOptions, cursor: &Cursor) -> Result<Self> {
+    pub(crate) fn new(config: &FileSourceConfig, options: ReadOptions, context: &SourceContext) -> Result<Self> {
+        let cursor: &Cursor = &context.cursor;
         let files: HashMap<_, _> = places(cursor)?
             .into_iter()
-            .map(|(id, place)| (id, Tracked::new(PathBuf::from(&place.path), place)))
+            .map(|(id, place)| (id, Tracked::known(PathBuf::from(&place.path), place)))
             .collect();
         let first_start = files.is_empty() && !cursor.contains_key(STARTED_KEY);
+        let mut heads = Heads::default();
+        files.iter().for_each(|(id, file)| heads.insert(*id, &file.place));
         Ok(Self {
             follow: config.follow,
             start_at_end: first_start && config.start == StartAt::End,
+            identity: config.identity,
+            quote_timeout_us: i64::try_from(config.quote_timeout.0.as_micros()).unwrap_or(i64::MAX),
             path: config.path.clone(),
             view: View::new(config)?,
             options,
+            clock: context.clock.clone(),
+            troubles: Troubles::new(context.name.clone(), context.status.clone()),
             files,
+            heads,
+            in_view: HashSet::new(),
             queue: VecDeque::new(),
+            again: Some(Vec::new()),
+            is_one_file: false,
+            any_readable: false,
             changes: CursorDelta::new(),
         })
     }
@@ -108,65 +131,123 @@ impl Tracker {
     /// Begins a round.
     ///
     /// # Errors
-    /// `Config`: the path leads to nothing, and nothing is waited for. `Environment`: a folder can't be listed.
+    /// `Config`: the path leads to nothing, and nothing is waited for. `Environment`: it can't be looked at.
     pub(crate) fn scan(&mut self) -> Result<Round> {
-        let listed = self.view.list()?;
-        let missing = listed.is_none();
+        self.troubles.begin_round();
+        let listing = match self.view.list() {
+            Ok(listing) => listing,
+            Err(e) if self.follow => {
+                self.troubles.say(Path::new(&self.path), &e.to_string());
+                return Ok(Round { queued: 0, unsettled: false, missing: true });
+            }
+            Err(e) => return Err(e),
+        };
+        let Listing { files: found, troubles, missing, is_one_file } = listing;
         if missing && !self.follow {
             return Err(Error::config(format!(
                 "{} does not exist: correct `path`, or set `follow: true` to wait for it",
                 self.path
             )));
         }
+        troubles.iter().for_each(|(path, why)| self.troubles.say(path, why));
+        self.any_readable |= found.is_empty() && troubles.is_empty();
+        self.is_one_file = is_one_file;
         if self.start_at_end {
             self.changes.push((STARTED_KEY.into(), Some(Bytes::from_static(b"end"))));
         }
-        let found = listed.unwrap_or_default();
-        let in_view: HashSet<FileId> = found.iter().map(|file| file.id).collect();
-        let mut queued = Vec::new();
-        let mut unsettled = false;
-        for file in found {
-            let (id, path) = (file.id, file.path.clone());
-            let renamed = self.note(file)?;
-            match self.files.get(&id).and_then(|file| file.wants_turn(self.waits_until_settled())) {
-                Some(true) => queued.push((true, !renamed, path, id)),
+        self.in_view = found.iter().map(|file| file.id).collect();
+        let noted: Vec<(FileId, PathBuf, bool)> =
+            found.into_iter().map(|file| (file.id, file.path.clone(), self.note(file))).collect();
+        self.start_at_end = false;
+        let (mut queued, mut unsettled, mut failing) = (Vec::new(), false, 0);
+        for (id, path, renamed) in noted {
+            let copied = match self.known_by_content(id) {
+                Known::Perhaps => {
+                    unsettled = true;
+                    continue;
+                }
+                Known::ReadUpTo(print, of) => self.adopt(id, print, &of),
+                Known::No => false,
+            };
+            self.look_at_quote(id);
+            let Some(file) = self.files.get(&id) else { continue };
+            match file.wants_turn(self.waits_until_settled()) {
+                Some(true) => {
+                    failing += usize::from(file.is_failing);
+                    queued.push((!copied, !renamed, path, id));
+                }
                 Some(false) => unsettled = true,
                 None => {}
             }
         }
-        self.start_at_end = false;
-        for id in self.note_gone(&in_view, missing)? {
+        for id in self.note_gone(missing)? {
             queued.push((false, false, self.files[&id].path.clone(), id));
         }
         // What was rotated away is older than what took its name.
         queued.sort();
         self.queue = queued.into_iter().map(|(.., id)| id).collect();
-        Ok(Round { queued: self.queue.len(), unsettled, missing })
+        Ok(Round { queued: self.queue.len() - failing, unsettled, missing })
     }
 
     /// The next batch of this round; `None` where everything has been read. A batch without records moves the cursor.
     ///
     /// # Errors
-    /// `Environment`: a file can't be read.
+    /// `Environment`: nothing of what there is can be read.
     pub(crate) fn next_batch(&mut self) -> Result<Option<SourceBatch>> {
-        while let Some(&id) = self.queue.front() {
-            let turn = match self.options.framing {
-                Framing::Whole => self.read_whole(id)?,
-                Framing::Lines | Framing::CsvRecords { .. } => self.read_records(id)?,
-            };
-            let raw = match turn {
-                Turn::More(raw) => Some(raw),
-                Turn::Done(raw) => {
-                    self.queue.pop_front();
-                    raw
+        loop {
+            while let Some(&id) = self.queue.front() {
+                let turn = match self.options.framing {
+                    Framing::Whole => self.read_whole(id),
+                    Framing::Lines | Framing::Csv(_) | Framing::Json => self.read_records(id),
+                };
+                let raw = match turn {
+                    Ok(Turn::More(raw)) => Some(raw),
+                    Ok(Turn::Done(raw)) => {
+                        self.queue.pop_front();
+                        raw
+                    }
+                    Err(e) => {
+                        self.queue.pop_front();
+                        self.could_not_read(id, e)?;
+                        continue;
+                    }
+                };
+                if let Some(file) = self.files.get_mut(&id) {
+                    file.is_failing = false;
                 }
-            };
-            if let Some(raw) = raw {
-                return Ok(Some(self.batch(raw)));
+                self.any_readable = true;
+                if let Some(raw) = raw {
+                    return Ok(Some(self.batch(raw)));
+                }
             }
+            match self.again.as_mut().filter(|again| !self.follow && !again.is_empty()) {
+                Some(again) => self.queue = std::mem::take(again).into(),
+                None => break,
+            }
+            self.again = None;
         }
+        self.troubles.end_round();
         self.close_surplus();
         Ok(if self.changes.is_empty() { None } else { Some(self.batch(RawBatch::default())) })
+    }
+
+    /// A file can't be read: the others are.
+    fn could_not_read(&mut self, id: FileId, error: Error) -> Result<()> {
+        let is_last_try = self.again.is_none();
+        if !self.follow && (self.is_one_file || (is_last_try && !self.any_readable && self.queue.is_empty())) {
+            return Err(error);
+        }
+        if let Some(file) = self.files.get_mut(&id) {
+            (file.reader, file.visit, file.is_failing) = (None, None, true);
+            self.troubles.say(&file.path, &error.to_string());
+        }
+        if let Some(again) = &mut self.again {
+            again.push(id);
+        }
+        if self.follow {
+            self.again = Some(Vec::new());
+        }
+        Ok(())
     }
 
     fn batch(&mut self, raw: RawBatch) -> SourceBatch {
@@ -179,7 +260,7 @@ impl Tracker {
     }
 
     /// Takes over what the round has found of a file. True where the file had another name before.
-    fn note(&mut self, found: Found) -> Result<bool> {
+    fn note(&mut self, found: Found) -> bool {
         let stamp = (found.size, found.mtime_ns);
         if let Some(file) = self.files.get_mut(&found.id) {
             file.gone_rounds = 0;
@@ -188,15 +269,17 @@ impl Tracker {
             if renamed {
                 file.rename(found.path);
             }
-            return Ok(renamed);
+            return renamed;
         }
         let mut file = Tracked::new(found.path.clone(), Place::beginning(&found.path));
         file.note_stamp(stamp);
-        if self.start_at_end {
-            self.pass_over(&mut file, found.id)?;
+        if self.start_at_end
+            && let Err(e) = self.pass_over(&mut file, found.id)
+        {
+            self.troubles.say(&found.path, &e.to_string());
         }
         self.files.insert(found.id, file);
-        Ok(false)
+        false
     }
 
     /// Goes to the end of a file that was there at the first start, and remembers that.
@@ -209,13 +292,93 @@ impl Tracker {
             reader.seek_to_end().doing(doing)?;
             reader.place(&file.path).doing(doing)?
         };
+        file.is_fresh = false;
+        self.heads.insert(id, &file.place);
         self.changes.push((id.key(), Some(file.place.to_value())));
         Ok(())
     }
 
+    /// Whether a file that has never been read is one that has, under another identity.
+    fn known_by_content(&mut self, id: FileId) -> Known {
+        let Some(file) = self.files.get(&id) else { return Known::No };
+        let stamp = file.stamp.unwrap_or_default();
+        if !file.is_fresh || self.identity == Identity::Inode || self.heads.is_empty(1) || stamp.0 == 0 {
+            return Known::No;
+        }
+        if self.options.framing == Framing::Whole {
+            return Known::No;
+        }
+        // What can't be read now says so when its turn comes.
+        let Ok(Some(mut reader)) = file.open(id, self.options) else { return Known::No };
+        let Ok(head) = reader.head() else { return Known::No };
+        let mut best: Option<(Print, PathBuf)> = None;
+        let mut perhaps = false;
+        for other in self.heads.like(&head, 1) {
+            let Some(known) = self.files.get(&other).filter(|_| other != id) else { continue };
+            let print = known.place.print();
+            if print.offset == 0 || !reader.matches(&print, stamp.0).unwrap_or(false) {
+                continue;
+            }
+            if !self.is_copy(id, other, &print) {
+                perhaps = true;
+            } else if best.as_ref().is_none_or(|(found, _)| found.offset < print.offset) {
+                best = Some((print, known.path.clone()));
+            }
+        }
+        if let Some((print, of)) = best {
+            return Known::ReadUpTo(print, of);
+        }
+        let Some(file) = self.files.get_mut(&id) else { return Known::No };
+        file.doubt_rounds += 1;
+        if perhaps && self.follow && file.doubt_rounds <= DOUBT_ROUNDS_MAX { Known::Perhaps } else { Known::No }
+    }
+
+    /// Whether that `id` begins with all that was read of `other` is enough to take it for a copy.
+    fn is_copy(&self, id: FileId, other: FileId, print: &Print) -> bool {
+        if self.identity == Identity::Content || print.offset >= COPY_BYTES_MIN {
+            return true;
+        }
+        let (Some(file), Some(known)) = (self.files.get(&id), self.files.get(&other)) else { return false };
+        if self.in_view.contains(&other) {
+            return known.was_rewritten(other, print, self.options);
+        }
+        let took_its_name = known.path == file.path;
+        took_its_name && find_by_identity(&folder_of(&known.path), other).is_none()
+    }
+
+    /// Goes on in a copy where the original was left. True, as it is one.
+    fn adopt(&mut self, id: FileId, print: Print, of: &Path) -> bool {
+        let Some(file) = self.files.get_mut(&id) else { return true };
+        file.is_fresh = false;
+        let place = Place::behind(&file.path, print);
+        let what = format!("it begins with all that was read of {}: it is read on from there", of.display());
+        tracing::info!(path = %file.path.display(), "{what}");
+        if let Some(reader) = &mut file.reader {
+            reader.go_on_behind(&print);
+        }
+        self.note_place(id, place);
+        true
+    }
+
+    /// Says that a quote is open and rows wait behind it, and after a while ends the row that it stands in.
+    fn look_at_quote(&mut self, id: FileId) {
+        let now_us = self.clock.now_us();
+        let Some(file) = self.files.get_mut(&id) else { return };
+        let Some(quote) = &mut file.open_quote else { return };
+        let waited_us = now_us.saturating_sub(quote.since_us);
+        if waited_us >= self.quote_timeout_us {
+            (file.open_quote, file.read_at, file.end_at_line) = (None, None, true);
+            self.troubles
+                .note(&file.path, "a quote was opened and not closed in time: its row ends at its first line end");
+        } else if waited_us >= self.quote_timeout_us / 3 && !std::mem::replace(&mut quote.said, true) {
+            self.troubles.note(&file.path, "a quote is opened and not closed: rows wait behind it");
+        }
+    }
+
     /// Looks after the files that the path does not lead to (any more); returns those with something to read.
-    fn note_gone(&mut self, in_view: &HashSet<FileId>, missing: bool) -> Result<Vec<FileId>> {
-        let mut gone: Vec<FileId> = self.files.keys().filter(|id| !in_view.contains(id)).copied().collect();
+    fn note_gone(&mut self, missing: bool) -> Result<Vec<FileId>> {
+        let mut gone: Vec<FileId> = self.files.keys().filter(|id| !self.in_view.contains(id)).copied().collect();
+        gone.retain(|id| !self.files.get(id).is_some_and(|file| self.troubles.hides(&file.path)));
         gone.sort();
         if !self.follow {
             for id in gone.into_iter().skip(VANISHED_FILES_MAX) {
@@ -227,8 +390,11 @@ impl Tracker {
         for id in gone {
             let Some(file) = self.files.get_mut(&id) else { continue };
             // Where the whole folder is away (a disk is not mounted, say), nothing is known about its files.
-            if missing && file.reader.is_none() && !folder_of(&file.path).exists() {
-                continue;
+            if missing && !folder_of(&file.path).exists() {
+                if file.reader.is_none() {
+                    continue;
+                }
+                file.gone_rounds = 0;
             }
             match file.note_gone(id, self.options)? {
                 Gone::Read => queued.push(id),
@@ -243,18 +409,42 @@ impl Tracker {
     fn read_whole(&mut self, id: FileId) -> Result<Turn> {
         let Some(file) = self.files.get_mut(&id) else { return Ok(Turn::Done(None)) };
         let Some(mut reader) = file.open(id, self.options)? else { return Ok(Turn::Done(None)) };
-        let (raw, place) =
+        let (mut raw, place) =
             reader.read_whole(&file.place, &file.path).doing(|| format!("read {}", file.path.display()))?;
-        file.read_at = place.mtime_ns.map(|mtime_ns| (place.offset, mtime_ns));
-        // Touched but not changed: worth a write only where the next run would have to read it again.
-        if raw.is_some() || !self.follow {
+        file.read_at = place.mtime_ns.map(|mtime_ns| (place.disk_size.unwrap_or(place.offset), mtime_ns));
+        let is_fresh = std::mem::replace(&mut file.is_fresh, false);
+        if is_fresh && raw.is_some() && self.is_copy_of_whole(id, &place) {
+            raw = None;
+            self.note_place(id, place);
+        } else if raw.is_some() || !self.follow {
+            // Touched but not changed: worth a write only where the next run would have to read it again.
             self.note_place(id, place);
         }
         Ok(Turn::Done(raw))
     }
 
+    /// True where a new file holds what another one holds that has been read.
+    fn is_copy_of_whole(&self, id: FileId, place: &Place) -> bool {
+        if self.identity == Identity::Inode {
+            return false;
+        }
+        let original = self.heads.exactly(place).into_iter().find(|other| {
+            let known = self.files.get(other).filter(|_| *other != id);
+            known.is_some_and(|known| known.place.offset == place.offset) && self.is_copy(id, *other, &place.print())
+        });
+        if let Some(known) = original.and_then(|other| self.files.get(&other)) {
+            tracing::info!(path = %place.path, "it holds what {} holds, which was read", known.path.display());
+        }
+        original.is_some()
+    }
+
     /// Reads on in a file of many records.
     fn read_records(&mut self, id: FileId) -> Result<Turn> {
+        if self.files.get(&id).is_some_and(|file| file.is_fresh && file.doubt_rounds == 0)
+            && let Known::ReadUpTo(print, of) = self.known_by_content(id)
+        {
+            self.adopt(id, print, &of);
+        }
         let Some(file) = self.files.get_mut(&id) else { return Ok(Turn::Done(None)) };
         if file.reader.is_none() {
             file.reader = file.open(id, self.options)?;
@@ -265,25 +455,39 @@ impl Tracker {
             Some(visit) => visit,
             None => {
                 let visit = reader.stat().doing(doing)?;
-                if reader.check_rewritten(visit.0).doing(doing)? {
+                if reader.check_rewritten(visit).doing(doing)? {
                     tracing::info!(path = %file.path.display(), "the file was cut or rewritten: it is read from its beginning");
                 }
                 file.visit = Some(visit);
                 visit
             }
         };
+        if std::mem::take(&mut file.end_at_line) {
+            reader.end_at_line();
+        }
         let last_turn = file.gone_rounds > GONE_ROUNDS_MAX;
-        let raw = reader.read(visit.0, !self.follow || last_turn).doing(doing)?;
+        let last = !self.follow || last_turn;
+        let raw = reader.read(visit.0, last).doing(doing)?;
         let mut place = reader.place(&file.path).doing(doing)?;
-        let ended = raw.is_none() || reader.offset() >= visit.0;
-        if ended && !self.follow {
-            place.mtime_ns = Some(visit.1);
+        let ended = raw.is_none() || reader.has_reached(visit.0);
+        if raw.is_some() {
+            file.is_fresh = false;
         }
         if ended {
             (file.visit, file.read_at) = (None, Some(visit));
+            file.note_quote(self.clock.now_us());
+            if !self.follow {
+                place.mtime_ns = Some(visit.1);
+                if file.reader.as_ref().is_some_and(Reader::is_compressed) {
+                    place = place.of_disk_size(visit.0);
+                }
+            }
         }
         if raw.is_some() || (!self.follow && place != file.place) {
             self.note_place(id, place);
+        }
+        if ended {
+            self.say_how_it_ended(id, last);
         }
         if ended && last_turn {
             self.forget(id);
@@ -296,9 +500,25 @@ impl Tracker {
         })
     }
 
+    /// Says what a person should know of a file that has been read as far as it goes.
+    fn say_how_it_ended(&mut self, id: FileId, last: bool) {
+        let Some(file) = self.files.get_mut(&id) else { return };
+        let Some(reader) = &file.reader else { return };
+        let what = match reader.broken() {
+            Some(Broken::CutOff) if last => "the gzip file is cut off: what was left is a dead letter",
+            Some(Broken::CutOff) => "the gzip file is cut off so far: it is read on when it has grown",
+            Some(Broken::Damaged) => "the gzip file is damaged: what was left is a dead letter",
+            None if last && reader.has_no_rows() => "there is no row behind its header",
+            None => return,
+        };
+        self.troubles.note(&file.path, what);
+    }
+
     fn note_place(&mut self, id: FileId, place: Place) {
         self.changes.push((id.key(), Some(place.to_value())));
         if let Some(file) = self.files.get_mut(&id) {
+            self.heads.remove(id, &file.place);
+            self.heads.insert(id, &place);
             file.place = place;
         }
     }
@@ -306,6 +526,7 @@ impl Tracker {
     fn forget(&mut self, id: FileId) {
         if let Some(file) = self.files.remove(&id) {
             tracing::debug!(path = %file.path.display(), "the file is gone, and forgotten");
+            self.heads.remove(id, &file.place);
             // A file that never gave a record has no entry; removing what is not there does no harm.
             self.changes.push((id.key(), None));
         }
@@ -322,82 +543,5 @@ impl Tracker {
         for file in open.into_iter().skip(OPEN_FILES_MAX) {
             file.reader = None;
         }
-    }
-}
-
-/// What to do with a file that the path does not lead to.
-enum Gone {
-    Read,
-    Wait,
-    Forget,
-}
-
-impl Tracked {
-    fn new(path: PathBuf, place: Place) -> Self {
-        Self { path, place, reader: None, stamp: None, stamp_before: None, visit: None, read_at: None, gone_rounds: 0 }
-    }
-
-    fn note_stamp(&mut self, stamp: Stamp) {
-        self.stamp_before = self.stamp.replace(stamp);
-    }
-
-    fn rename(&mut self, path: PathBuf) {
-        if let Some(reader) = &mut self.reader {
-            reader.renamed(&path);
-        }
-        self.path = path;
-    }
-
-    /// `Some(true)`: there may be something to read. `Some(false)`: not before it stays the same for a round.
-    fn wants_turn(&self, waits_until_settled: bool) -> Option<bool> {
-        let stamp = self.stamp?;
-        if self.read_at == Some(stamp) || self.place.is_done_at(stamp.0, stamp.1) {
-            return None;
-        }
-        Some(!waits_until_settled || self.stamp_before == Some(stamp))
-    }
-
-    /// Opens the file by its path. `None`: the path leads to nothing or to another file; the next round will tell.
-    fn open(&self, id: FileId, options: ReadOptions) -> Result<Option<Reader>> {
-        match Reader::open(&self.path, id, &self.place, options) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            opened => opened.doing(|| format!("open {}", self.path.display())),
-        }
-    }
-
-    /// One more round in which the path does not lead to the file.
-    fn note_gone(&mut self, id: FileId, options: ReadOptions) -> Result<Gone> {
-        self.gone_rounds += 1;
-        let over = self.gone_rounds > GONE_ROUNDS_MAX;
-        if options.framing == Framing::Whole {
-            return Ok(if over { Gone::Forget } else { Gone::Wait });
-        }
-        if self.reader.is_none() && self.gone_rounds == 1 {
-            self.find_again(id, options)?;
-        }
-        let Some(reader) = &self.reader else {
-            return Ok(if over { Gone::Forget } else { Gone::Wait });
-        };
-        let stamp = reader.stat().doing(|| format!("look at {}", self.path.display()))?;
-        let grown = self.read_at != Some(stamp);
-        if grown {
-            self.gone_rounds = 1;
-        }
-        Ok(if grown || over { Gone::Read } else { Gone::Wait })
-    }
-
-    /// Looks for a file that got another name while it was not open, such as by log rotation between two runs.
-    fn find_again(&mut self, id: FileId, options: ReadOptions) -> Result<()> {
-        let Some(found) = find_by_identity(&folder_of(&self.path), id) else { return Ok(()) };
-        let seen_in_this_run = self.stamp.is_some();
-        let path = std::mem::replace(&mut self.path, found.path);
-        self.reader = self.open(id, options)?.filter(|reader| {
-            // Another file may have got the inode: only what begins as this one did is taken for it.
-            reader.offset() == self.place.offset && (self.place.offset > 0 || seen_in_this_run)
-        });
-        if self.reader.is_none() {
-            self.path = path;
-        }
-        Ok(())
     }
 }

@@ -36,6 +36,25 @@ pub(crate) fn mtime_ns(meta: &Metadata) -> i64 {
     meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec())
 }
 
+/// What the source's path stands for.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    /// Every regular file, by name.
+    pub files: Vec<Found>,
+    /// What could not be looked at, or is nothing to be read, and why.
+    pub troubles: Vec<(PathBuf, String)>,
+    /// The file or folder does not exist.
+    pub missing: bool,
+    /// The path names one file.
+    pub is_one_file: bool,
+}
+
+impl Listing {
+    fn trouble(&mut self, path: PathBuf, why: impl std::fmt::Display) {
+        self.troubles.push((path, why.to_string()));
+    }
+}
+
 /// Lists files by the source's path.
 #[derive(Debug)]
 pub(crate) struct View {
@@ -57,31 +76,33 @@ impl View {
         Ok(Self { path: config.path.clone(), ignore })
     }
 
-    /// Every regular file there is, by name, each file once though several names may lead to it. `None`: the file or
-    /// folder does not exist.
+    /// Every regular file there is, by name, each file once though several names may lead to it.
     ///
     /// # Errors
-    /// `Environment`: a folder or file can't be looked at; `Config`: the path is neither a file nor a folder.
-    pub(crate) fn list(&self) -> Result<Option<Vec<Found>>> {
+    /// `Environment`: the path itself can't be looked at; `Config`: it is neither a file nor a folder.
+    pub(crate) fn list(&self) -> Result<Listing> {
         let path = Path::new(&self.path);
-        let mut found = match path.metadata() {
-            Ok(meta) if meta.is_dir() => self.list_folder(path)?,
-            Ok(meta) if meta.is_file() => return Ok(Some(vec![Found::new(path.to_owned(), &meta)])),
+        let mut listing = Listing::default();
+        match path.metadata() {
+            Ok(meta) if meta.is_dir() => self.list_folder(path, &mut listing)?,
+            Ok(meta) if meta.is_file() => {
+                let files = vec![Found::new(path.to_owned(), &meta)];
+                return Ok(Listing { files, is_one_file: true, ..listing });
+            }
             Ok(_) => {
                 return Err(Error::config(format!("{} is neither a regular file nor a folder", path.display())));
             }
-            Err(e) if is_absent(&e) && is_glob(&self.path) => self.list_glob()?,
-            Err(e) if is_absent(&e) => return Ok(None),
+            Err(e) if is_absent(&e) && is_glob(&self.path) => self.list_glob(&mut listing)?,
+            Err(e) if is_absent(&e) => return Ok(Listing { missing: true, ..listing }),
             Err(e) => return Err(e).doing(|| format!("look at {}", path.display())),
-        };
-        found.sort_by(|a, b| a.path.cmp(&b.path));
+        }
+        listing.files.sort_by(|a, b| a.path.cmp(&b.path));
         let mut seen = HashSet::new();
-        found.retain(|file| seen.insert(file.id));
-        Ok(Some(found))
+        listing.files.retain(|file| seen.insert(file.id));
+        Ok(listing)
     }
 
-    fn list_folder(&self, folder: &Path) -> Result<Vec<Found>> {
-        let mut found = Vec::new();
+    fn list_folder(&self, folder: &Path, listing: &mut Listing) -> Result<()> {
         for entry in std::fs::read_dir(folder).doing(|| format!("list the folder {}", folder.display()))? {
             let path = entry.doing(|| format!("list the folder {}", folder.display()))?.path();
             let temporary = path.file_name().is_none_or(|name| {
@@ -89,13 +110,13 @@ impl View {
                 name.starts_with(b".") || name.ends_with(b".tmp")
             });
             if !temporary {
-                self.keep(path, &mut found)?;
+                self.keep(path, listing);
             }
         }
-        Ok(found)
+        Ok(())
     }
 
-    fn list_glob(&self) -> Result<Vec<Found>> {
+    fn list_glob(&self, listing: &mut Listing) -> Result<()> {
         let options = glob::MatchOptions {
             case_sensitive: true,
             require_literal_separator: true,
@@ -104,38 +125,35 @@ impl View {
         let matches = glob::glob_with(&self.path, options)
             .map_err(|e| Error::config(format!("`path: {}` is no valid glob: {e}", self.path)))?;
         let wants_temporary = self.path.ends_with(".tmp");
-        let mut found = Vec::new();
         for path in matches {
-            // Only what is certain: a folder that vanishes while it is listed is no error.
-            let path = match path {
-                Ok(path) => path,
-                Err(e) if is_absent(e.error()) => continue,
-                Err(e) => {
-                    let folder = e.path().display().to_string();
-                    return Err(std::io::Error::from(e)).doing(|| format!("list the folder {folder}"));
+            match path {
+                Ok(path) if wants_temporary || path.extension().is_none_or(|extension| extension != "tmp") => {
+                    self.keep(path, listing);
                 }
-            };
-            if wants_temporary || path.extension().is_none_or(|extension| extension != "tmp") {
-                self.keep(path, &mut found)?;
+                Ok(_) => {}
+                // A folder that vanishes while it is listed is no trouble.
+                Err(e) if is_absent(e.error()) => {}
+                Err(e) => listing.trouble(e.path().to_owned(), format!("the folder can't be listed: {}", e.error())),
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Adds `path` where it is a regular file that is not to be ignored.
-    fn keep(&self, path: PathBuf, found: &mut Vec<Found>) -> Result<()> {
+    fn keep(&self, path: PathBuf, listing: &mut Listing) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if self.ignore.iter().any(|pattern| pattern.matches(&name) || pattern.matches_path(&path)) {
-            return Ok(());
+            return;
         }
         match path.metadata() {
-            Ok(meta) if meta.is_file() => found.push(Found::new(path, &meta)),
-            Ok(_) => {}
-            // Gone since the folder was listed, or a link that leads nowhere.
+            Ok(meta) if meta.is_file() => listing.files.push(Found::new(path, &meta)),
+            Ok(meta) if meta.is_dir() => {}
+            Ok(_) => listing.trouble(path, "it is neither a regular file nor a folder"),
+            Err(e) if is_absent(&e) && path.is_symlink() => listing.trouble(path, "the link leads to nothing"),
+            // Gone since the folder was listed.
             Err(e) if is_absent(&e) => {}
-            Err(e) => return Err(e).doing(|| format!("look at {}", path.display())),
+            Err(e) => listing.trouble(path, e),
         }
-        Ok(())
     }
 }
 
@@ -145,18 +163,19 @@ impl View {
 /// `Retry`: it is not there yet, and the source waits for it (`follow`). `Config`, `Environment`: it is not there, or
 /// can't be read.
 pub(crate) fn probe(config: &FileSourceConfig) -> Result<String> {
-    match View::new(config)?.list()? {
-        Some(found) if found.is_empty() => Ok(format!("{} holds no file yet", config.path)),
-        Some(found) => {
-            let unreadable = found.iter().find_map(|f| Some((&f.path, std::fs::File::open(&f.path).err()?)));
-            match unreadable {
-                // One of many: the source says so itself, and reads the others.
-                Some((path, e)) if found.len() == 1 => Err(e).doing(|| format!("read {}", path.display())),
-                _ => Ok(format!("{} file{}", found.len(), if found.len() == 1 { "" } else { "s" })),
-            }
-        }
-        None if config.follow => Err(Error::retry(format!("{} is not there yet", config.path))),
-        None => Err(Error::config(format!("{} does not exist", config.path))),
+    let Listing { files, troubles, missing, is_one_file } = View::new(config)?.list()?;
+    if missing && config.follow {
+        return Err(Error::retry(format!("{} is not there yet", config.path)));
+    }
+    if missing {
+        return Err(Error::config(format!("{} does not exist", config.path)));
+    }
+    let unreadable = files.iter().filter_map(|f| Some((&f.path, super::reader::open(&f.path).err()?)));
+    match unreadable.last() {
+        // One of many: the source says so itself, and reads the others.
+        Some((path, e)) if is_one_file => Err(e).doing(|| format!("read {}", path.display())),
+        _ if files.is_empty() && troubles.is_empty() => Ok(format!("{} holds no file yet", config.path)),
+        _ => Ok(format!("{} file{}", files.len(), if files.len() == 1 { "" } else { "s" })),
     }
 }
 

@@ -7,6 +7,7 @@ use millstream_core::json::{TimestampError, parse_timestamp_strict, timestamp_fr
 use millstream_core::{FailureKind, FieldType};
 
 use super::columns::{Built, Column, Fault, shorten};
+use super::config::Bools;
 use super::json;
 
 /// Base64 as RFC 4648 section 4 has it; the padding may be missing.
@@ -32,19 +33,16 @@ pub(super) fn push_text(column: &mut Column<'_>, text: &str) -> Built {
             Ok(())
         }
         FieldType::Float => {
-            column.push_float(float_from_text(text)?);
+            let value = if column.written.decimal_comma { float_with_comma(text)? } else { float_from_text(text)? };
+            column.push_float(value);
             Ok(())
         }
-        FieldType::Bool => match text {
-            "true" => {
-                column.push_bool(true);
+        FieldType::Bool => match bool_from_text(text, column.written.bools) {
+            Some(value) => {
+                column.push_bool(value);
                 Ok(())
             }
-            "false" => {
-                column.push_bool(false);
-                Ok(())
-            }
-            _ => Err(mismatch("bool", text.as_bytes())),
+            None => Err(mismatch("bool", text.as_bytes())),
         },
         FieldType::Timestamp => {
             column.push_int(timestamp_from_text(text)?);
@@ -56,6 +54,28 @@ pub(super) fn push_text(column: &mut Column<'_>, text: &str) -> Built {
         }),
         FieldType::Json | FieldType::List(_) | FieldType::Struct(_) => json::push_json_text(column, text),
     }
+}
+
+fn bool_from_text(text: &str, bools: Bools) -> Option<bool> {
+    match text {
+        "true" => return Some(true),
+        "false" => return Some(false),
+        _ if bools == Bools::Strict => return None,
+        _ => {}
+    }
+    let is_one_of = |words: &[&str]| words.iter().any(|word| word.eq_ignore_ascii_case(text));
+    if is_one_of(&["1", "true", "yes", "y", "t", "on"]) {
+        return Some(true);
+    }
+    is_one_of(&["0", "false", "no", "n", "f", "off"]).then_some(false)
+}
+
+/// A number with a comma where others have a point. A point has no meaning then, so that thousands are never fractions.
+fn float_with_comma(text: &str) -> Built<f64> {
+    if text.contains('.') {
+        return Err(mismatch("float with a decimal comma", text.as_bytes()));
+    }
+    float_from_text(&text.replacen(',', ".", 1))
 }
 
 /// Decimal digits with an optional minus.
@@ -88,7 +108,7 @@ fn no_timestamp(error: TimestampError, value: &[u8]) -> Fault {
         TimestampError::Malformed => mismatch("timestamp", value),
         TimestampError::OutOfRange => Fault::new(
             FailureKind::OutOfRange,
-            format!("`{}` is no moment between the years 1 and 9999 that a timestamp holds", shorten(value)),
+            format!("`{}` is no moment between the years 1 and 9999", shorten(value)),
         ),
         TimestampError::Ambiguous => Fault::mismatch(format!(
             "`{}` is a date and time without separators or a count of milliseconds: write the date with them",
@@ -119,11 +139,18 @@ pub(super) fn push_number(column: &mut Column<'_>, number: &[u8], integral: bool
                 Some(value) => timestamp_from_int(value),
                 None => timestamp_from_decimal(std::str::from_utf8(number).unwrap_or_default()),
             };
-            let us = us.map_err(|e| no_timestamp(e, number))?;
+            let us = us.map_err(|e| match e {
+                TimestampError::OutOfRange => out_of_range("a timestamp", number),
+                e => no_timestamp(e, number),
+            })?;
             column.push_int(us);
             Ok(())
         }
         FieldType::String | FieldType::Json => column.push_bytes(number),
+        FieldType::Bool if column.written.bools == Bools::Words && matches!(number, b"0" | b"1") => {
+            column.push_bool(number == b"1");
+            Ok(())
+        }
         kind => Err(Fault::mismatch(format!("the number {} is no {kind}", shorten(number)))),
     }
 }

@@ -12,6 +12,8 @@ use arrow::datatypes::{DataType, Field as ArrowField, SchemaRef};
 use millstream_core::schema::timestamp_type;
 use millstream_core::{Decoded, Failure, FailureKind, Field, FieldType, RawBatch, RowFailure};
 
+use super::config::Values as Written;
+
 /// Why a record can't be used, while the path to the field is still being collected.
 #[derive(Debug)]
 pub(super) struct Fault(Box<(FailureKind, String, String)>);
@@ -86,6 +88,8 @@ pub(super) struct Columns<'p> {
 pub(super) struct Column<'p> {
     pub(super) kind: &'p FieldType,
     pub(super) optional: bool,
+    /// How its values are written.
+    pub(super) written: Written,
     nulls: NullBufferBuilder,
     values: Values<'p>,
 }
@@ -106,7 +110,12 @@ enum Values<'p> {
 impl<'p> Columns<'p> {
     /// Empty columns for `fields`, with room for about `rows`.
     pub(super) fn new(fields: &'p [Field], rows: usize) -> Self {
-        let columns = fields.iter().map(|f| Column::new(&f.kind, f.optional, rows)).collect();
+        Self::written(fields, rows, Written::default())
+    }
+
+    /// The same, for values that are written as `written` says.
+    pub(super) fn written(fields: &'p [Field], rows: usize, written: Written) -> Self {
+        let columns = fields.iter().map(|f| Column::new(&f.kind, f.optional, rows, written)).collect();
         Self { fields, columns, set_by: vec![0; fields.len()], object: 0, rows: 0 }
     }
 
@@ -202,7 +211,7 @@ impl<'p> Columns<'p> {
 }
 
 impl<'p> Column<'p> {
-    fn new(kind: &'p FieldType, optional: bool, rows: usize) -> Self {
+    fn new(kind: &'p FieldType, optional: bool, rows: usize, written: Written) -> Self {
         let ends = || {
             let mut ends = Vec::with_capacity(rows + 1);
             ends.push(0);
@@ -213,10 +222,10 @@ impl<'p> Column<'p> {
             FieldType::Int | FieldType::Timestamp => Values::Int(Vec::with_capacity(rows)),
             FieldType::Float => Values::Float(Vec::with_capacity(rows)),
             FieldType::Bool => Values::Bool(BooleanBufferBuilder::new(rows)),
-            FieldType::List(item) => Values::List(ends(), Box::new(Column::new(item, false, rows))),
-            FieldType::Struct(fields) => Values::Struct(Columns::new(fields, rows)),
+            FieldType::List(item) => Values::List(ends(), Box::new(Column::new(item, false, rows, written))),
+            FieldType::Struct(fields) => Values::Struct(Columns::written(fields, rows, written)),
         };
-        Self { kind, optional, nulls: NullBufferBuilder::new(rows), values }
+        Self { kind, optional, written, nulls: NullBufferBuilder::new(rows), values }
     }
 
     /// Appends a null, whether or not the field is optional; see [`Column::null`].
@@ -359,6 +368,9 @@ impl<'p> Column<'p> {
                 other => unreachable!("a list under {other}"),
             },
             Values::Struct(columns) => match field.data_type() {
+                DataType::Struct(fields) if fields.is_empty() => {
+                    Arc::new(StructArray::new_empty_fields(columns.rows, nulls))
+                }
                 DataType::Struct(fields) => Arc::new(StructArray::new(fields.clone(), columns.finish(fields), nulls)),
                 other => unreachable!("a struct under {other}"),
             },
@@ -380,9 +392,19 @@ pub(super) fn decode_each<'p>(
     fields: &'p [Field],
     schema: &SchemaRef,
     text: &Text,
+    row: impl FnMut(&[u8], &mut Columns<'p>) -> Built,
+) -> Decoded {
+    decode_with(raw, Columns::new(fields, raw.len()), schema, text, row)
+}
+
+/// The same, into empty columns that are there already.
+pub(super) fn decode_with<'p>(
+    raw: &RawBatch,
+    mut columns: Columns<'p>,
+    schema: &SchemaRef,
+    text: &Text,
     mut row: impl FnMut(&[u8], &mut Columns<'p>) -> Built,
 ) -> Decoded {
-    let mut columns = Columns::new(fields, raw.len());
     let mut record_of_row = Vec::with_capacity(raw.len());
     let mut failures = Vec::new();
     let mut refused = raw.refused.clone();

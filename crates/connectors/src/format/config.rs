@@ -1,10 +1,17 @@
 //! The `decode:` setting of a source: a format's name, or a map with `format:` and what that format can be told.
 
+mod csv;
+
 use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::encoding::TextEncoding;
+use super::framing::RECORD_LINES_MAX;
+
+pub use csv::{CsvConfig, ShortRows};
 
 /// How the bytes of a record become fields. Written `decode: json`, or `decode: { format: csv, delimiter: ";" }`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,7 +21,7 @@ pub enum DecodeConfig {
     /// One CSV row per record.
     Csv(CsvConfig),
     /// The record, as one string field.
-    Text,
+    Text(TextConfig),
     /// The record, as one bytes field.
     Raw,
     /// One XML document per record.
@@ -43,25 +50,37 @@ pub enum DuplicateKeys {
 pub struct JsonConfig {
     /// A declared field that appears twice: an error, or the last one counts.
     pub duplicate_keys: DuplicateKeys,
+    /// How values are written.
+    pub values: Values,
+    /// The encoding of the bytes; none is UTF-8.
+    pub encoding: Option<TextEncoding>,
 }
 
-/// Settings of `format: csv`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CsvConfig {
-    /// Between fields; a comma unless told otherwise.
-    pub delimiter: u8,
-    /// Around fields that hold a delimiter, a quote or a line break; `"` unless told otherwise.
-    pub quote: u8,
-    /// True where the first line names the columns.
-    pub header: bool,
-    /// Names of the columns in order, where there is no header. Empty: the declared fields in their order.
-    pub columns: Vec<String>,
+/// Settings of `format: text`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TextConfig {
+    /// The encoding of the bytes; none is UTF-8.
+    pub encoding: Option<TextEncoding>,
 }
 
-impl Default for CsvConfig {
-    fn default() -> Self {
-        Self { delimiter: b',', quote: b'"', header: true, columns: Vec::new() }
-    }
+/// Which words are a `bool`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Bools {
+    /// `true` and `false`.
+    #[default]
+    Strict,
+    /// Also `1`/`0`, `yes`/`no`, `y`/`n`, `t`/`f`, `on`/`off`, in upper or lower case; in JSON the numbers 1 and 0 too.
+    Words,
+}
+
+/// How values are written, where that is not the same everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Values {
+    /// Which words are a `bool`.
+    pub bools: Bools,
+    /// A `float` has a comma where others have a point.
+    pub decimal_comma: bool,
 }
 
 /// A ready-made XML mapping.
@@ -128,18 +147,48 @@ struct RawDecode {
     /// json: what to do when a declared field appears twice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     duplicate_keys: Option<DuplicateKeys>,
+    /// json, csv, text: the encoding of the bytes, by its name on the web (`utf-16le`, `latin1`, `windows-1252`,
+    /// `shift_jis`, …; default `utf-8`). A byte order mark, and the charset of an HTTP body, come first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    encoding: Option<String>,
+    /// json, csv: which words are a `bool`: `strict` (default) or `words`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bools: Option<Bools>,
     /// csv: the character between fields (default a comma).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     delimiter: Option<char>,
-    /// csv: the quote character (default `"`).
+    /// csv: the quote character (default `"`), or `none`: quotes have no meaning, and no field holds a line break.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    quote: Option<char>,
+    quote: Option<String>,
+    /// csv: the character that takes its meaning from the next one, such as `\`, inside quotes and outside (default:
+    /// none; a quote inside of quotes is doubled).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    escape: Option<char>,
+    /// csv: a line that begins with this character is no record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    comment: Option<char>,
+    /// csv: how many lines at the beginning of each file or body are skipped, before the header (default 0).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    skip_lines: Option<u32>,
     /// csv: whether the first line names the columns (default true).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     header: Option<bool>,
     /// csv: the columns' names, where there is no header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     columns: Option<Vec<String>>,
+    /// csv: what a row with too few cells is: an `error` (default), or `pad`: its missing cells are empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    short_rows: Option<ShortRows>,
+    /// csv: cells that are nulls when they stand without quotes, such as `["NULL", "\\N"]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nulls: Option<Vec<String>>,
+    /// csv: `.` (default) or `,` between the whole part of a `float` and its fraction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    decimal: Option<char>,
+    /// csv: how many line breaks the quotes of one row may hold (default 1000). In a row with more, a quote is taken for
+    /// one that is never closed: the row ends at its first line end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_lines: Option<u32>,
     /// xml: a ready-made mapping.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     preset: Option<Preset>,
@@ -190,51 +239,74 @@ impl TryFrom<RawDecode> for DecodeConfig {
     type Error = String;
 
     fn try_from(raw: RawDecode) -> Result<Self, String> {
-        let csv = raw.delimiter.is_some() || raw.quote.is_some() || raw.header.is_some() || raw.columns.is_some();
-        let xml = raw.preset.is_some() || raw.record.is_some() || raw.fields.is_some() || raw.namespaces.is_some();
-        let is = |name| raw.format == name;
-        if raw.duplicate_keys.is_some() && !is(FormatName::Json) {
-            return Err("`duplicate_keys` belongs to `format: json`".into());
-        }
-        if csv && !is(FormatName::Csv) {
-            return Err("`delimiter`, `quote`, `header` and `columns` belong to `format: csv`".into());
-        }
-        if xml && !is(FormatName::Xml) {
-            return Err("`preset`, `record`, `fields` and `namespaces` belong to `format: xml`".into());
-        }
+        raw.check_keys()?;
         match raw.format {
-            FormatName::Json => Ok(Self::Json(JsonConfig { duplicate_keys: raw.duplicate_keys.unwrap_or_default() })),
-            FormatName::Csv => csv_config(raw).map(Self::Csv),
-            FormatName::Text => Ok(Self::Text),
+            FormatName::Json => Ok(Self::Json(JsonConfig {
+                duplicate_keys: raw.duplicate_keys.unwrap_or_default(),
+                values: Values { bools: raw.bools.unwrap_or_default(), decimal_comma: false },
+                encoding: text_encoding(raw.encoding.as_deref())?,
+            })),
+            FormatName::Csv => csv::checked(raw).map(Self::Csv),
+            FormatName::Text => Ok(Self::Text(TextConfig { encoding: text_encoding(raw.encoding.as_deref())? })),
             FormatName::Raw => Ok(Self::Raw),
             FormatName::Xml => xml_config(raw).map(Self::Xml),
         }
     }
 }
 
-fn csv_config(raw: RawDecode) -> Result<CsvConfig, String> {
-    let one_byte = |key: &str, value: Option<char>, default: u8| match value {
-        None => Ok(default),
-        Some(c) if c.is_ascii() && c != '\n' && c != '\r' => Ok(c as u8),
-        Some(c) => {
-            Err(format!("`{key}` must be one ASCII character other than a line break, not `{}`", c.escape_debug()))
+impl RawDecode {
+    /// Every key belongs to some formats.
+    fn check_keys(&self) -> Result<(), String> {
+        use FormatName::{Csv, Json, Text, Xml};
+        let keys: [(&str, bool, &[FormatName]); 19] = [
+            ("duplicate_keys", self.duplicate_keys.is_some(), &[Json]),
+            ("encoding", self.encoding.is_some(), &[Json, Csv, Text]),
+            ("bools", self.bools.is_some(), &[Json, Csv]),
+            ("delimiter", self.delimiter.is_some(), &[Csv]),
+            ("quote", self.quote.is_some(), &[Csv]),
+            ("escape", self.escape.is_some(), &[Csv]),
+            ("comment", self.comment.is_some(), &[Csv]),
+            ("skip_lines", self.skip_lines.is_some(), &[Csv]),
+            ("header", self.header.is_some(), &[Csv]),
+            ("columns", self.columns.is_some(), &[Csv]),
+            ("short_rows", self.short_rows.is_some(), &[Csv]),
+            ("nulls", self.nulls.is_some(), &[Csv]),
+            ("decimal", self.decimal.is_some(), &[Csv]),
+            ("max_lines", self.max_lines.is_some(), &[Csv]),
+            ("preset", self.preset.is_some(), &[Xml]),
+            ("record", self.record.is_some(), &[Xml]),
+            ("fields", self.fields.is_some(), &[Xml]),
+            ("namespaces", self.namespaces.is_some(), &[Xml]),
+            ("format", true, &[Json, Csv, Text, FormatName::Raw, Xml]),
+        ];
+        let Some((key, _, formats)) =
+            keys.into_iter().find(|(_, is_set, formats)| *is_set && !formats.contains(&self.format))
+        else {
+            return Ok(());
+        };
+        if key == "encoding" && self.format == Xml {
+            return Err("`encoding` does not go with `format: xml`: a document says its encoding itself".into());
         }
-    };
-    let columns = raw.columns.unwrap_or_default();
-    let header = raw.header.unwrap_or(columns.is_empty());
-    if header && !columns.is_empty() {
-        return Err("`columns` is for files without a header: add `header: false`, or take `columns` away".into());
+        let names: Vec<String> =
+            formats.iter().map(|name| format!("`format: {}`", format!("{name:?}").to_ascii_lowercase())).collect();
+        Err(format!("`{key}` belongs to {}, not to `format: {}`", names.join(", "), self.format.as_str()))
     }
-    let config = CsvConfig {
-        delimiter: one_byte("delimiter", raw.delimiter, b',')?,
-        quote: one_byte("quote", raw.quote, b'"')?,
-        header,
-        columns,
-    };
-    if config.delimiter == config.quote {
-        return Err("`delimiter` and `quote` must differ".into());
+}
+
+impl FormatName {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Csv => "csv",
+            Self::Text => "text",
+            Self::Raw => "raw",
+            Self::Xml => "xml",
+        }
     }
-    Ok(config)
+}
+
+fn text_encoding(name: Option<&str>) -> Result<Option<TextEncoding>, String> {
+    name.map(TextEncoding::named).transpose()
 }
 
 fn xml_config(raw: RawDecode) -> Result<XmlConfig, String> {
@@ -257,33 +329,62 @@ fn xml_config(raw: RawDecode) -> Result<XmlConfig, String> {
     }
 }
 
-impl From<&DecodeConfig> for RawDecode {
-    fn from(config: &DecodeConfig) -> Self {
-        let mut raw = Self {
-            format: FormatName::Text,
+impl RawDecode {
+    /// Nothing but the format.
+    fn of(format: FormatName) -> Self {
+        Self {
+            format,
             duplicate_keys: None,
+            encoding: None,
+            bools: None,
             delimiter: None,
             quote: None,
+            escape: None,
+            comment: None,
+            skip_lines: None,
             header: None,
             columns: None,
+            short_rows: None,
+            nulls: None,
+            decimal: None,
+            max_lines: None,
             preset: None,
             record: None,
             fields: None,
             namespaces: None,
-        };
+        }
+    }
+}
+
+impl From<&DecodeConfig> for RawDecode {
+    fn from(config: &DecodeConfig) -> Self {
+        let mut raw = Self::of(FormatName::Text);
+        let name = |encoding: Option<TextEncoding>| encoding.map(|encoding| encoding.name());
         match config {
             DecodeConfig::Json(json) => {
                 raw.format = FormatName::Json;
                 raw.duplicate_keys = Some(json.duplicate_keys);
+                raw.bools = (json.values.bools != Bools::Strict).then_some(json.values.bools);
+                raw.encoding = name(json.encoding);
             }
             DecodeConfig::Csv(csv) => {
+                let dialect = &csv.dialect;
                 raw.format = FormatName::Csv;
-                raw.delimiter = Some(csv.delimiter as char);
-                raw.quote = Some(csv.quote as char);
-                raw.header = Some(csv.header);
+                raw.delimiter = Some(dialect.delimiter as char);
+                raw.quote = Some(dialect.quote.map_or_else(|| "none".into(), |quote| (quote as char).to_string()));
+                raw.escape = dialect.escape.map(char::from);
+                raw.comment = dialect.comment.map(char::from);
+                raw.skip_lines = (dialect.skip_lines > 0).then_some(dialect.skip_lines);
+                raw.header = Some(dialect.header);
                 raw.columns = (!csv.columns.is_empty()).then(|| csv.columns.clone());
+                raw.short_rows = (csv.short_rows != ShortRows::Error).then_some(csv.short_rows);
+                raw.nulls = (!csv.nulls.is_empty()).then(|| csv.nulls.clone());
+                raw.decimal = csv.values.decimal_comma.then_some(',');
+                raw.max_lines = (dialect.record_lines_max != RECORD_LINES_MAX).then_some(dialect.record_lines_max);
+                raw.bools = (csv.values.bools != Bools::Strict).then_some(csv.values.bools);
+                raw.encoding = name(csv.encoding);
             }
-            DecodeConfig::Text => {}
+            DecodeConfig::Text(text) => raw.encoding = name(text.encoding),
             DecodeConfig::Raw => raw.format = FormatName::Raw,
             DecodeConfig::Xml(xml) => {
                 raw.format = FormatName::Xml;
@@ -323,13 +424,14 @@ impl<'de> Deserialize<'de> for DecodeConfig {
                 match name {
                     "json" => Ok(DecodeConfig::Json(JsonConfig::default())),
                     "csv" => Ok(DecodeConfig::Csv(CsvConfig::default())),
-                    "text" => Ok(DecodeConfig::Text),
+                    "text" => Ok(DecodeConfig::Text(TextConfig::default())),
                     "raw" => Ok(DecodeConfig::Raw),
                     "xml" => Err(E::custom(
                         "xml needs a mapping or a preset: write `decode: { format: xml, preset: newsml-g2 }`, or `fields:` with paths",
                     )),
                     "feed" => Err(E::custom(
-                        "a source of `type: feed` needs no `decode`; feeds out of files and messages are read by `decode: { format: xml, preset: feed }`",
+                        "a source of `type: feed` needs no `decode`; feeds out of files and messages are read by \
+                         `decode: { format: xml, preset: feed }`",
                     )),
                     other => Err(E::custom(format!("unknown format `{other}`: known are json, csv, text, raw, xml"))),
                 }
@@ -462,14 +564,21 @@ mod tests {
         assert_eq!(read(r#""csv""#).unwrap(), DecodeConfig::Csv(CsvConfig::default()));
         let csv = read(r#"{"format":"csv","delimiter":";","columns":["a","b"]}"#).unwrap();
         let DecodeConfig::Csv(config) = &csv else { panic!("{csv:?}") };
-        assert!(!config.header);
-        assert_eq!(config.delimiter, b';');
+        assert!(!config.dialect.header);
+        assert_eq!(config.dialect.delimiter, b';');
+        let all = read(
+            r##"{"format":"csv","quote":"none","escape":"\\","comment":"#","skip_lines":2,"short_rows":"pad",
+                "nulls":["\\N"],"decimal":",","delimiter":";","max_lines":7,"bools":"words","encoding":"latin1"}"##,
+        )
+        .unwrap();
+        assert!(matches!(&all, DecodeConfig::Csv(csv) if csv.dialect.quote.is_none() && csv.values.decimal_comma));
+        let text = read(r#"{"format":"text","encoding":"utf-16"}"#).unwrap();
         let xml =
             r#"{"format":"xml","record":"//item","fields":{"z":"a/@b","a":{"path":"c","type":"int","optional":true}}}"#;
         let xml = read(xml).unwrap();
         let DecodeConfig::Xml(XmlConfig::Mapping { fields, .. }) = &xml else { panic!("{xml:?}") };
         assert_eq!(fields.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>(), ["z", "a"]);
-        for config in [DecodeConfig::default(), DecodeConfig::Text, DecodeConfig::Raw, csv, xml] {
+        for config in [DecodeConfig::default(), text, DecodeConfig::Raw, csv, all, xml] {
             assert_eq!(read(&serde_json::to_string(&config).unwrap()).unwrap(), config);
         }
     }
@@ -479,7 +588,18 @@ mod tests {
         for (json, part) in [
             (r#""jsn""#, "unknown format `jsn`"),
             (r#""xml""#, "needs a mapping or a preset"),
-            (r#"{"format":"json","delimiter":";"}"#, "belong to `format: csv`"),
+            (r#"{"format":"json","delimiter":";"}"#, "`delimiter` belongs to `format: csv`, not to `format: json`"),
+            (r#"{"format":"csv","quote":"''"}"#, "one ASCII character or `none`"),
+            (r#"{"format":"csv","escape":"\"","decimal":";"}"#, "`quote` and `escape` must differ"),
+            (r#"{"format":"csv","comment":","}"#, "`delimiter` and `comment` must differ"),
+            (r#"{"format":"csv","decimal":";"}"#, "`decimal` must be `.` or `,`"),
+            (r#"{"format":"csv","nulls":["a,b"]}"#, "no cell without quotes can be"),
+            (r#"{"format":"csv","columns":["a","a"]}"#, "names `a` twice"),
+            (r#"{"format":"csv","short_rows":"cut"}"#, "unknown variant `cut`"),
+            (r#"{"format":"json","encoding":"latin-9000"}"#, "unknown encoding `latin-9000`"),
+            (r#"{"format":"json","encoding":"utf-7"}"#, "unknown encoding"),
+            (r#"{"format":"xml","preset":"feed","encoding":"latin1"}"#, "says its encoding itself"),
+            (r#"{"format":"raw","encoding":"latin1"}"#, "not to `format: raw`"),
             (r#"{"format":"csv","delimiter":"é"}"#, "one ASCII character"),
             (r#"{"format":"csv","header":true,"columns":["a"]}"#, "header: false"),
             (r#"{"format":"xml"}"#, "needs `fields`"),

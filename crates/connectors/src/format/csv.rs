@@ -3,15 +3,15 @@
 //! Stricter than most readers: a quote that is not closed, and text behind a closing quote, make the record malformed
 //! instead of shifting its columns.
 
-use std::ops::Range;
-
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use millstream_core::{Decoded, Decoder, Failure, FailureKind, FieldType, RawBatch, StreamSchema};
 
 use super::coerce;
-use super::columns::{Built, Column, Columns, Fault, Text, decode_each, shorten};
-use super::config::CsvConfig;
+use super::columns::{Built, Column, Columns, Fault, Text, decode_with, shorten};
+use super::config::{CsvConfig, ShortRows};
+use super::encoding::to_utf8;
+use super::framing::{self, Framing};
 
 /// The decoder of `decode: csv`.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl CsvDecoder {
 
     /// The layout, or the fault that each record of the batch then has.
     fn layout(&self, header: Option<&[u8]>) -> Result<Layout, (FailureKind, String)> {
-        let names: Vec<String> = if self.config.header {
+        let names: Vec<String> = if self.config.dialect.header {
             let Some(header) = header else {
                 return Err((
                     FailureKind::Malformed,
@@ -94,68 +94,36 @@ impl Decoder for CsvDecoder {
     fn decode(&self, raw: &RawBatch) -> Decoded {
         let layout = self.layout(raw.header.as_deref());
         let mut cells = Cells::default();
-        decode_each(raw, &self.fields.fields, &self.schema, &Text::Utf8, |record, columns| match &layout {
+        let columns = Columns::written(&self.fields.fields, raw.len(), self.config.values);
+        decode_with(raw, columns, &self.schema, &Text::Utf8, |record, columns| match &layout {
             Ok(layout) => {
                 cells.read(record, &self.config)?;
-                push_row(&cells, layout, columns)
+                push_row(&cells, layout, self.config.short_rows, columns)
             }
             Err((kind, message)) => Err(Fault::new(*kind, message.clone())),
         })
     }
 
-    fn split(&self, body: Bytes) -> Result<RawBatch, Failure> {
-        let mut from = if body.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
-        let mut spans = Vec::new();
-        let mut header = None;
-        while let Some((record, next)) = next_record(&body, from, &self.config) {
-            from = next;
-            if body[record.clone()].trim_ascii().is_empty() {
-                continue;
-            }
-            if self.config.header && header.is_none() {
-                header = Some(body.slice(record));
-            } else {
-                spans.push(record);
-            }
-        }
-        Ok(RawBatch { data: body, spans, header, ..RawBatch::default() })
+    fn split(&self, body: Bytes, charset: Option<&str>) -> Result<RawBatch, Failure> {
+        let text = to_utf8(body, charset, self.config.encoding)?;
+        Ok(framing::split(Framing::Csv(self.config.dialect), text))
     }
 }
 
-/// The record that begins at `from`, and where the next one begins. Line breaks inside quotes belong to it.
-fn next_record(body: &[u8], from: usize, config: &CsvConfig) -> Option<(Range<usize>, usize)> {
-    if from >= body.len() {
-        return None;
-    }
-    let (mut quoted, mut at_field_start) = (false, true);
-    let mut end = body.len();
-    for (i, &byte) in body.iter().enumerate().skip(from) {
-        if quoted {
-            // A doubled quote leaves and enters again; both ways the next state is right.
-            quoted = byte != config.quote;
-            at_field_start = !quoted;
-        } else if byte == config.quote && at_field_start {
-            quoted = true;
-        } else if byte == b'\n' {
-            end = i;
-            break;
-        } else {
-            at_field_start = byte == config.delimiter;
-        }
-    }
-    let content = if end > from && body[end - 1] == b'\r' { end - 1 } else { end };
-    Some((from..content, end + 1))
-}
-
-fn push_row(cells: &Cells, layout: &Layout, columns: &mut Columns<'_>) -> Built {
-    if cells.len() != layout.width {
+fn push_row(cells: &Cells, layout: &Layout, short_rows: ShortRows, columns: &mut Columns<'_>) -> Built {
+    let is_short = cells.len() < layout.width;
+    if cells.len() > layout.width || (is_short && short_rows == ShortRows::Error) {
         return Err(Fault::malformed(format!("{} columns where {} should be", cells.len(), layout.width)));
     }
     columns.begin();
     for (index, cell) in layout.cells.iter().enumerate() {
         let Some(cell) = *cell else { continue };
         columns.mark(index);
-        push_cell(columns.column(index), cells.get(cell)).map_err(|fault| fault.within(columns.name(index)))?;
+        // A cell that the row is too short for is empty.
+        let (text, is_null) =
+            if cell < cells.len() { (cells.get(cell), cells.is_null(cell)) } else { (&b""[..], false) };
+        let built = if is_null { columns.column(index).null() } else { push_cell(columns.column(index), text) };
+        built.map_err(|fault| fault.within(columns.name(index)))?;
     }
     columns.end()
 }
@@ -182,11 +150,13 @@ fn push_cell(column: &mut Column<'_>, cell: &[u8]) -> Built {
     }
 }
 
-/// The cells of one record, without quotes.
+/// The cells of one record, without quotes and escapes.
 #[derive(Default)]
 struct Cells {
     data: Vec<u8>,
     ends: Vec<usize>,
+    /// Those that are among `nulls`; empty where there are no such texts.
+    nulls: Vec<bool>,
 }
 
 impl Cells {
@@ -199,28 +169,41 @@ impl Cells {
         &self.data[start..self.ends[index]]
     }
 
+    fn is_null(&self, index: usize) -> bool {
+        self.nulls.get(index) == Some(&true)
+    }
+
     fn read(&mut self, record: &[u8], config: &CsvConfig) -> Built {
         self.data.clear();
         self.ends.clear();
+        self.nulls.clear();
         let record = record.strip_suffix(b"\n").unwrap_or(record);
         let record = record.strip_suffix(b"\r").unwrap_or(record);
         if record.is_empty() {
             return Err(Fault::malformed("the record is empty"));
         }
+        let delimiter = config.dialect.delimiter;
         let mut rest = record;
         loop {
+            let cell = rest;
             rest = match rest.first() {
-                Some(&byte) if byte == config.quote => self.quoted(&rest[1..], config)?,
+                Some(&byte) if Some(byte) == config.dialect.quote => self.quoted(&rest[1..], byte, config)?,
+                _ if config.dialect.escape.is_some() => self.unquoted(rest, config)?,
                 _ => {
-                    let end = memchr::memchr3(config.delimiter, b'\n', b'\r', rest).unwrap_or(rest.len());
+                    let end = memchr::memchr3(delimiter, b'\n', b'\r', rest).unwrap_or(rest.len());
                     self.data.extend_from_slice(&rest[..end]);
                     &rest[end..]
                 }
             };
             self.ends.push(self.data.len());
+            if !config.nulls.is_empty() {
+                // Quotes make a text of it: they are part of what is looked at here.
+                let written = &cell[..cell.len() - rest.len()];
+                self.nulls.push(config.nulls.iter().any(|null| null.as_bytes() == written));
+            }
             match rest.first() {
                 None => return Ok(()),
-                Some(&byte) if byte == config.delimiter => rest = &rest[1..],
+                Some(&byte) if byte == delimiter => rest = &rest[1..],
                 Some(_) => {
                     return Err(Fault::malformed(format!("a line break outside quotes, in column {}", self.len())));
                 }
@@ -228,22 +211,52 @@ impl Cells {
         }
     }
 
+    /// A cell without quotes, in which an escape takes the meaning from what stands behind it; answers what is behind.
+    fn unquoted<'a>(&mut self, mut rest: &'a [u8], config: &CsvConfig) -> Built<&'a [u8]> {
+        let escape = config.dialect.escape.unwrap_or_default();
+        loop {
+            let ends = |byte: &u8| *byte == config.dialect.delimiter || matches!(byte, b'\n' | b'\r');
+            let end = rest.iter().position(|byte| *byte == escape || ends(byte)).unwrap_or(rest.len());
+            self.data.extend_from_slice(&rest[..end]);
+            rest = &rest[end..];
+            match rest {
+                [byte, behind @ ..] if *byte == escape => rest = self.escaped(behind)?,
+                _ => return Ok(rest),
+            }
+        }
+    }
+
+    /// Takes what stands behind an escape as it is; answers what is behind it.
+    fn escaped<'a>(&mut self, rest: &'a [u8]) -> Built<&'a [u8]> {
+        let Some((byte, behind)) = rest.split_first() else {
+            return Err(Fault::malformed(format!("nothing stands behind the escape, in column {}", self.len() + 1)));
+        };
+        self.data.push(*byte);
+        Ok(behind)
+    }
+
     /// A quoted cell from behind its opening quote; answers what is behind the closing one.
-    fn quoted<'a>(&mut self, mut rest: &'a [u8], config: &CsvConfig) -> Built<&'a [u8]> {
+    fn quoted<'a>(&mut self, mut rest: &'a [u8], quote: u8, config: &CsvConfig) -> Built<&'a [u8]> {
         let column = self.len() + 1;
         loop {
-            let Some(end) = memchr::memchr(config.quote, rest) else {
+            let escape = config.dialect.escape.unwrap_or(quote);
+            let Some(end) = memchr::memchr2(quote, escape, rest) else {
                 return Err(Fault::malformed(format!("a quote is not closed, in column {column}")));
             };
             self.data.extend_from_slice(&rest[..end]);
+            let found = rest[end];
             rest = &rest[end + 1..];
+            if found != quote {
+                rest = self.escaped(rest)?;
+                continue;
+            }
             match rest.first() {
-                Some(&byte) if byte == config.quote => {
+                Some(&byte) if byte == quote => {
                     self.data.push(byte);
                     rest = &rest[1..];
                 }
                 None => return Ok(rest),
-                Some(&byte) if byte == config.delimiter => return Ok(rest),
+                Some(&byte) if byte == config.dialect.delimiter => return Ok(rest),
                 Some(_) => return Err(Fault::malformed(format!("text behind a closing quote, in column {column}"))),
             }
         }

@@ -30,8 +30,8 @@ pub struct FeedEntry {
     pub id: String,
     /// The title.
     pub title: Option<String>,
-    /// Where the entry can be read: the link that is no enclosure, no feed and no comment page, or where there is none, a
-    /// guid that is a permalink.
+    /// Where the entry can be read: the link that is no enclosure, no feed and no comment page, or where there is none,
+    /// a guid that is a permalink.
     pub link: Option<String>,
     /// Every link but those to comments.
     pub links: Vec<String>,
@@ -97,8 +97,8 @@ pub fn entry_schema() -> StreamSchema {
     StreamSchema { fields: fields.into() }
 }
 
-/// The schema of the records of a `feed` source: all of [`entry_schema`], or the fields that are declared. A timestamp may
-/// be declared as the text that it is in the record, and anything as `json`.
+/// The schema of the records of a `feed` source: all of [`entry_schema`], or the fields that are declared. A timestamp
+/// may be declared as the text that it is in the record, and anything as `json`.
 ///
 /// # Errors
 /// A declared field is none of a feed's, or of another type.
@@ -108,11 +108,10 @@ pub fn record_schema(declared: Option<&StreamSchema>) -> Result<StreamSchema, St
     for (i, field) in declared.fields.iter().enumerate() {
         let Some(known) = all.field(&field.name) else {
             let known: Vec<_> = all.fields.iter().map(|f| f.name.as_str()).collect();
-            return Err(format!(
-                "the entries of a feed have no field `{}`: they have {}",
-                field.name,
-                known.join(", ")
-            ));
+            let near = known.iter().find(|name| strsim::jaro_winkler(name, &field.name) > 0.85);
+            let hint = near.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
+            let known = known.join(", ");
+            return Err(format!("the entries of a feed have no field `{}`: they have {known}{hint}", field.name));
         };
         let fits = match field.kind {
             FieldType::Json => true,
@@ -214,7 +213,7 @@ impl Decoder for FeedDecoder {
         })
     }
 
-    fn split(&self, body: Bytes) -> Result<RawBatch, Failure> {
+    fn split(&self, body: Bytes, _charset: Option<&str>) -> Result<RawBatch, Failure> {
         Ok(RawBatch::single(body, "".into()))
     }
 }

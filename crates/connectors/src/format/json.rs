@@ -6,8 +6,10 @@ use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use millstream_core::{Decoded, Decoder, Failure, RawBatch, StreamSchema};
 
-use super::columns::{Built, Column, Fault, Text, decode_each, shorten};
+use super::columns::{Built, Column, Columns, Fault, Text, decode_with, shorten};
 use super::config::{DuplicateKeys, JsonConfig};
+use super::encoding::to_utf8;
+use super::framing::{self, Framing};
 use super::json_parser::Parser;
 
 /// The decoder of `decode: json`.
@@ -15,13 +17,12 @@ use super::json_parser::Parser;
 pub(super) struct JsonDecoder {
     fields: StreamSchema,
     schema: SchemaRef,
-    last_key_counts: bool,
+    config: JsonConfig,
 }
 
 impl JsonDecoder {
     pub(super) fn new(config: &JsonConfig, schema: &StreamSchema) -> Self {
-        let last_key_counts = config.duplicate_keys == DuplicateKeys::Last;
-        Self { fields: schema.clone(), schema: schema.arrow(), last_key_counts }
+        Self { fields: schema.clone(), schema: schema.arrow(), config: config.clone() }
     }
 }
 
@@ -32,14 +33,16 @@ impl Decoder for JsonDecoder {
 
     fn decode(&self, raw: &RawBatch) -> Decoded {
         let mut scratch = Vec::new();
-        decode_each(raw, &self.fields.fields, &self.schema, &Text::Utf8, |record, columns| {
-            let mut parser = Parser::new(record, self.last_key_counts, &mut scratch);
+        let last_key_counts = self.config.duplicate_keys == DuplicateKeys::Last;
+        let columns = Columns::written(&self.fields.fields, raw.len(), self.config.values);
+        decode_with(raw, columns, &self.schema, &Text::Utf8, |record, columns| {
+            let mut parser = Parser::new(record, last_key_counts, &mut scratch);
             parser.record(columns)
         })
     }
 
-    fn split(&self, body: Bytes) -> Result<RawBatch, Failure> {
-        split(body)
+    fn split(&self, body: Bytes, charset: Option<&str>) -> Result<RawBatch, Failure> {
+        split(to_utf8(body, charset, self.config.encoding)?)
     }
 }
 
@@ -57,40 +60,23 @@ pub(super) fn push_json_text(column: &mut Column<'_>, text: &str) -> Built {
     parser.value(column, 1)
 }
 
-/// A JSON document, a JSON array of records, or JSON texts one after another, usually one per line.
+/// A JSON document, a JSON array of records, or documents one after another: on lines, or not even that.
 fn split(body: Bytes) -> Result<RawBatch, Failure> {
     let start = if body.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
     let mut scratch = Vec::new();
     let mut parser = Parser::new(&body, true, &mut scratch);
     parser.go_to(start);
     parser.skip_spaces();
-    let first = parser.at();
+    if parser.peek() != Some(b'[') {
+        return Ok(framing::split(Framing::Json, body));
+    }
+    // Of a list that is cut off nothing is taken: whoever sent it is told.
     let mut spans = Vec::new();
-    match parser.peek() {
-        None => {}
-        Some(b'[') => {
-            parser.array_items(&mut spans)?;
-            parser.end()?;
-        }
-        Some(_) => {
-            let whole = parser.skip(1).is_ok();
-            let end = parser.at();
-            parser.skip_spaces();
-            if whole && parser.at() == body.len() {
-                spans.push(first..end);
-            } else if whole && memchr::memchr(b'\n', &body[first..end]).is_some() {
-                // Pretty-printed documents, one after another.
-                spans.push(first..end);
-                while parser.at() < body.len() {
-                    let from = parser.at();
-                    parser.skip(1)?;
-                    spans.push(from..parser.at());
-                    parser.skip_spaces();
-                }
-            } else {
-                spans = super::text::lines(&body, first);
-            }
-        }
+    parser.array_items(&mut spans)?;
+    parser.skip_spaces();
+    if parser.at() < body.len() {
+        // Several lists, or a list and documents.
+        return Ok(framing::split(Framing::Json, body));
     }
     Ok(RawBatch { data: body, spans, ..RawBatch::default() })
 }

@@ -10,6 +10,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::format::config::{Bools, Values};
+use crate::format::encoding::TextEncoding;
 
 fn fields(declared: &[(&str, &str)]) -> StreamSchema {
     let fields = declared.iter().map(|(name, kind)| {
@@ -226,7 +228,7 @@ fn nested_objects_roll_back_and_name_their_path() {
 
 #[test]
 fn the_last_duplicate_counts_where_that_is_asked_for() {
-    let config = JsonConfig { duplicate_keys: DuplicateKeys::Last };
+    let config = JsonConfig { duplicate_keys: DuplicateKeys::Last, ..JsonConfig::default() };
     let decoder = JsonDecoder::new(&config, &fields(&[("a", "[int]"), ("b", "string?")]));
     let decoded = decode(&decoder, &[br#"{"a":[1,2],"b":"x","a":[3],"b":null}"#]);
     assert_eq!(to_string(&decoded.batch, 0), r#"{"a":[3],"b":null}"#);
@@ -255,7 +257,7 @@ fn a_record_cut_out_of_a_character_is_an_encoding_failure() {
 #[test]
 fn a_body_splits_into_its_records() {
     let records = |body: &'static str| {
-        let batch = decoder(&[("a", "int")]).split(Bytes::from_static(body.as_bytes())).map_err(|f| f.kind)?;
+        let batch = decoder(&[("a", "int")]).split(Bytes::from_static(body.as_bytes()), None).map_err(|f| f.kind)?;
         Ok((0..batch.len()).map(|i| String::from_utf8_lossy(batch.record(i)).into_owned()).collect::<Vec<_>>())
     };
     let owned = |texts: &[&str]| Ok(texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>());
@@ -267,7 +269,37 @@ fn a_body_splits_into_its_records() {
     assert_eq!(records("[]"), owned(&[]));
     assert_eq!(records(" \n"), owned(&[]));
     assert_eq!(records("[{\"a\":1}"), Err(FailureKind::Malformed));
-    assert_eq!(records("[1] x"), Err(FailureKind::Malformed));
+    assert_eq!(records("[1] x"), owned(&["1", "x"]));
+    assert_eq!(records("{\"a\":1}{\"a\":2} {\"a\":3}"), owned(&["{\"a\":1}", "{\"a\":2}", "{\"a\":3}"]));
+    assert_eq!(records("{\"a\":1}{\"a\":\n{\"a\":3}"), owned(&["{\"a\":1}", "{\"a\":", "{\"a\":3}"]));
+    assert_eq!(records("{\"a\":1}\r{\"a\":2}\r"), owned(&["{\"a\":1}", "{\"a\":2}"]));
+    assert_eq!(records("[{\"a\":1}]\n[{\"a\":2}]\n"), owned(&["{\"a\":1}", "{\"a\":2}"]));
+}
+
+#[test]
+fn words_and_numbers_are_bools_where_the_decoder_is_told_so() {
+    let values = Values { bools: Bools::Words, ..Values::default() };
+    let decoder = JsonDecoder::new(&JsonConfig { values, ..JsonConfig::default() }, &fields(&[("v", "[bool]")]));
+    let decoded =
+        decode(&decoder, &[br#"{"v":[1,0,"yes","No","ON","f",true,"1"]}"#, br#"{"v":[2]}"#, br#"{"v":["ja"]}"#]);
+    assert_eq!(to_string(&decoded.batch, 0), r#"{"v":[true,false,true,false,true,false,true,true]}"#);
+    assert_eq!(decoded.failures.iter().map(|f| f.failure.kind).collect::<Vec<_>>(), [FailureKind::TypeMismatch; 2]);
+}
+
+#[test]
+fn a_body_in_another_encoding_is_read_by_its_charset_or_the_setting() {
+    let encoding = Some(TextEncoding::named("latin1").unwrap());
+    let decoder = JsonDecoder::new(&JsonConfig { encoding, ..JsonConfig::default() }, &fields(&[("a", "string")]));
+    for (body, charset) in [
+        (&b"{\"a\":\"caf\xe9\"}"[..], None),
+        (b"{\"a\":\"caf\xc3\xa9\"}", Some("utf-8")),
+        (b"\xff\xfe{\0\"\0a\0\"\0:\0\"\0c\0a\0f\0\xe9\0\"\0}\0", None),
+    ] {
+        let decoded = decoder.decode(&decoder.split(Bytes::from_static(body), charset).unwrap());
+        assert_eq!(to_string(&decoded.batch, 0), r#"{"a":"café"}"#, "{charset:?}");
+    }
+    let refused = decoder.split(Bytes::from_static(b"\xff\xfe{"), None).unwrap_err();
+    assert_eq!(refused.kind, FailureKind::Encoding);
 }
 
 /// Any JSON object, with the declared names often among its keys.
@@ -370,7 +402,7 @@ proptest! {
         let bytes: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
         let decoder = decoder(&[("a", "string?"), ("b", "timestamp?"), ("c", "[json]?")]);
         decode(&decoder, &bytes);
-        let _ = decoder.split(records.concat().into());
+        let _ = decoder.split(records.concat().into(), None);
     }
 
     #[test]

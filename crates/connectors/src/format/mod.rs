@@ -8,7 +8,9 @@ mod columns;
 mod config;
 mod csv;
 mod encode;
+pub(crate) mod encoding;
 pub mod feed;
+pub(crate) mod framing;
 mod json;
 mod json_parser;
 mod presets;
@@ -19,35 +21,31 @@ use std::sync::Arc;
 
 use millstream_core::{Decoder, Field, FieldType, StreamSchema};
 
-pub use config::{CsvConfig, DecodeConfig, DuplicateKeys, JsonConfig, Preset, XmlConfig, XmlField};
+pub use config::{
+    Bools, CsvConfig, DecodeConfig, DuplicateKeys, JsonConfig, Preset, ShortRows, TextConfig, Values, XmlConfig,
+    XmlField,
+};
 pub use encode::{CsvEncoder, write_json_lines};
-
-/// How a file is cut into records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Framing {
-    /// One record per line.
-    Lines,
-    /// One record per CSV row; a quoted field may hold line breaks.
-    CsvRecords {
-        /// The first row of each file names the columns and is no record: it goes into `RawBatch::header`.
-        header: bool,
-        /// The quote character.
-        quote: u8,
-        /// The character between fields.
-        delimiter: u8,
-    },
-    /// The whole file is one record.
-    Whole,
-}
+pub use encoding::TextEncoding;
+pub use framing::{CsvDialect, Framing};
 
 /// How a file source cuts what it reads for this decoder.
 pub fn framing(decode: &DecodeConfig) -> Framing {
     match decode {
-        DecodeConfig::Json(_) | DecodeConfig::Text => Framing::Lines,
-        DecodeConfig::Csv(csv) => {
-            Framing::CsvRecords { header: csv.header, quote: csv.quote, delimiter: csv.delimiter }
-        }
+        DecodeConfig::Text(_) => Framing::Lines,
+        DecodeConfig::Json(_) => Framing::Json,
+        DecodeConfig::Csv(csv) => Framing::Csv(csv.dialect),
         DecodeConfig::Raw | DecodeConfig::Xml(_) => Framing::Whole,
+    }
+}
+
+/// The encoding of what this decoder is given, where it is not UTF-8 or said by the bytes themselves.
+pub fn encoding(decode: &DecodeConfig) -> Option<TextEncoding> {
+    match decode {
+        DecodeConfig::Json(json) => json.encoding,
+        DecodeConfig::Csv(csv) => csv.encoding,
+        DecodeConfig::Text(text) => text.encoding,
+        DecodeConfig::Raw | DecodeConfig::Xml(_) => None,
     }
 }
 
@@ -60,19 +58,12 @@ pub fn effective_schema(decode: &DecodeConfig, declared: Option<&StreamSchema>) 
         DecodeConfig::Json(_) | DecodeConfig::Csv(_) => declared.cloned().ok_or_else(|| {
             "json and csv need a `schema:`: name each field and its type, `id: string` say".to_owned()
         })?,
-        DecodeConfig::Text => single(declared, "text", &FieldType::String)?,
+        DecodeConfig::Text(_) => single(declared, "text", &FieldType::String)?,
         DecodeConfig::Raw => single(declared, "data", &FieldType::Bytes)?,
         DecodeConfig::Xml(XmlConfig::Preset(preset)) => presets::schema(*preset, declared)?,
         DecodeConfig::Xml(XmlConfig::Mapping { fields, .. }) => xml::mapping_schema(fields, declared)?,
     };
-    if schema.fields.is_empty() {
-        return Err("the schema has no field".into());
-    }
-    for (i, field) in schema.fields.iter().enumerate() {
-        if schema.fields[..i].iter().any(|f| f.name == field.name) {
-            return Err(format!("the schema names `{}` twice", field.name));
-        }
-    }
+    schema.check()?;
     Ok(schema)
 }
 
@@ -93,7 +84,7 @@ pub fn build(decode: &DecodeConfig, schema: &StreamSchema) -> Result<Arc<dyn Dec
     Ok(match decode {
         DecodeConfig::Json(config) => Arc::new(json::JsonDecoder::new(config, schema)),
         DecodeConfig::Csv(config) => Arc::new(csv::CsvDecoder::new(config, schema)?),
-        DecodeConfig::Text => Arc::new(text::TextDecoder::text(schema)),
+        DecodeConfig::Text(config) => Arc::new(text::TextDecoder::text(config, schema)),
         DecodeConfig::Raw => Arc::new(text::TextDecoder::raw(schema)),
         DecodeConfig::Xml(XmlConfig::Preset(preset)) => presets::build(*preset, schema)?,
         DecodeConfig::Xml(XmlConfig::Mapping { record, fields, namespaces }) => {

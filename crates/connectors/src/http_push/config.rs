@@ -6,12 +6,12 @@ use millstream_core::{ByteSize, HumanDuration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Takes records from `POST /streams/{name}/records`: one record, a JSON array, or lines. The answer is sent only when
-/// the records are durable.
+/// Takes records from `POST /streams/{name}/records`: one record, a JSON array, or several records one after another. The
+/// body may be gzip (`Content-Encoding: gzip`). The answer is sent only when the records are durable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct HttpPushConfig {
-    /// The largest request body; a larger one is refused with status 413.
+    /// The largest request body, unpacked where it is compressed; a larger one is refused with status 413.
     #[serde(default = "default_max_body")]
     pub max_body: ByteSize,
     /// How long an `Idempotency-Key` is remembered: a request repeated within this time is answered, but not stored

@@ -1,6 +1,7 @@
 //! Reads an HTTP answer that does not end.
 
 pub mod config;
+mod documents;
 mod events;
 mod lines;
 pub mod source;

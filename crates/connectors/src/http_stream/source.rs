@@ -18,10 +18,12 @@ use reqwest::{Client, Method, Response};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::config::{HttpStreamSourceConfig, StreamFormat};
+use super::documents::{Document, Documents};
 use super::events::Events;
 use super::lines::{Line, Lines};
 use crate::backoff::Reconnect;
 use crate::file::too_large;
+use crate::format::Framing;
 use crate::record_buffer::RecordBuffer;
 use crate::source::{
     SERVER_WAIT_MAX, SourceContext, charset, describe_http_error, http_client, json_or_text, request_headers,
@@ -38,6 +40,7 @@ pub struct HttpStreamSource {
     reconnect: Reconnect,
     connection: Connection,
     lines: Lines,
+    documents: Documents,
     events: Events,
     /// The id of the last whole event, and whether the cursor has yet to be told.
     last_id: Vec<u8>,
@@ -89,11 +92,12 @@ impl HttpStreamSource {
             client,
             reconnect: Reconnect::new(&config.backoff, &context),
             connection: Connection::None,
-            lines: Lines::new(max_line, sse),
+            lines: Lines::new(max_line, true),
+            documents: Documents::default(),
             events: Events::new(max_record, last_id.clone()),
             last_id,
             last_id_changed: false,
-            records: RecordBuffer::new(redact_url(&config.url).into()),
+            records: RecordBuffer::for_messages(redact_url(&config.url).into(), &context),
             resumed: false,
             context,
             config,
@@ -180,8 +184,9 @@ impl HttpStreamSource {
     fn take_line(&mut self, line: Line) {
         match (self.config.format, line) {
             (StreamFormat::Lines, Line::Whole(line)) if line.trim_ascii().is_empty() => return,
-            (StreamFormat::Lines, Line::Whole(line)) => self.records.push(&line),
+            (StreamFormat::Lines, Line::Whole(line)) => self.take_text(&line),
             (StreamFormat::Lines, Line::TooLarge { kept, size }) => {
+                self.end_document();
                 self.records.push_refused(&kept, too_large(size, self.lines.max_line()));
             }
             (StreamFormat::Sse, line) => {
@@ -203,6 +208,26 @@ impl HttpStreamSource {
         self.reconnect.worked();
     }
 
+    /// Takes a line: a record, or for JSON a piece of a document that may go on over several lines.
+    fn take_text(&mut self, line: &[u8]) {
+        if self.context.framing != Framing::Json {
+            return self.records.push_message(line);
+        }
+        let max_record = self.lines.max_line();
+        for document in self.documents.push_line(line, max_record) {
+            match document {
+                Document::Whole(text) => self.records.push_message(&text),
+                Document::TooLarge { kept, size } => self.records.push_refused(&kept, too_large(size, max_record)),
+            }
+        }
+    }
+
+    /// What has begun ends here: a document that is not whole is a record that fails.
+    fn end_document(&mut self) {
+        let rest = self.documents.finish();
+        rest.into_iter().for_each(|text| self.records.push_message(&text));
+    }
+
     /// The answer ended, in order: a last line without a line end is a record, an event without its empty line is none.
     fn end(&mut self) -> String {
         if self.config.format == StreamFormat::Lines
@@ -210,11 +235,13 @@ impl HttpStreamSource {
         {
             self.take_line(line);
         }
+        self.end_document();
         "the server ended its answer".into()
     }
 
     fn disconnect(&mut self, why: &str, wait: Duration) {
         self.connection = Connection::None;
+        self.end_document();
         self.lines.clear();
         self.events.clear(&self.last_id);
         self.reconnect.failed(why, wait.max(self.events.retry.min(SERVER_WAIT_MAX)));

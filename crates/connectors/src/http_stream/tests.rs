@@ -23,11 +23,7 @@ fn open(config: HttpStreamSourceConfig, cursor: &Cursor) -> (HttpStreamSource, A
     let said = Arc::new(Mutex::new(Vec::new()));
     let heard = said.clone();
     let context = SourceContext {
-        status: Arc::new(move |status: SourceStatus<'_>| {
-            if let SourceStatus::Waiting { why, .. } = status {
-                heard.lock().push(why.to_owned());
-            }
-        }),
+        status: Arc::new(move |status: SourceStatus<'_>| heard.lock().push(format!("{status:?}"))),
         cursor: cursor.clone(),
         ..SourceContext::new("posts", Framing::Lines)
     };

@@ -87,7 +87,7 @@ impl WebsocketSource {
             reconnect: Reconnect::new(&config.backoff, &context),
             connection: Connection::None,
             ignore: patterns(&config, &context.name)?,
-            records: RecordBuffer::new(redact_url(&config.url).into()),
+            records: RecordBuffer::for_messages(redact_url(&config.url).into(), &context),
             resumed: false,
             context,
             config,
@@ -145,7 +145,7 @@ impl WebsocketSource {
 
     fn take_record(&mut self, message: &[u8]) {
         if !self.ignore.iter().any(|pattern| pattern.is_match(message)) {
-            self.records.push(message);
+            self.records.push_message(message);
         }
     }
 

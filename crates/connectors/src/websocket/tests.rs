@@ -45,11 +45,7 @@ fn open(config: WebsocketSourceConfig) -> (WebsocketSource, Arc<Mutex<Vec<String
     let said = Arc::new(Mutex::new(Vec::new()));
     let heard = said.clone();
     let context = SourceContext {
-        status: Arc::new(move |status: SourceStatus<'_>| {
-            if let SourceStatus::Waiting { why, .. } = status {
-                heard.lock().push(why.to_owned());
-            }
-        }),
+        status: Arc::new(move |status: SourceStatus<'_>| heard.lock().push(format!("{status:?}"))),
         ..SourceContext::new("ticks", Framing::Lines)
     };
     (WebsocketSource::new(config, context).unwrap(), said)

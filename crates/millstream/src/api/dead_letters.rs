@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::ApiState;
 use super::error::ApiError;
-use crate::pipeline::dead_letters::{Entry, Filter, Redrive, Redriver, scan};
+use crate::pipeline::dead_letters::summary::{self, Group, Summary};
+use crate::pipeline::dead_letters::{self, Entry, Filter, Redrive, Redriver, scan};
 
 /// Entries that one answer lists.
 const LIST_MAX: usize = 1000;
@@ -131,6 +132,9 @@ pub struct ListQuery {
     stage: Option<Stage>,
     kind: Option<String>,
     limit: Option<usize>,
+    /// Also say how many there are in all; that reads the whole queue.
+    #[serde(default)]
+    count: bool,
 }
 
 /// The dead letters that have not been redriven.
@@ -140,17 +144,63 @@ pub async fn list(
 ) -> Result<Json<serde_json::Value>, ApiError> {
     let filter = Filter { ids: Vec::new(), component: query.component, stage: query.stage, kind: query.kind };
     let limit = query.limit.unwrap_or(LIST_MAX).min(LIST_MAX);
-    let mut letters = Vec::new();
+    let (mut letters, mut total) = (Vec::new(), 0_u64);
     for stream in state.running.streams.values() {
-        if letters.len() >= limit {
+        if letters.len() >= limit && !query.count {
             break;
         }
         scan(&stream.log, &state.running.schemas, &filter, &mut |entry| {
-            letters.push(DeadLetterView::new(&entry, PREVIEW_BYTES));
-            letters.len() < limit
+            total += 1;
+            if letters.len() < limit {
+                letters.push(DeadLetterView::new(&entry, PREVIEW_BYTES));
+            }
+            query.count || letters.len() < limit
         })?;
     }
-    Ok(Json(serde_json::json!({ "dead_letters": letters })))
+    if letters.is_empty() && !filter.is_open() {
+        summary::check(&filter, &groups(&state)?, components(&state))?;
+    }
+    let mut answer = serde_json::json!({ "dead_letters": letters });
+    if query.count {
+        answer["total"] = total.into();
+    }
+    Ok(Json(answer))
+}
+
+/// Dead letters counted by component, stage, kind and message.
+pub async fn summary(State(state): State<ApiState>) -> Result<Json<serde_json::Value>, ApiError> {
+    Ok(Json(serde_json::json!({ "groups": groups(&state)? })))
+}
+
+fn groups(state: &ApiState) -> millstream_core::Result<Vec<Group>> {
+    let mut summary = Summary::default();
+    for stream in state.running.streams.values() {
+        scan(&stream.log, &state.running.schemas, &Filter::default(), &mut |entry| {
+            summary.add(&entry);
+            true
+        })?;
+    }
+    Ok(summary.groups())
+}
+
+fn components(state: &ApiState) -> impl Iterator<Item = String> {
+    state.running.health.views().into_iter().map(|view| view.name)
+}
+
+/// Takes dead letters out of the queue for good.
+pub async fn discard(
+    State(state): State<ApiState>,
+    Json(request): Json<RedriveRequest>,
+) -> Result<Json<serde_json::Value>, ApiError> {
+    let running = &state.running;
+    let filter = request.filter();
+    let _alone = running.redrive.lock().await;
+    let logs: Vec<_> = running.streams.values().map(|stream| stream.log.clone()).collect();
+    let discarded = dead_letters::discard(&logs, &running.schemas, &filter).await?;
+    if discarded == 0 && !filter.is_open() {
+        summary::check(&filter, &groups(&state)?, components(&state))?;
+    }
+    Ok(Json(serde_json::json!({ "discarded": discarded })))
 }
 
 /// One dead letter, whole.
@@ -167,7 +217,9 @@ pub async fn show(
             false
         })?;
     }
-    found.map(Json).ok_or_else(|| ApiError::not_found(format!("no dead letter `{id}`; it may have been redriven")))
+    found
+        .map(Json)
+        .ok_or_else(|| ApiError::not_found(format!("no dead letter `{id}`; it may have been redriven or discarded")))
 }
 
 /// Sends dead letters back in front of the stage that failed.
@@ -183,5 +235,10 @@ pub async fn redrive(
         ingests: &running.ingests,
         schemas: &running.schemas,
     };
-    Ok(Json(redriver.redrive(&request.filter()).await?))
+    let filter = request.filter();
+    let done = redriver.redrive(&filter).await?;
+    if done == Redrive::default() && !filter.is_open() {
+        summary::check(&filter, &groups(&state)?, components(&state))?;
+    }
+    Ok(Json(done))
 }

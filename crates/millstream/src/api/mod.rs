@@ -13,9 +13,8 @@ mod query;
 mod records;
 mod status;
 mod tables;
-mod tap;
+pub mod tap;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -44,16 +43,39 @@ pub struct ApiState {
     pub stop: CancellationToken,
 }
 
-/// Binds the listener, so that a taken port is found before anything runs.
+/// Binds the listener, so that a taken port is found before anything runs. `address` is an IP address or a name, and a
+/// port: `127.0.0.1:8080`, `localhost:0`.
 ///
 /// # Errors
-/// The address is taken or not this machine's.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|e| {
-        Error::environment(format!(
-            "can't listen on {address} ({e}): choose another with --listen, or --listen 127.0.0.1:0"
-        ))
+/// `Config`: it is no address, or not this machine's. `Environment`: it is taken.
+pub async fn bind(address: &str) -> Result<TcpListener> {
+    let wrong = |why: &str| {
+        Error::config(format!("--listen {address}: {why}; write an address and a port, such as 127.0.0.1:8080"))
+    };
+    let (host, port) = address.rsplit_once(':').ok_or_else(|| wrong("there is no port"))?;
+    let port: u16 = port.parse().map_err(|_| wrong("the port is no number up to 65535"))?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() {
+        return Err(wrong("there is no address before the port (0.0.0.0 is all of them)"));
+    }
+    TcpListener::bind((host, port)).await.map_err(|e| match e.kind() {
+        std::io::ErrorKind::AddrInUse => Error::environment(format!(
+            "--listen {address}: another program listens there, perhaps another Millstream: stop it, or choose another \
+             port (0 takes a free one)"
+        )),
+        std::io::ErrorKind::PermissionDenied => {
+            Error::environment(format!("--listen {address}: ports below 1024 need more rights: choose another port"))
+        }
+        std::io::ErrorKind::AddrNotAvailable => wrong("this machine does not have that address"),
+        _ => wrong(&format!("it can't be listened on ({e})")),
     })
+}
+
+/// Says with each answer who gives it, so that a client knows a Millstream from whatever else may have the port.
+pub async fn name_server(mut answer: axum::response::Response) -> axum::response::Response {
+    let name = const { axum::http::HeaderValue::from_static(concat!("millstream/", env!("CARGO_PKG_VERSION"))) };
+    answer.headers_mut().insert(axum::http::header::SERVER, name);
+    answer
 }
 
 /// Serves until `stop` is cancelled.
@@ -80,6 +102,8 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/v1/tables/{name}/rows", get(tables::rows))
         .route("/api/v1/query", post(query::query))
         .route("/api/v1/dlq", get(dead_letters::list))
+        .route("/api/v1/dlq/summary", get(dead_letters::summary))
+        .route("/api/v1/dlq/discard", post(dead_letters::discard))
         .route("/api/v1/dlq/{stream}/{offset}", get(dead_letters::show))
         .route("/api/v1/dlq/redrive", post(dead_letters::redrive))
         // The limit of a body is the source's own, checked where it is read.
@@ -93,4 +117,5 @@ pub fn router(state: ApiState) -> Router {
         .fallback(status::not_found)
         .with_state(state)
         .merge(inference::router(models, token))
+        .layer(axum::middleware::map_response(name_server))
 }

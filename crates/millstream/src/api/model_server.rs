@@ -39,6 +39,7 @@ fn router(inference: Inference, token: Option<Arc<Secret>>) -> Router {
         .fallback(status::not_found)
         .with_state(inference.clone())
         .merge(inference::router(inference, token))
+        .layer(axum::middleware::map_response(super::name_server))
 }
 
 async fn readyz(State(inference): State<Inference>) -> Response {

@@ -1,26 +1,43 @@
-//! `GET /api/v1/streams/{name}/tap`: the records of a stream as they come, one JSON object a line.
+//! `GET /api/v1/streams/{names}/tap`: records as they come, one JSON object a line.
+//!
+//! Sources, change streams and transforms that a sink reads are stored: they are read from their logs, at the reader's
+//! own speed, and from wherever it likes. Any other transform is watched ([`crate::pipeline::watch`]): from now on, and
+//! what the reader is too slow for is missed, and counted. Either way a record is seen when it is committed, not
+//! before.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use arrow::array::RecordBatch;
+use arrow::compute::{filter, filter_record_batch};
+use arrow::datatypes::SchemaRef;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use millstream_core::json::RowWriter;
 use millstream_core::{Error, Result};
+use millstream_sql::Predicate;
 use serde::Deserialize;
+use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::ApiState;
 use super::error::ApiError;
-use crate::pipeline::streams::{Stream, StreamBatch};
-use crate::render::tap_lines;
+use crate::config::diagnostics::nearest;
+use crate::pipeline::plan::changes_name;
+use crate::pipeline::run::Running;
+use crate::pipeline::streams::{Stream, is_visible};
+use crate::pipeline::watch::Watch;
 
 const READ_BYTES: usize = 128 << 10;
+/// Streams and transforms that one tap shows at most.
+const NAMES_MAX: usize = 32;
 
-/// Where to begin and when to end.
+/// Where to begin, what to show, and when to end.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TapQuery {
@@ -33,100 +50,261 @@ pub struct TapQuery {
     /// Go on with what comes later (default), or end with what is there.
     #[serde(default)]
     follow: Option<bool>,
+    /// Only the records for which this SQL condition is true.
+    #[serde(default, rename = "where")]
+    condition: Option<String>,
 }
 
-/// Answers with `{"partition": …, "offset": …, "record": {…}}` a line.
+/// Answers with `{"name": …, "partition": …, "offset": …, "record": {…}}` a line. Another line may be `{"name": …,
+/// "missed": …}`, a number of records that came faster than they were read, and the last one `{"error": …}`.
 pub async fn tap(
     State(state): State<ApiState>,
-    Path(name): Path<String>,
+    Path(names): Path<String>,
     Query(query): Query<TapQuery>,
 ) -> Result<Response, ApiError> {
-    let Some(stream) = state.running.streams.get(name.as_str()).cloned() else {
-        let known: Vec<&str> = state.running.streams.keys().map(|k| &**k).collect();
-        return Err(ApiError::not_found(format!(
-            "no stream `{name}`; streams: {} (a transform is a stream of its own once a sink reads it)",
-            known.join(", ")
-        )));
-    };
-    let mut offsets = Vec::new();
-    for partition in 0..stream.plan.partitions {
-        let (start, end) = (stream.log.start_offset(partition), stream.log.end_offset(partition));
-        offsets.push(match query.from.as_deref() {
-            None | Some("latest") => end,
-            Some("earliest") => start,
-            Some(offset) => {
-                let offset: u64 =
-                    offset.parse().map_err(|_| ApiError::bad_request("`from` is `earliest`, `latest` or an offset"))?;
-                offset.clamp(start, end)
-            }
-        });
+    let names: Vec<&str> = names.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    if names.is_empty() || names.len() > NAMES_MAX {
+        return Err(ApiError::bad_request(format!("name 1 to {NAMES_MAX} streams or transforms")));
     }
+    let follow = query.follow.unwrap_or(true);
+    let origins =
+        names.iter().map(|name| origin(&state.running, name, &query, follow)).collect::<Result<Vec<_>, _>>()?;
+    let filters = origins.iter().map(|o| o.filter(query.condition.as_deref())).collect::<Result<Vec<_>, _>>()?;
     let (lines, body) = mpsc::channel::<Result<Bytes>>(16);
-    let tap = Tap {
-        stream: Arc::new(stream),
-        offsets,
-        left: query.limit.unwrap_or(u64::MAX),
-        lines,
-        stop: state.stop.clone(),
-    };
-    tokio::spawn(tap.run(query.follow.unwrap_or(true)));
+    let left = Arc::new(Left::new(query.limit.unwrap_or(u64::MAX)));
+    for (origin, predicate) in origins.into_iter().zip(filters) {
+        let (name, stop) = (origin.name(), state.stop.clone());
+        let out = Out { name, predicate, left: left.clone(), lines: lines.clone(), stop };
+        tokio::spawn(run(origin, out, follow));
+    }
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(ReceiverStream::new(body))).into_response())
 }
 
-struct Tap {
-    stream: Arc<Stream>,
-    offsets: Vec<u64>,
-    left: u64,
+/// Where records come from.
+enum Origin {
+    Stored { stream: Arc<Stream>, offsets: Vec<u64> },
+    Watched { name: Arc<str>, schema: SchemaRef, watch: Watch },
+}
+
+impl Origin {
+    fn name(&self) -> Arc<str> {
+        match self {
+            Self::Stored { stream, .. } => stream.name().clone(),
+            Self::Watched { name, .. } => name.clone(),
+        }
+    }
+
+    fn filter(&self, condition: Option<&str>) -> Result<Option<Predicate>, ApiError> {
+        let schema = match self {
+            Self::Stored { stream, .. } => &stream.plan.schema,
+            Self::Watched { schema, .. } => schema,
+        };
+        let compiled = condition.map(|condition| Predicate::compile(condition, schema)).transpose();
+        compiled.map_err(|e| ApiError::bad_request(format!("the condition does not fit `{}`: {e}", self.name())))
+    }
+}
+
+/// The stored stream or the transform of that name; a table's name stands for its change stream.
+fn origin(running: &Running, name: &str, query: &TapQuery, follow: bool) -> Result<Origin, ApiError> {
+    let changes = changes_name(name);
+    let is_table = running.pipeline.table(name).is_some();
+    let stream = running.streams.get(if is_table { &*changes } else { name });
+    if let Some(stream) = stream.filter(|stream| is_visible(stream.plan.kind)) {
+        let offsets = offsets(stream, query.from.as_deref())?;
+        return Ok(Origin::Stored { stream: Arc::new(stream.clone()), offsets });
+    }
+    let Some(transform) = running.pipeline.transforms.iter().find(|t| &*t.name == name) else {
+        return Err(ApiError::not_found(unknown(name, &names_of(running))));
+    };
+    let from_now = query.from.as_deref().is_none_or(|from| from == "latest");
+    if !from_now || !follow {
+        return Err(ApiError::bad_request(format!(
+            "the rows of `{name}` are not stored, since no sink reads it: it can only be watched from now on. \
+             Leave out where to begin, and to end with what is there"
+        )));
+    }
+    let watch = running.watchers.watch(&transform.name);
+    Ok(Origin::Watched { name: transform.name.clone(), schema: transform.schema.clone(), watch })
+}
+
+fn offsets(stream: &Stream, from: Option<&str>) -> Result<Vec<u64>, ApiError> {
+    let offset = match from {
+        None | Some("latest" | "earliest") => None,
+        Some(offset) => {
+            let wrong = |_| ApiError::bad_request("`from` is `earliest`, `latest` or an offset");
+            Some(offset.parse::<u64>().map_err(wrong)?)
+        }
+    };
+    let of = |partition| {
+        let (start, end) = (stream.log.start_offset(partition), stream.log.end_offset(partition));
+        match (offset, from) {
+            (Some(offset), _) => offset.clamp(start, end),
+            (None, Some("earliest")) => start,
+            (None, _) => end,
+        }
+    };
+    Ok((0..stream.plan.partitions).map(of).collect())
+}
+
+fn names_of(running: &Running) -> Vec<String> {
+    let stored = running.streams.values().filter(|s| is_visible(s.plan.kind)).map(|s| s.name().to_string());
+    let mut names: Vec<String> = stored.chain(running.pipeline.transforms.iter().map(|t| t.name.to_string())).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// What to say where there is no `name` among `known`.
+pub fn unknown(name: &str, known: &[String]) -> String {
+    let nearest = nearest(name, known.iter().map(String::as_str));
+    let meant = nearest.map_or(String::new(), |nearest| format!("did you mean `{nearest}`? "));
+    format!("no stream or transform `{name}`: {meant}There is {}", known.join(", "))
+}
+
+/// What a limit has left, for all names together.
+struct Left {
+    /// Rows that may still be taken.
+    rows: AtomicU64,
+    /// Rows that must still be sent.
+    unsent: AtomicU64,
+    /// Cancelled when the last one has been sent.
+    over: CancellationToken,
+}
+
+impl Left {
+    fn new(limit: u64) -> Self {
+        Self { rows: AtomicU64::new(limit), unsent: AtomicU64::new(limit), over: CancellationToken::new() }
+    }
+
+    /// Takes as many of `rows` as may still be shown.
+    fn take(&self, rows: usize) -> usize {
+        let rows = rows as u64;
+        let before = self.rows.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| Some(left - left.min(rows)));
+        before.map_or(0, |left| left.min(rows)) as usize
+    }
+
+    /// Says that so many that were taken have been sent.
+    fn sent(&self, rows: usize) {
+        let rows = rows as u64;
+        if self.unsent.fetch_sub(rows, Ordering::AcqRel) == rows {
+            self.over.cancel();
+        }
+    }
+}
+
+/// Where records go.
+struct Out {
+    name: Arc<str>,
+    predicate: Option<Predicate>,
+    left: Arc<Left>,
     lines: mpsc::Sender<Result<Bytes>>,
     stop: CancellationToken,
 }
 
-impl Tap {
-    async fn run(mut self, follow: bool) {
-        // A client that went away closes the channel: that ends the tap.
-        while self.left > 0 && !self.lines.is_closed() {
-            match self.advance().await {
-                Ok(true) => {}
-                Ok(false) if !follow => return,
-                Ok(false) => tokio::select! {
-                    () = self.stop.cancelled() => return,
-                    () = self.lines.closed() => return,
-                    () = self.more() => {}
-                },
-                Err(e) => {
-                    let _ = self.lines.send(Err(e)).await;
-                    return;
-                }
-            }
-        }
+async fn run(origin: Origin, out: Out, follow: bool) {
+    if out.left.rows.load(Ordering::Acquire) == 0 {
+        return;
     }
+    let (stop, over, lines) = (out.stop.clone(), out.left.over.clone(), out.lines.clone());
+    let shown = async {
+        match origin {
+            Origin::Stored { stream, offsets } => stored(&stream, offsets, &out, follow).await,
+            Origin::Watched { mut watch, .. } => watched(&mut watch, &out).await,
+        }
+    };
+    // A client that went away closes the channel: that ends the tap.
+    let ended = tokio::select! {
+        biased;
+        () = over.cancelled() => return,
+        () = lines.closed() => return,
+        () = stop.cancelled(), if follow => return,
+        ended = shown => ended,
+    };
+    if let Err(e) = ended {
+        let _ = lines.send(Ok(format!("{}\n", json!({ "error": e.to_string() })).into())).await;
+    }
+}
 
-    async fn advance(&mut self) -> Result<bool> {
+async fn stored(stream: &Stream, mut offsets: Vec<u64>, out: &Out, follow: bool) -> Result<()> {
+    loop {
         let mut moved = false;
-        for partition in 0..self.offsets.len() {
-            let batches = self.stream.read(partition as u32, self.offsets[partition], READ_BYTES)?;
-            for batch in batches {
+        for (partition, next) in offsets.iter_mut().enumerate() {
+            for batch in stream.read(partition as u32, *next, READ_BYTES)? {
                 moved = true;
-                self.offsets[partition] = batch.end_offset();
+                *next = batch.end_offset();
+                // Redriven rows are for one step only; they were here before.
                 if batch.target.is_none() {
-                    self.send(batch).await?;
+                    let rows: Vec<u64> = (batch.base_offset..batch.end_offset()).collect();
+                    let batch = Shown { partition: batch.partition, offsets: rows, rows: batch.batch };
+                    out.send(batch).await?;
                 }
             }
         }
-        Ok(moved)
+        if !moved && !follow {
+            return Ok(());
+        }
+        if !moved {
+            let changed = offsets.iter().enumerate().map(|(p, &offset)| Box::pin(stream.log.changed(p as u32, offset)));
+            let _ = futures::future::select_all(changed).await;
+        }
+    }
+}
+
+async fn watched(watch: &mut Watch, out: &Out) -> Result<()> {
+    while let Some(seen) = watch.next().await {
+        let batch = Shown { partition: seen.partition, offsets: seen.offsets, rows: seen.batch };
+        out.send(batch).await?;
+        let missed = watch.missed();
+        if missed > 0 {
+            out.line(format!("{}\n", json!({ "name": out.name, "missed": missed })).into()).await?;
+        }
+    }
+    Ok(())
+}
+
+struct Shown {
+    partition: u32,
+    offsets: Vec<u64>,
+    rows: RecordBatch,
+}
+
+impl Out {
+    async fn send(&self, batch: Shown) -> Result<()> {
+        let (offsets, rows) = kept(self.predicate.as_ref(), batch.offsets, batch.rows)?;
+        let room = self.left.take(rows.num_rows());
+        if room == 0 {
+            return Ok(());
+        }
+        let lines = lines(&self.name, batch.partition, &offsets[..room], &rows.slice(0, room))?;
+        self.line(lines.into()).await?;
+        self.left.sent(room);
+        Ok(())
     }
 
-    async fn send(&mut self, mut batch: StreamBatch) -> Result<()> {
-        let rows = batch.batch.num_rows().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        batch.batch = batch.batch.slice(0, rows);
-        self.left -= rows as u64;
-        let gone = |_| Error::retry("the client went away");
-        self.lines.send(Ok(tap_lines(&batch)?.into())).await.map_err(gone)
+    async fn line(&self, line: Bytes) -> Result<()> {
+        self.lines.send(Ok(line)).await.map_err(|_| Error::retry("the client went away"))
     }
+}
 
-    async fn more(&self) {
-        let changed =
-            self.offsets.iter().enumerate().map(|(p, &offset)| Box::pin(self.stream.log.changed(p as u32, offset)));
-        let _ = futures::future::select_all(changed).await;
+/// The rows that meet a condition, with their offsets.
+pub fn kept(predicate: Option<&Predicate>, offsets: Vec<u64>, rows: RecordBatch) -> Result<(Vec<u64>, RecordBatch)> {
+    let Some(predicate) = predicate else { return Ok((offsets, rows)) };
+    let mask = predicate.evaluate(&rows)?;
+    let offsets = filter(&arrow::array::UInt64Array::from(offsets), &mask)?;
+    let offsets = arrow::array::AsArray::as_primitive::<arrow::datatypes::UInt64Type>(&offsets).values().to_vec();
+    Ok((offsets, filter_record_batch(&rows, &mask)?))
+}
+
+/// Rows as `{"name": …, "partition": …, "offset": …, "record": {…}}` lines.
+pub fn lines(name: &str, partition: u32, offsets: &[u64], rows: &RecordBatch) -> Result<Vec<u8>> {
+    use std::io::Write as _;
+    let writer = RowWriter::bind(rows)?;
+    let mut lines = Vec::new();
+    let name = json!(name);
+    for (row, offset) in offsets.iter().enumerate() {
+        write!(lines, r#"{{"name":{name},"partition":{partition},"offset":{offset},"record":"#)?;
+        writer.write(row, &mut lines);
+        lines.extend_from_slice(b"}\n");
     }
+    Ok(lines)
 }

@@ -10,8 +10,10 @@ use millstream_core::{Result, ResultExt, SystemClock};
 use tokio_util::sync::CancellationToken;
 
 use super::init::Template;
+use super::shell::{program, quoted};
 use super::{Failed, asked_to_stop, load};
 use crate::api::{self, ApiState};
+use crate::pipeline::opening::Opening;
 use crate::pipeline::run::Outcome;
 use crate::pipeline::{RunOptions, Running, relations};
 use crate::render::{self, Format};
@@ -32,7 +34,7 @@ pub struct DemoArgs {
     stay: bool,
     /// Address of the server; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8080")]
-    listen: std::net::SocketAddr,
+    listen: String,
 }
 
 pub async fn run(args: DemoArgs) -> std::result::Result<(), Failed> {
@@ -44,16 +46,17 @@ pub async fn run(args: DemoArgs) -> std::result::Result<(), Failed> {
         exit_when_idle: false,
         stop_deadline: Duration::from_secs(10),
         replay: None,
+        opening: Opening::default(),
     };
-    let listener = match api::bind(args.listen).await {
+    let listener = match api::bind(&args.listen).await {
         Ok(listener) => listener,
         // The demo must run beside whatever has the port.
-        Err(_) => api::bind(([127, 0, 0, 1], 0).into()).await?,
+        Err(_) => api::bind("127.0.0.1:0").await?,
     };
     let address = listener.local_addr()?;
-    println!("pipeline   {}", file.display());
-    println!("data       {}  (log, table, offsets; delete it to start over)", data_dir.display());
-    println!("dashboard  http://{address}\n");
+    crate::outln!("pipeline   {}", file.display());
+    crate::outln!("data       {}  (log, table, offsets; delete it to start over)", data_dir.display());
+    crate::outln!("dashboard  http://{address}\n");
     let supervisor = Running::start(pipeline, options, Arc::new(SystemClock)).await?;
     let running = supervisor.running().clone();
     let stop_server = CancellationToken::new();
@@ -70,7 +73,7 @@ pub async fn run(args: DemoArgs) -> std::result::Result<(), Failed> {
         }
         summary(&running).await?;
         if stay {
-            println!("\nthe server stays up; Ctrl-C ends it");
+            crate::outln!("\nthe server stays up; Ctrl-C ends it");
             asked_to_stop().await;
         }
         Ok::<(), millstream_core::Error>(())
@@ -88,35 +91,38 @@ pub async fn run(args: DemoArgs) -> std::result::Result<(), Failed> {
     let _ = tokio::time::timeout(Duration::from_secs(2), server).await;
     fed?;
     if ended? == Outcome::Stopped && !stay {
-        let data = data_dir.display();
-        // As it was called: a newcomer has it in target/, not on the path.
-        let program = std::env::args().next().unwrap_or_else(|| "millstream".into());
-        println!("\nall of it is still there. Try:");
-        println!(
+        let (program, data) = (program(), quoted(&data_dir));
+        crate::outln!("\nall of it is still there. Try:");
+        crate::outln!(
             "  {program} query \"SELECT sentiment.label AS label, count(*) AS n FROM news GROUP BY 1\" --data-dir {data}"
         );
-        println!("  {program} tap news.changes --limit 2 --data-dir {data}");
-        println!("  {program} dlq list --data-dir {data}");
+        crate::outln!("  {program} tap news.changes --limit 2 --data-dir {data}");
+        crate::outln!("  {program} dlq list --data-dir {data}");
     }
     Ok(())
 }
 
-/// The news example, with a followed file as its source and the terminal as its sink.
+/// The news example, with a followed file as its source.
 fn write_demo(args: &DemoArgs) -> Result<PathBuf> {
     std::fs::create_dir_all(&args.folder).doing(|| format!("create {}", args.folder.display()))?;
     let news = Template::News.files();
     let text = |name: &str| news.iter().find(|(n, _)| *n == name).map(|(_, c)| String::from_utf8_lossy(c).into_owned());
     let yaml = text("pipeline.yaml").unwrap_or_default();
-    let (upstream, amqp) = yaml.split_once("sinks:\n").unwrap_or((&yaml, ""));
     let mut yaml =
-        upstream.replace("path: ./sample/wire.jsonl", "path: ./wire.jsonl\n    follow: true\n    poll_interval: 50ms");
-    yaml.push_str("sinks:\n  terminal:\n    type: stdout\n    from: news.changes\n    format: text\n    template: \"{op}  {sentiment.label}  {headline}\"\n");
+        yaml.replace("path: ./sample/wire.jsonl", "path: ./wire.jsonl\n    follow: true\n    poll_interval: 50ms");
     if args.amqp {
-        yaml.push_str(amqp);
+        yaml = with_rabbitmq(&yaml);
     }
     let file = args.folder.join("pipeline.yaml");
     std::fs::write(&file, yaml).doing(|| format!("write {}", file.display()))?;
     Ok(file)
+}
+
+/// The news example with the sink that is only a comment in it.
+fn with_rabbitmq(yaml: &str) -> String {
+    let (before, sink) = yaml.split_once("  # queue:\n").unwrap_or((yaml, ""));
+    let lines = sink.lines().map(|line| line.strip_prefix("  # ").map_or(line.to_owned(), |line| format!("  {line}")));
+    format!("{before}  queue:\n{}\n", lines.collect::<Vec<_>>().join("\n"))
 }
 
 /// Appends the sample's headlines to the followed file, one after the other, from where the last run ended; then one
@@ -142,7 +148,7 @@ async fn summary(running: &Running) -> Result<()> {
     let engine = relations::engine_of_running(running)?;
     let sql = "SELECT sentiment.label AS sentiment, count(*) AS headlines, round(avg(sentiment.score), 2) AS mean_score \
                FROM news GROUP BY 1 ORDER BY 2 DESC";
-    println!("\n$ millstream query \"{sql}\"");
+    crate::outln!("\n$ millstream query \"{sql}\"");
     let result = engine.run(sql).await.map_err(|e| millstream_core::Error::bug(e.to_string()))?;
     render::print(&result.schema, result.stream, Format::Table, &mut std::io::stdout()).await
 }

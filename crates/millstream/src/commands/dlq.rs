@@ -1,21 +1,30 @@
-//! `millstream dlq list|show|redrive`.
+//! `millstream dlq list|summary|show|redrive|discard`.
 
 use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
+use millstream_core::terminal::Escapes;
 use millstream_core::{Error, Result, SystemClock};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use super::progress::Progress;
 use super::target::{Target, TargetArgs};
 use super::{Failed, load, print_json};
 use crate::api::{DeadLetterView, RedriveRequest};
-use crate::pipeline::dead_letters::{Filter, Redrive, scan};
+use crate::output;
+use crate::pipeline::dead_letters::summary::{self, Group, Summary};
+use crate::pipeline::dead_letters::{Entry, Filter, Redrive, scan};
 use crate::pipeline::relations::AtRest;
-use crate::pipeline::run::redrive_at_rest;
-use crate::render::{Format, text_table};
+use crate::pipeline::run::{discard_at_rest, redrive_at_rest};
+use crate::render::{Format, JsonArray, print_values, text_table, unless_closed};
+
+/// Bytes of a record that a list shows, and characters of it that a table does.
+const PREVIEW_BYTES: usize = 200;
+const RECORD_CHARS_MAX: usize = 60;
 
 #[derive(Debug, Args)]
 pub struct DlqArgs {
@@ -35,6 +44,14 @@ enum DlqCommand {
         #[arg(long, default_value_t = 1000)]
         limit: usize,
         /// How they are printed.
+        #[arg(long, value_enum, default_value = "table")]
+        format: Format,
+    },
+    /// Count them by component, stage, kind and message.
+    Summary {
+        #[command(flatten)]
+        target: TargetArgs,
+        /// How the counts are printed.
         #[arg(long, value_enum, default_value = "table")]
         format: Format,
     },
@@ -60,6 +77,21 @@ enum DlqCommand {
         #[command(flatten)]
         target: TargetArgs,
     },
+    /// Take records out of the queue for good.
+    Discard {
+        /// Ids, from `list`.
+        ids: Vec<String>,
+        /// All of them.
+        #[arg(long, conflicts_with = "ids")]
+        all: bool,
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        target: TargetArgs,
+        /// Do not ask.
+        #[arg(long, short)]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -76,6 +108,15 @@ struct Which {
 }
 
 impl Which {
+    /// What was named; nothing named is not everything.
+    fn some(&self, ids: Vec<String>, all: bool) -> Result<RedriveRequest> {
+        let filtered = self.component.is_some() || self.stage.is_some() || self.kind.is_some();
+        if ids.is_empty() && !all && !filtered {
+            return Err(Error::config("which? Name ids, a filter such as --component, or --all"));
+        }
+        self.request(ids)
+    }
+
     fn request(&self, ids: Vec<String>) -> Result<RedriveRequest> {
         let stage = self.stage.as_ref().map(|stage| {
             serde_json::from_value(Value::from(stage.as_str()))
@@ -93,16 +134,18 @@ impl Which {
 pub async fn run(args: DlqArgs) -> std::result::Result<(), Failed> {
     match args.command {
         DlqCommand::List { target, which, limit, format } => {
-            let letters = list(target.resolve().await?, &which.request(Vec::new())?, limit).await?;
-            Ok(print_list(&letters, format)?)
+            let (letters, total) = list(target.resolve().await?, &which.request(Vec::new())?, limit).await?;
+            Ok(print_list(&letters, total, format)?)
+        }
+        DlqCommand::Summary { target, format } => Ok(print_summary(&summary(target.resolve().await?).await?, format)?),
+        DlqCommand::Discard { ids, all, which, target, yes } => {
+            let request = which.some(ids, all)?;
+            let target = target.resolve().await?;
+            Ok(discard(target, &request, yes).await?)
         }
         DlqCommand::Show { id, target, raw } => Ok(show(target.resolve().await?, &id, raw).await?),
         DlqCommand::Redrive { ids, all, which, target } => {
-            let filtered = which.component.is_some() || which.stage.is_some() || which.kind.is_some();
-            if ids.is_empty() && !all && !filtered {
-                return Err(Error::config("which? Name ids, a filter such as --component, or --all").into());
-            }
-            let request = which.request(ids)?;
+            let request = which.some(ids, all)?;
             let pipeline = target.pipeline_file();
             let done = match target.resolve().await? {
                 Target::Server(server) => {
@@ -115,7 +158,12 @@ pub async fn run(args: DlqArgs) -> std::result::Result<(), Failed> {
                     let file = pipeline.ok_or_else(|| {
                         Error::config("a redrive in a data folder at rest needs the pipeline file: --pipeline FILE")
                     })?;
-                    redrive_at_rest(load(&file)?, &folder, &request.filter(), Arc::new(SystemClock)).await?
+                    let mut progress = None;
+                    let mut watch = |done, all| {
+                        progress.get_or_insert_with(|| Progress::new("redriving", all, "records")).set(done);
+                    };
+                    let (pipeline, filter) = (load(&file)?, request.filter());
+                    redrive_at_rest(pipeline, &folder, &filter, Arc::new(SystemClock), &mut watch).await?
                 }
             };
             report(&done);
@@ -125,44 +173,154 @@ pub async fn run(args: DlqArgs) -> std::result::Result<(), Failed> {
 }
 
 fn report(done: &Redrive) {
-    println!("{} redriven", done.redriven);
+    crate::outln!("{} redriven", done.redriven);
     if done.failed_again > 0 {
-        println!("{} failed again and stay in the queue", done.failed_again);
+        crate::outln!("{} failed again and stay in the queue", done.failed_again);
     }
     if done.unknown > 0 {
-        println!("{} left alone: the pipeline no longer has the step they failed in", done.unknown);
+        crate::outln!("{} left alone: the pipeline no longer has the step they failed in", done.unknown);
     }
 }
 
-async fn list(target: Target, request: &RedriveRequest, limit: usize) -> Result<Vec<DeadLetterView>> {
+fn unknown(e: serde_json::Error) -> Error {
+    Error::retry("the server's answer is unknown").caused_by(e)
+}
+
+/// At most `limit` of them, and how many there are.
+async fn list(target: Target, request: &RedriveRequest, limit: usize) -> Result<(Vec<DeadLetterView>, u64)> {
     match target {
         Target::Server(server) => {
-            let mut query: BTreeMap<&str, String> = BTreeMap::from([("limit", limit.to_string())]);
+            let mut query: BTreeMap<&str, String> =
+                BTreeMap::from([("limit", limit.to_string()), ("count", "true".to_owned())]);
             query.extend(request.component.clone().map(|c| ("component", c)));
             query.extend(request.kind.clone().map(|k| ("kind", k)));
             query.extend(request.stage.map(|s| ("stage", s.as_str().to_owned())));
             let query: String = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
             let mut answer = server.json(Method::GET, &format!("/api/v1/dlq?{query}"), None).await?;
-            let letters = answer["dead_letters"].take();
-            serde_json::from_value(letters).map_err(|e| Error::retry("the server's answer is unknown").caused_by(e))
+            let letters: Vec<_> = serde_json::from_value(answer["dead_letters"].take()).map_err(unknown)?;
+            let total = answer["total"].as_u64().unwrap_or(letters.len() as u64);
+            Ok((letters, total))
         }
-        Target::Folder(folder) => at_rest(&folder, &request.filter(), limit, 200),
+        Target::Folder(folder) => {
+            let filter = request.filter();
+            let (mut letters, mut total) = (Vec::new(), 0);
+            at_rest(&folder, &filter, &mut |entry| {
+                total += 1;
+                if letters.len() < limit {
+                    letters.push(DeadLetterView::new(&entry, PREVIEW_BYTES));
+                }
+                true
+            })?;
+            if total == 0 && !filter.is_open() {
+                check_at_rest(&folder, &filter)?;
+            }
+            Ok((letters, total))
+        }
     }
 }
 
-fn at_rest(folder: &Path, filter: &Filter, limit: usize, bytes_max: usize) -> Result<Vec<DeadLetterView>> {
+/// Shows `visit` the dead letters of a folder, until it answers false.
+fn at_rest(folder: &Path, filter: &Filter, visit: &mut dyn FnMut(Entry) -> bool) -> Result<()> {
     let opened = AtRest::open(folder)?;
-    let mut letters = Vec::new();
+    let mut goes_on = true;
     for stream in &opened.catalog.streams {
-        if letters.len() >= limit {
+        if !goes_on {
             break;
         }
         scan(&opened.log(&stream.name)?, &opened.schemas, filter, &mut |entry| {
-            letters.push(DeadLetterView::new(&entry, bytes_max));
-            letters.len() < limit
+            goes_on = visit(entry);
+            goes_on
         })?;
     }
-    Ok(letters)
+    Ok(())
+}
+
+/// An error where the filter names what is not there.
+fn check_at_rest(folder: &Path, filter: &Filter) -> Result<()> {
+    let opened = AtRest::open(folder)?;
+    let streams = opened.catalog.streams.iter().map(|s| s.name.clone());
+    let names = streams.chain(opened.catalog.tables.iter().map(|t| t.name.clone()));
+    let sinks = opened.catalog.sinks.iter().flatten().cloned();
+    summary::check(filter, &groups_at_rest(folder)?, names.chain(sinks).collect::<Vec<_>>())
+}
+
+fn groups_at_rest(folder: &Path) -> Result<Vec<Group>> {
+    let mut counts = Summary::default();
+    at_rest(folder, &Filter::default(), &mut |entry| {
+        counts.add(&entry);
+        true
+    })?;
+    Ok(counts.groups())
+}
+
+async fn summary(target: Target) -> Result<Vec<Group>> {
+    match target {
+        Target::Server(server) => {
+            let mut answer = server.json(Method::GET, "/api/v1/dlq/summary", None).await?;
+            serde_json::from_value(answer["groups"].take()).map_err(unknown)
+        }
+        Target::Folder(folder) => groups_at_rest(&folder),
+    }
+}
+
+fn print_summary(groups: &[Group], format: Format) -> Result<()> {
+    if groups.is_empty() && format == Format::Table {
+        crate::outln!("no dead letters");
+        return Ok(());
+    }
+    let moment = |us: i64| {
+        let moment = chrono::DateTime::from_timestamp_micros(us);
+        moment.map(|t| t.to_rfc3339_opts(chrono::SecondsFormat::Secs, true))
+    };
+    let row = |g: &Group| {
+        let (first, last) = (json!(moment(g.first_us)), json!(moment(g.last_us)));
+        vec![json!(g.records), json!(g.component), json!(g.stage), json!(g.kind), json!(g.message), first, last]
+    };
+    let columns = ["records", "component", "stage", "kind", "message", "first", "last"];
+    print_values(&columns, &groups.iter().map(row).collect::<Vec<_>>(), format)?;
+    if format == Format::Table {
+        let total: u64 = groups.iter().map(|g| g.records).sum();
+        crate::outln!("{total} dead letter{}", if total == 1 { "" } else { "s" });
+    }
+    Ok(())
+}
+
+async fn discard(target: Target, request: &RedriveRequest, yes: bool) -> Result<()> {
+    if !yes {
+        let total = match request.ids.len() {
+            0 => list(target.clone(), request, 0).await?.1,
+            ids => ids as u64,
+        };
+        if total == 0 {
+            crate::outln!("no dead letters");
+            return Ok(());
+        }
+        if !std::io::stdin().is_terminal() {
+            return Err(Error::config(format!("{total} dead letters would be discarded for good: say so with --yes")));
+        }
+        crate::errln!("Discard {total} dead letters for good? Type `yes`:");
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer)?;
+        if answer.trim() != "yes" {
+            return Err(Error::config("nothing was discarded"));
+        }
+    }
+    let discarded = match target {
+        Target::Server(server) => {
+            let body = serde_json::to_value(request).map_err(|e| Error::bug(e.to_string()))?;
+            let answer = server.json(Method::POST, "/api/v1/dlq/discard", Some(&body)).await?;
+            answer["discarded"].as_u64().unwrap_or_default()
+        }
+        Target::Folder(folder) => {
+            let discarded = discard_at_rest(&folder, &request.filter(), Arc::new(SystemClock)).await?;
+            if discarded == 0 && !request.filter().is_open() {
+                check_at_rest(&folder, &request.filter())?;
+            }
+            discarded as u64
+        }
+    };
+    crate::outln!("{discarded} discarded");
+    Ok(())
 }
 
 async fn show(target: Target, id: &str, raw: bool) -> Result<()> {
@@ -173,46 +331,63 @@ async fn show(target: Target, id: &str, raw: bool) -> Result<()> {
         }
         Target::Folder(folder) => {
             let filter = Filter { ids: vec![id.to_owned()], ..Filter::default() };
-            let found = at_rest(&folder, &filter, 1, usize::MAX)?.into_iter().next();
-            found.ok_or_else(|| Error::config(format!("no dead letter `{id}`; it may have been redriven")))?
+            let mut found = None;
+            at_rest(&folder, &filter, &mut |entry| {
+                found = Some(DeadLetterView::new(&entry, usize::MAX));
+                false
+            })?;
+            found.ok_or_else(|| {
+                Error::config(format!("no dead letter `{id}`; it may have been redriven or discarded"))
+            })?
         }
     };
     if raw {
-        use std::io::Write;
-        Ok(std::io::stdout().write_all(&letter.raw_bytes())?)
+        let mut out = output::rows(Escapes::Text);
+        unless_closed(out.write_all(&letter.raw_bytes()).and_then(|()| out.flush()).map_err(Error::from))
     } else {
         print_json(&letter)
     }
 }
 
-fn print_list(letters: &[DeadLetterView], format: Format) -> Result<()> {
+fn print_list(letters: &[DeadLetterView], total: u64, format: Format) -> Result<()> {
     match format {
-        Format::Json => letters.iter().for_each(|letter| println!("{}", json!(letter))),
-        Format::Csv => {
-            println!("id,stage,component,kind,attempts,failed_at,message");
-            for l in letters {
-                let quoted = l.message.replace('"', "\"\"");
-                let at = l.failed_at.clone().unwrap_or_default();
-                println!("{},{},{},{},{},{at},\"{quoted}\"", l.id, l.stage.as_str(), l.component, l.kind, l.attempts);
-            }
+        Format::Json | Format::Jsonl => {
+            let mut out = output::rows(Escapes::Json);
+            let mut array = JsonArray::default();
+            let written = letters.iter().try_for_each(|letter| match format {
+                Format::Json => array.lines(json!(letter).to_string().as_bytes(), &mut out),
+                _ => Ok(writeln!(out, "{}", json!(letter))?),
+            });
+            let end = |out: &mut dyn Write| if format == Format::Json { array.end(out) } else { Ok(()) };
+            unless_closed(written.and_then(|()| end(&mut out)).and_then(|()| Ok(out.flush()?)))
         }
-        Format::Table if letters.is_empty() => println!("no dead letters"),
+        Format::Csv => {
+            let columns = ["id", "stage", "component", "kind", "attempts", "failed_at", "message"];
+            let row = |l: &DeadLetterView| {
+                let (stage, at) = (json!(l.stage.as_str()), json!(l.failed_at));
+                vec![json!(l.id), stage, json!(l.component), json!(l.kind), json!(l.attempts), at, json!(l.message)]
+            };
+            print_values(&columns, &letters.iter().map(row).collect::<Vec<_>>(), format)
+        }
+        Format::Table if total == 0 => {
+            crate::outln!("no dead letters");
+            Ok(())
+        }
         Format::Table => {
             let rows = letters.iter().map(|l| {
                 let record = l.raw.clone().unwrap_or_else(|| format!("({} bytes, not text)", l.bytes));
-                let record: String = record.chars().take(60).map(|c| if c.is_control() { ' ' } else { c }).collect();
-                vec![
-                    l.id.clone(),
-                    l.stage.as_str().into(),
-                    l.component.clone(),
-                    l.kind.clone(),
-                    l.message.clone(),
-                    record,
-                ]
+                let record: String = record.chars().take(RECORD_CHARS_MAX).collect();
+                let stage = l.stage.as_str().to_owned();
+                vec![l.id.clone(), stage, l.component.clone(), l.kind.clone(), l.message.clone(), record]
             });
-            println!("{}", text_table(&["id", "stage", "component", "kind", "message", "record"], rows));
-            println!("{} dead letter{}", letters.len(), if letters.len() == 1 { "" } else { "s" });
+            crate::outln!("{}", text_table(&["id", "stage", "component", "kind", "message", "record"], rows));
+            let (shown, plural) = (letters.len() as u64, if total == 1 { "" } else { "s" });
+            if shown < total {
+                crate::outln!("{shown} of {total} dead letters; --limit shows more, `dlq summary` counts them");
+            } else {
+                crate::outln!("{total} dead letter{plural}");
+            }
+            Ok(())
         }
     }
-    Ok(())
 }

@@ -26,11 +26,10 @@ const QUIET: [&str; 5] = ["slatedb=error", "lapin=off", "object_store=error", "t
 /// # Errors
 /// `Config`: the variable does not say what it should.
 pub fn start(format: LogFormat) -> Result<()> {
-    use std::io::IsTerminal;
     let wanted = std::env::var(VARIABLE).unwrap_or_default();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter(&wanted)?)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()))
+        .with_ansi(crate::output::is_lively())
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.with_target(false).init(),

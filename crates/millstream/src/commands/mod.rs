@@ -1,19 +1,26 @@
 //! The command line: one module a command.
 
+mod completions;
+mod connectors;
 mod demo;
 mod dlq;
+mod functions;
 mod init;
 mod log;
 mod models;
 mod models_reload;
+mod pipeline_file;
 mod progress;
 mod query;
 mod replay;
 mod run;
 mod schema;
 mod serve;
+mod shell;
+mod sse;
 mod tap;
 mod target;
+mod try_record;
 mod validate;
 
 use std::path::{Path, PathBuf};
@@ -25,6 +32,8 @@ use millstream_models::ModelConfig;
 
 use crate::config::checked::Pipeline;
 use crate::pipeline::data_dir::{DEFAULT_ROOT, default_folder};
+use crate::render::Format;
+use pipeline_file::Given;
 
 /// Puts a model in the stream: live feeds in; validated, transformed by SQL and enriched by models in process; kept in
 /// tables that can be queried; every change published onward.
@@ -52,6 +61,8 @@ enum Command {
     Validate(validate::ValidateArgs),
     /// Open every connection of a pipeline, and say what answers. The same as `validate --connect`.
     Check(validate::CheckArgs),
+    /// Show, step by step, what a pipeline makes of one record. Nothing is written or sent.
+    Try(try_record::TryArgs),
     /// Query tables and streams with SQL.
     Query(query::QueryArgs),
     /// Watch the records of a stream.
@@ -64,8 +75,18 @@ enum Command {
     Models(models::ModelsArgs),
     /// Serve a model to other systems, as SageMaker, KServe and TEI do.
     Serve(serve::ServeArgs),
+    /// List the functions of SQL, each with an example and its result.
+    Functions(functions::FunctionsArgs),
     /// Print the JSON Schema of pipeline files.
     Schema,
+    /// List the types of sources and sinks, or show the options of one.
+    Connectors(connectors::ConnectorsArgs),
+    /// Print a script by which a shell completes commands and options.
+    Completions(completions::CompletionsArgs),
+    /// Print the manual page, of the program or of one command.
+    Man(completions::ManArgs),
+    /// Serve the lines of a file as server-sent events, to try a source with.
+    Sse(sse::SseArgs),
     /// Write an example pipeline to start from.
     Init(init::InitArgs),
     /// Watch headlines being read, scored and stored; needs nothing.
@@ -102,12 +123,18 @@ pub fn run(cli: Cli) -> std::result::Result<(), Failed> {
             Command::Validate(args) => validate::run(&args).await,
             Command::Check(args) => validate::check(&args).await,
             Command::Query(args) => Ok(query::run(args).await?),
-            Command::Tap(args) => Ok(tap::run(args).await?),
+            Command::Tap(args) => tap::run(args).await,
             Command::Replay(args) => replay::run(args, cli.log).await,
             Command::Dlq(args) => dlq::run(args).await,
             Command::Models(args) => models::run(args).await,
             Command::Serve(args) => serve::run(args).await,
+            Command::Functions(args) => functions::run(args).await,
             Command::Schema => Ok(schema::run()?),
+            Command::Try(args) => try_record::run(args).await,
+            Command::Connectors(args) => Ok(connectors::run(&args)?),
+            Command::Completions(args) => Ok(completions::run(&args)?),
+            Command::Man(args) => Ok(completions::man(&args)?),
+            Command::Sse(args) => Ok(sse::run(args).await?),
             Command::Init(args) => Ok(init::run(&args)?),
             Command::Demo(args) => demo::run(args).await,
         }
@@ -119,13 +146,19 @@ pub fn run(cli: Cli) -> std::result::Result<(), Failed> {
 
 /// Reads and checks a pipeline file; prints what is wrong with it.
 fn load(path: &Path) -> std::result::Result<Arc<Pipeline>, Failed> {
-    match Pipeline::load_fetching(path, &|name| std::env::var(name).ok(), &fetch) {
+    load_given(path, &Given::default())
+}
+
+/// As [`load`], with values and variables of the command line.
+fn load_given(path: &Path, given: &Given) -> std::result::Result<Arc<Pipeline>, Failed> {
+    let variables = given.variables()?;
+    match Pipeline::load_with(path, given.settings(), &|name| variables.get(name), &fetch) {
         Ok(pipeline) => {
-            pipeline.warnings.iter().for_each(|w| eprintln!("{w}"));
+            pipeline.warnings.iter().for_each(|w| crate::errln!("{w}"));
             Ok(Arc::new(pipeline))
         }
         Err(diagnostics) => {
-            eprintln!("{diagnostics}");
+            crate::errln!("{diagnostics}");
             Err(Failed::Said(2))
         }
     }
@@ -160,6 +193,16 @@ fn data_folder(named: Option<PathBuf>, pipeline: &Pipeline) -> Result<PathBuf> {
 
 fn print_json(value: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Error::bug(e.to_string()))?;
-    println!("{text}");
+    crate::outln!("{text}");
+    Ok(())
+}
+
+/// One object, over several lines or (`jsonl`) on one.
+fn print_object(value: &impl serde::Serialize, format: Format) -> Result<()> {
+    if format != Format::Jsonl {
+        return print_json(value);
+    }
+    let text = serde_json::to_string(value).map_err(|e| Error::bug(e.to_string()))?;
+    crate::outln!("{text}");
     Ok(())
 }

@@ -26,9 +26,9 @@ pub async fn run(args: ReloadArgs) -> Result<()> {
         return Err(Error::retry("the server's answer is unknown"));
     };
     if replaced == digest {
-        println!("{}: loaded again, unchanged ({digest})", args.name);
+        crate::outln!("{}: loaded again, unchanged ({digest})", args.name);
     } else {
-        println!("{}: {replaced} replaced by {digest}", args.name);
+        crate::outln!("{}: {replaced} replaced by {digest}", args.name);
     }
     Ok(())
 }

@@ -2,11 +2,13 @@
 
 use clap::Args;
 use futures::stream;
+use millstream_core::terminal::Escapes;
 use millstream_core::{Error, Result};
 use reqwest::Method;
 use serde_json::json;
 
 use super::target::{Target, TargetArgs};
+use crate::output;
 use crate::pipeline::relations;
 use crate::render::{self, Format, ipc, unless_closed};
 
@@ -25,7 +27,8 @@ pub struct QueryArgs {
 }
 
 pub async fn run(args: QueryArgs) -> Result<()> {
-    let mut out = std::io::BufWriter::new(std::io::stdout());
+    let escapes = if matches!(args.format, Format::Json | Format::Jsonl) { Escapes::Json } else { Escapes::Text };
+    let mut out = output::rows(escapes);
     match args.target.resolve().await? {
         Target::Server(server) => {
             let body = json!({ "sql": args.sql });

@@ -9,16 +9,21 @@ use clap::Args;
 use millstream_core::{HumanDuration, Secret, SystemClock};
 use tokio_util::sync::CancellationToken;
 
-use super::{Failed, LogFormat, asked_to_stop, data_folder, load};
+use super::pipeline_file::Given;
+use super::progress::shown_after_a_while;
+use super::{Failed, LogFormat, asked_to_stop, data_folder, load_given};
 use crate::api::{self, ApiState};
+use crate::pipeline::opening::Opening;
 use crate::pipeline::run::Outcome;
 use crate::pipeline::summary::{DeadLetterLimit, Summary};
 use crate::pipeline::{RunOptions, Running};
 
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// The pipeline file.
+    /// The pipeline file; `-` is standard input.
     file: PathBuf,
+    #[command(flatten)]
+    given: Given,
     /// Where logs, tables and offsets are kept. Default: millstream-data/NAME, with the pipeline's name.
     #[arg(long, env = "MILLSTREAM_DATA_DIR")]
     data_dir: Option<PathBuf>,
@@ -51,7 +56,7 @@ impl FailOn {
     pub fn report(&self, summary: &Summary, outcome: Outcome, log: LogFormat) -> Result<(), Failed> {
         match log {
             LogFormat::Json => summary.log(),
-            LogFormat::Text => eprintln!("{summary}"),
+            LogFormat::Text => crate::errln!("{summary}"),
         }
         let Summary { read, dead_letters, .. } = summary;
         let lost = match dead_letters {
@@ -85,9 +90,9 @@ impl FailOn {
 /// The server's options.
 #[derive(Debug, Args)]
 pub struct ServerArgs {
-    /// Address of the server; port 0 takes a free one.
+    /// Address and port of the server: an IP address or a name (`localhost:8080`); port 0 takes a free one.
     #[arg(long, env = "MILLSTREAM_LISTEN", default_value = "127.0.0.1:8080")]
-    pub listen: SocketAddr,
+    pub listen: String,
     /// Ask clients for this bearer token (everything but health). Better set by environment than on the command line.
     #[arg(long, env = "MILLSTREAM_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
@@ -104,16 +109,17 @@ impl ServerArgs {
 }
 
 pub async fn run(args: RunArgs, log: LogFormat) -> Result<(), Failed> {
-    let pipeline = load(&args.file)?;
+    let pipeline = load_given(&args.file, &args.given)?;
     let data_dir = data_folder(args.data_dir, &pipeline)?;
     let options = RunOptions {
         data_dir: data_dir.clone(),
         exit_when_idle: args.exit_when_idle,
         stop_deadline: args.stop_deadline.0,
         replay: None,
+        opening: Opening::watched(shown_after_a_while("opening the data folder", "logs and states")),
     };
     // Before anything is opened: a taken port is the commonest mistake.
-    let listener = api::bind(args.server.listen).await?;
+    let listener = api::bind(&args.server.listen).await?;
     let address = listener.local_addr()?;
     let supervisor = Running::start(pipeline.clone(), options, Arc::new(SystemClock)).await?;
     let stop_server = CancellationToken::new();

@@ -46,7 +46,7 @@ pub async fn run(args: ServeArgs) -> std::result::Result<(), Failed> {
         wait_max: args.max_wait.0,
         answer_max: args.timeout.0,
     };
-    let listener = api::bind(args.server.listen).await?;
+    let listener = api::bind(&args.server.listen).await?;
     let address = listener.local_addr()?;
     let token = args.server.checked_token(address);
     let inference = Inference::loading(limits);
@@ -88,11 +88,8 @@ async fn load(chosen: &Chosen) -> Result<ModelHandle> {
         config.load(&name)
     });
     let model = loaded.await.map_err(|e| Error::bug(format!("loading the model panicked: {e}")))??;
-    if model.info().reads != Reads::Text {
-        let source = chosen.config.shown_source();
-        return Err(Error::config(format!("`{source}` reads columns; served are models that read texts")));
-    }
-    if !is_remote {
+    // One that reads columns has tried itself on some when it was loaded.
+    if !is_remote && model.info().reads == Reads::Text {
         model.predict(vec!["warm up"]).await?;
     }
     Ok(model)

@@ -31,7 +31,7 @@ pub struct TargetArgs {
 }
 
 /// A server or a folder.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Target {
     /// A running server.
     Server(Server),
@@ -40,7 +40,7 @@ pub enum Target {
 }
 
 /// A running server.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Server {
     client: reqwest::Client,
     url: String,
@@ -53,23 +53,43 @@ impl TargetArgs {
         self.pipeline.as_deref().filter(|named| named.contains(['.', '/'])).map(PathBuf::from)
     }
 
+    /// The same, with `folder` where nothing is named.
+    #[must_use]
+    pub fn or_folder(self, folder: PathBuf) -> Self {
+        let is_named = self.url.is_some() || self.data_dir.is_some() || self.pipeline.is_some();
+        Self { data_dir: if is_named { self.data_dir } else { Some(folder) }, ..self }
+    }
+
     /// Finds out which of the two is meant.
     pub async fn resolve(self) -> Result<Target> {
         let pipeline = self.pipeline.as_deref().map(pipeline_name).transpose()?;
         match (self.url, self.data_dir) {
             (None, None) if pipeline.is_some() => the_folder(pipeline.as_deref()).map(Target::Folder),
             (Some(url), _) => Ok(Target::Server(Server::at(&url, self.token)?)),
-            (None, Some(folder)) => Ok(Target::Folder(folder)),
+            (None, Some(folder)) => is_folder(&folder).map(|()| Target::Folder(folder)),
             (None, None) => {
                 let server = Server::at(DEFAULT_URL, self.token)?;
                 let health = server.client.get(format!("{DEFAULT_URL}/healthz"));
                 let answers = health.timeout(Duration::from_millis(500)).send().await;
+                // Whatever else has the port is not meant.
                 match answers {
-                    Ok(answer) if answer.status().is_success() => Ok(Target::Server(server)),
+                    Ok(answer) if is_ours(&answer) => Ok(Target::Server(server)),
                     _ => the_folder(None).map(Target::Folder),
                 }
             }
         }
+    }
+}
+
+/// That there is such a folder.
+fn is_folder(folder: &Path) -> Result<()> {
+    match folder.metadata() {
+        Ok(meta) if meta.is_dir() => Ok(()),
+        Ok(_) => Err(Error::config(format!("--data-dir {}: that is a file, not a data folder", folder.display()))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            Err(Error::config(format!("--data-dir {}: there is no such folder", folder.display())))
+        }
+        Err(e) => Err(Error::from(e).context(format!("--data-dir {}", folder.display()))),
     }
 }
 
@@ -107,12 +127,29 @@ fn pipeline_name(named: &str) -> Result<String> {
     name.map(str::to_owned).ok_or_else(|| Error::config(format!("{named} has no line `pipeline: NAME`")))
 }
 
+/// True where a Millstream answers.
+fn is_ours(answer: &Response) -> bool {
+    answer.headers().get("server").is_some_and(|name| name.as_bytes().starts_with(b"millstream/"))
+}
+
 impl Server {
-    /// The server at `url`; nothing is sent yet.
+    /// The server at `url`, which may lack its scheme (`127.0.0.1:8080`); nothing is sent yet.
+    ///
+    /// # Errors
+    /// `Config`: it is no address.
     pub fn at(url: &str, token: Option<String>) -> Result<Self> {
+        let url = url.trim().trim_end_matches('/');
+        let with_scheme = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+        let parsed =
+            url::Url::parse(&with_scheme).ok().filter(|parsed| parsed.host_str().is_some_and(|h| !h.is_empty()));
+        let wrong = || Error::config(format!("--url {url}: no address of a server, such as http://127.0.0.1:8080"));
+        let parsed = parsed.ok_or_else(wrong)?;
+        if !matches!(parsed.scheme(), "http" | "https") {
+            return Err(wrong());
+        }
         let client = reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).build();
         let client = client.map_err(|e| Error::bug("build HTTP client").caused_by(e))?;
-        Ok(Self { client, url: url.trim_end_matches('/').to_owned(), token })
+        Ok(Self { client, url: with_scheme, token })
     }
 
     /// Sends a request and gives its answer, where that is a success.
@@ -133,10 +170,14 @@ impl Server {
         if let Some(body) = body {
             request = request.json(body);
         }
-        let unreachable =
-            |e: reqwest::Error| Error::retry(format!("can't reach {}", self.url)).caused_by(e.without_url());
-        let answer = request.send().await.map_err(unreachable)?;
+        let answer = request.send().await.map_err(|e| self.unreachable(e))?;
         let status = answer.status();
+        if !is_ours(&answer) {
+            return Err(Error::config(format!(
+                "{} answers ({status}), but is no Millstream server: is the address right (--url, MILLSTREAM_URL)?",
+                self.url
+            )));
+        }
         if status.is_success() {
             return Ok(answer);
         }
@@ -144,12 +185,42 @@ impl Server {
         let said = serde_json::from_str::<serde_json::Value>(&text).ok();
         let said = said.as_ref().and_then(|v| v["error"].as_str()).unwrap_or(text.as_str());
         match status {
+            StatusCode::UNAUTHORIZED if self.token.is_some() => {
+                Err(Error::config(format!("{} does not take this token: check MILLSTREAM_TOKEN or --token", self.url)))
+            }
             StatusCode::UNAUTHORIZED => {
-                Err(Error::config("the server asks for a token: set MILLSTREAM_TOKEN or --token"))
+                Err(Error::config(format!("{} asks for a token: set MILLSTREAM_TOKEN or --token", self.url)))
             }
             status if status.is_client_error() => Err(Error::config(said.to_owned())),
             status => Err(Error::retry(format!("{} answered {status}: {said}", self.url))),
         }
+    }
+
+    /// Why nothing came back, in words.
+    fn unreachable(&self, e: reqwest::Error) -> Error {
+        let mut cause = std::error::Error::source(&e);
+        let mut text = String::new();
+        while let Some(error) = cause {
+            text = error.to_string();
+            cause = error.source();
+        }
+        let hint = match text.as_str() {
+            _ if e.is_timeout() => "it does not answer in time",
+            t if t.contains("refused") => "nothing listens there: is the server running, and the port right?",
+            t if t.contains("dns") || t.contains("lookup") || t.contains("resolve") => "there is no host of that name",
+            t if t.contains("InvalidContentType") || t.contains("corrupt message") => {
+                "it does not speak TLS: write http:// in place of https://"
+            }
+            t if t.contains("invalid HTTP")
+                || t.contains("unexpected")
+                || t.contains("parse")
+                || t.contains("incomplete") =>
+            {
+                "what answers there is no Millstream server, or speaks TLS: then write https://"
+            }
+            other => other,
+        };
+        Error::retry(format!("can't reach {}: {hint}", self.url))
     }
 
     /// The whole body of a GET or POST.
@@ -173,5 +244,22 @@ impl Server {
     ) -> Result<serde_json::Value> {
         let bytes = self.bytes(method, path, None, body).await?;
         serde_json::from_slice(&bytes).map_err(|e| Error::retry("the server's answer is no JSON").caused_by(e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_may_lack_its_scheme_and_must_be_one() {
+        let url = |text: &str| Server::at(text, None).map(|server| server.url);
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        assert_eq!(url("127.0.0.1:9209").unwrap(), "http://127.0.0.1:9209");
+        assert_eq!(url("localhost:9209/").unwrap(), "http://localhost:9209");
+        assert_eq!(url("https://a.example/prefix/").unwrap(), "https://a.example/prefix");
+        for wrong in ["", "http://", "ftp://a.example", "a b"] {
+            assert!(url(wrong).unwrap_err().to_string().contains("no address of a server"), "{wrong}");
+        }
     }
 }

@@ -5,15 +5,18 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use millstream_connectors::probe::Depth;
 
+use super::pipeline_file::Given;
 use super::{Failed, print_json};
 use crate::config::checked::Pipeline;
 use crate::pipeline::preflight::{self, Looked};
 
 #[derive(Debug, Args)]
 pub struct ValidateArgs {
-    /// Pipeline files.
+    /// Pipeline files; `-` is standard input.
     #[arg(required = true)]
     files: Vec<PathBuf>,
+    #[command(flatten)]
+    given: Given,
     /// How the findings are printed.
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
@@ -24,9 +27,11 @@ pub struct ValidateArgs {
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// Pipeline files.
+    /// Pipeline files; `-` is standard input.
     #[arg(required = true)]
     files: Vec<PathBuf>,
+    #[command(flatten)]
+    given: Given,
     /// How the findings are printed.
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
@@ -40,7 +45,8 @@ enum Format {
 
 /// `millstream check`.
 pub async fn check(args: &CheckArgs) -> Result<(), Failed> {
-    run(&ValidateArgs { files: args.files.clone(), format: args.format, connect: true }).await
+    let (files, given) = (args.files.clone(), args.given.clone());
+    run(&ValidateArgs { files, given, format: args.format, connect: true }).await
 }
 
 /// `millstream validate`.
@@ -49,19 +55,20 @@ pub async fn run(args: &ValidateArgs) -> Result<(), Failed> {
     let mut away = false;
     let mut connections = Vec::new();
     let mut all = Vec::new();
+    let variables = args.given.variables()?;
     for file in &args.files {
-        match Pipeline::load(file, &|name| std::env::var(name).ok()) {
+        match Pipeline::load_with(file, args.given.settings(), &|name| variables.get(name), &|_| Ok(())) {
             Ok(pipeline) => {
                 if args.format == Format::Text {
-                    pipeline.warnings.iter().for_each(|w| eprintln!("{w}"));
-                    println!("{}: ok ({})", file.display(), summary(&pipeline));
+                    pipeline.warnings.iter().for_each(|w| crate::errln!("{w}"));
+                    crate::outln!("{}: ok ({})", file.display(), summary(&pipeline));
                 }
                 all.extend(pipeline.warnings.iter().cloned());
                 if args.connect {
                     let looked = preflight::look_at_all(&pipeline, Depth::Full, true).await;
                     away |= looked.iter().any(|l| l.found.is_err());
                     if args.format == Format::Text {
-                        looked.iter().for_each(|l| println!("  {}", said(l)));
+                        looked.iter().for_each(|l| crate::outln!("  {}", said(l)));
                     }
                     connections.extend(looked.iter().map(connection));
                 }
@@ -69,7 +76,7 @@ pub async fn run(args: &ValidateArgs) -> Result<(), Failed> {
             Err(diagnostics) => {
                 failed = true;
                 if args.format == Format::Text {
-                    eprintln!("{diagnostics}");
+                    crate::errln!("{diagnostics}");
                 }
                 all.extend(diagnostics.0);
             }

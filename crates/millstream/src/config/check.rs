@@ -242,6 +242,21 @@ impl<'a> Checker<'a> {
         self.input.known.iter().chain(&self.problems).any(inside)
     }
 
+    /// Those of `keys` of an entry that nothing is known to be wrong with, so that one mistake hides no other; none
+    /// where one that is written is wrong.
+    fn sound(&self, entry: &Entry, keys: &[&str]) -> Option<serde_json::Value> {
+        let mut sound = serde_json::Map::new();
+        for part in entry.value.entries().iter().filter(|part| keys.contains(&part.key.as_str())) {
+            let range = part.place.bytes.start..=part.value.end().max(part.place.bytes.end);
+            let inside = |p: &Problem| p.is_error() && range.contains(&p.place.bytes.start);
+            if self.input.known.iter().chain(&self.problems).any(inside) {
+                return None;
+            }
+            sound.insert(part.key.clone(), part.value.to_json());
+        }
+        Some(sound.into())
+    }
+
     /// Reads a value of `entry` by serde, which finds what a schema can't say.
     fn read<T: serde::de::DeserializeOwned>(&mut self, entry: &Entry, value: serde_json::Value) -> Option<T> {
         self.found(entry, raw::read(value))

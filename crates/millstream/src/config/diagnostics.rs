@@ -22,7 +22,7 @@ pub enum Severity {
 pub struct Diagnostic {
     /// How bad it is.
     pub severity: Severity,
-    /// The file, as it was named on the command line.
+    /// The file, as it was named on the command line; or the option (`--set sinks.queue.url`).
     pub file: String,
     /// Line, from 1.
     pub line: usize,
@@ -36,6 +36,9 @@ pub struct Diagnostic {
     /// The line in the file with a mark under the place.
     #[serde(skip)]
     excerpt: Option<Excerpt>,
+    /// True where it stands on the command line: nobody counts lines there.
+    #[serde(skip)]
+    is_option: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +67,7 @@ impl Diagnostics {
             message,
             help,
             excerpt: None,
+            is_option: false,
         }])
     }
 
@@ -73,10 +77,22 @@ impl Diagnostics {
     }
 }
 
+impl Diagnostic {
+    /// Says that it is about an option of the command line, at that line of its value.
+    pub(super) fn of_option(&mut self, option: String, line: usize) {
+        self.file = option;
+        self.line = line;
+        self.is_option = true;
+    }
+}
+
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let warning = if self.severity == Severity::Warning { "warning: " } else { "" };
-        writeln!(f, "{}:{}:{}: {warning}{}", self.file, self.line, self.column, self.message)?;
+        match self.is_option {
+            true => writeln!(f, "{}: {warning}{}", self.file, self.message)?,
+            false => writeln!(f, "{}:{}:{}: {warning}{}", self.file, self.line, self.column, self.message)?,
+        }
         if let Some(Excerpt { line, before, width }) = &self.excerpt {
             let margin = self.line.to_string().len();
             writeln!(f, "{:margin$} |", "")?;
@@ -162,6 +178,7 @@ pub fn report(file: &str, source: &str, problems: Vec<Problem>, secrets: &Secret
             excerpt: Some(excerpt(&lines, source, &problem.place, secrets)),
             message: secrets.redact(&problem.message),
             help: problem.help.map(|help| secrets.redact(&help)),
+            is_option: false,
         })
         .collect();
     diagnostics.sort_by_key(|d| (d.line, d.column));

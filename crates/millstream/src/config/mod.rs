@@ -6,22 +6,28 @@
 //!                                                        schema ◀── raw (what may be written)
 //! ```
 //!
+//! Values of the command line ([`setting`]) are put into the tree before its variables are replaced.
+//!
 //! Every step goes on after an error where it can, so that all that is wrong with a file is said at once, each with its
 //! place. Nothing here looks at the network, and at the disk only to read the file itself.
 
 pub mod check;
 pub mod checked;
 pub mod diagnostics;
+pub mod env_file;
 mod interpolate;
 mod named;
 pub mod raw;
 pub mod reference;
 pub mod schema;
+pub mod setting;
 mod strict;
 #[cfg(test)]
 mod tests;
+mod traps;
 mod tree;
 
+use std::io::Read;
 use std::path::Path;
 
 use millstream_models::ModelConfig;
@@ -30,8 +36,10 @@ use sha2::{Digest, Sha256};
 
 pub use checked::Pipeline;
 pub use diagnostics::{Diagnostic, Diagnostics, Severity};
+pub use setting::Setting;
 
 use crate::config::diagnostics::{Problem, Secrets, report};
+use crate::config::setting::Extended;
 use crate::config::tree::{Content, Node};
 
 /// A larger file is no pipeline.
@@ -43,19 +51,21 @@ impl Pipeline {
     /// # Errors
     /// Everything that is wrong with it, and the warnings.
     pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Diagnostics> {
-        Self::load_fetching(path, env, &|_| Ok(()))
+        Self::load_with(path, &[], env, &|_| Ok(()))
     }
 
-    /// As [`Pipeline::load`]; `fetch` is called with each model before it is checked, and may download it.
+    /// As [`Pipeline::load`], with values of the command line. `-` is standard input; paths in it start from the
+    /// working directory. `fetch` is called with each model before it is checked, and may download it.
     ///
     /// # Errors
     /// As [`Pipeline::load`].
-    pub fn load_fetching(
+    pub fn load_with(
         path: &Path,
+        settings: &[Setting],
         env: &dyn Fn(&str) -> Option<String>,
         fetch: &dyn Fn(&ModelConfig) -> millstream_core::Result<()>,
     ) -> Result<Self, Diagnostics> {
-        let shown = path.display().to_string();
+        let shown = if is_stdin(path) { "<stdin>".to_owned() } else { path.display().to_string() };
         let unreadable =
             |message: String, help: Option<&str>| Diagnostics::unreadable(&shown, message, help.map(str::to_owned));
         let describe = |e: std::io::Error| match e.kind() {
@@ -67,23 +77,21 @@ impl Pipeline {
             }
             _ => unreadable(format!("the file can't be read: {e}"), None),
         };
-        let size = std::fs::metadata(path).map_err(describe)?.len();
-        if size > FILE_BYTES_MAX {
-            return Err(unreadable(
-                format!("the file has {size} bytes, which is more than a pipeline file can have"),
-                None,
-            ));
+        let bytes = read(path).map_err(describe)?;
+        if bytes.len() as u64 > FILE_BYTES_MAX {
+            let message = format!("it has more than the {FILE_BYTES_MAX} bytes that a pipeline file can have");
+            return Err(unreadable(message, None));
         }
-        let bytes = std::fs::read(path).map_err(describe)?;
         let text = String::from_utf8(bytes).map_err(|e| {
             let line = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
             unreadable(format!("line {line} is not UTF-8"), Some("save the file as UTF-8"))
         })?;
-        Self::parse(&shown, &text, path.parent().unwrap_or(Path::new("")), env, fetch)
+        let base = if is_stdin(path) { Path::new("") } else { path.parent().unwrap_or(Path::new("")) };
+        Self::parse_with(&shown, &text, base, settings, env, fetch)
     }
 
     /// Checks the text of a pipeline file, called `file` in messages. Paths in it start from `base`; `fetch` as in
-    /// [`Pipeline::load_fetching`].
+    /// [`Pipeline::load_with`].
     ///
     /// # Errors
     /// As [`Pipeline::load`].
@@ -91,6 +99,17 @@ impl Pipeline {
         file: &str,
         text: &str,
         base: &Path,
+        env: &dyn Fn(&str) -> Option<String>,
+        fetch: &dyn Fn(&ModelConfig) -> millstream_core::Result<()>,
+    ) -> Result<Self, Diagnostics> {
+        Self::parse_with(file, text, base, &[], env, fetch)
+    }
+
+    fn parse_with(
+        file: &str,
+        text: &str,
+        base: &Path,
+        settings: &[Setting],
         env: &dyn Fn(&str) -> Option<String>,
         fetch: &dyn Fn(&ModelConfig) -> millstream_core::Result<()>,
     ) -> Result<Self, Diagnostics> {
@@ -104,23 +123,45 @@ impl Pipeline {
             }
             return Err(report(file, text, problems, &Secrets::default()));
         };
+        let extended = Extended::new(text, settings);
+        let text = extended.text.as_str();
+        problems.extend(extended.apply(&mut root));
         let unset = interpolate::interpolate(&mut root, text, env);
         let mut findings = strict::check(&mut root, schema::document());
         // What an unset variable would have been is not known: no second message about it.
         findings.problems.retain(|p| !unset.iter().any(|u| p.place.bytes.contains(&u.place.bytes.start)));
         problems.extend(unset.into_iter().map(Problem::from));
+        let braces = traps::braces(&root, text);
+        findings.problems.retain(|p| !braces.hidden.iter().any(|bytes| bytes.contains(&p.place.bytes.start)));
+        problems.extend(braces.problems);
         problems.extend(findings.problems);
 
         let version = version(&root, &findings.secrets);
         let input = check::Input { source: text, base, version: version.as_str().into(), known: &problems, fetch };
         let (pipeline, found) = check::check(&root, &input);
         problems.extend(found);
-        let diagnostics = report(file, text, problems, &findings.secrets);
+        let diagnostics = extended.rename(report(file, text, problems, &findings.secrets));
         match pipeline {
             Some(pipeline) if diagnostics.errors() == 0 => Ok(Self { warnings: diagnostics.0, ..pipeline }),
             _ => Err(diagnostics),
         }
     }
+}
+
+/// True for `-`.
+pub fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// The bytes of the file, and one more than it may have at most.
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if is_stdin(path) {
+        std::io::stdin().lock().take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    } else {
+        std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
 }
 
 /// The first 12 hexadecimal digits of SHA-256 over the file as JSON, without secrets: a new password is no new version.

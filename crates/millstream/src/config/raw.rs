@@ -79,12 +79,13 @@ pub type RawSink = Composed<RawSinkEntry, SinkConfig>;
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawSourceEntry {
-    /// The format of the records. Default: `json`.
+    /// The format of the records. Default: `json`. A feed needs none.
     #[serde(default)]
     pub decode: DecodeConfig,
     /// The fields of a record, and their types: `string`, `int`, `float`, `bool`, `timestamp`, `bytes`, `json`, a list
     /// (`[string]`) or a nested map. A `?` behind the type, or behind the name, makes a field optional. A record that
-    /// does not fit goes to the dead letter queue.
+    /// does not fit goes to the dead letter queue. A feed has its fields by itself (`docs/decoding.md`), and so have XML
+    /// presets: there a schema chooses among them.
     pub schema: Option<RawSchema>,
     /// The field that says when it happened; a timestamp. Default: when it was received.
     pub event_time: Option<String>,

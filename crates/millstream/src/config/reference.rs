@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::config::named::{FIELD_TYPE, SECRET};
@@ -24,11 +25,13 @@ it:
   different names, because SQL and `from:` refer to them. The change stream of the table `news` is `news.changes`.
 * **Variables**: `${NAME}` is replaced by the environment variable `NAME`, `${NAME:-text}` by `text` where it is not set
   or empty. They are replaced after the YAML was read, so a value can't add keys. A value that is nothing but one
-  variable, without quotes, may be a number or `true`. `$$` is a dollar sign.
+  variable, without quotes, may be a number or `true`. `$$` is a dollar sign. `--env-file FILE` brings variables from a
+  file, and `--set PATH=VALUE` a value for one run.
 * **Durations** are a number and a unit: `500ms`, `30s`, `10m`, `1h`, `30d`. **Sizes** are bytes or a number and a unit:
   `512KiB`, `64MiB`, `1GiB`.
 * **Secrets** (passwords, tokens, URLs with credentials) are never printed. Write a variable.
-* **Paths** of files start from the folder of the pipeline file.
+* **Paths** of files start from the folder of the pipeline file, or from the working directory where that comes by
+  standard input (`-`).
 * YAML anchors and aliases work. Merge keys (`<<`), tags and several documents in one file do not.
 ";
 
@@ -53,6 +56,53 @@ pub fn markdown() -> String {
         }
     }
     out
+}
+
+/// What there is to know about one key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KeyDoc {
+    /// The key, with those above it: `backoff.initial`.
+    pub key: String,
+    /// What may stand behind it, in a few words.
+    pub value: String,
+    /// Whether it must be there.
+    pub required: bool,
+    /// What holds where it is not there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default: Option<String>,
+    /// What it is for.
+    pub text: String,
+}
+
+/// A type of sources or sinks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Connector {
+    /// `source` or `sink`.
+    pub direction: &'static str,
+    /// The value of `type`.
+    pub name: String,
+    /// What it is, in a sentence or two.
+    pub text: String,
+    /// Its keys: its own, and those that all of its direction have.
+    pub options: Vec<KeyDoc>,
+}
+
+/// Every type of sources, then of sinks, in the order of the page.
+pub fn connectors() -> Vec<Connector> {
+    let page = Page { document: document() };
+    let of = |direction: &'static str, section: &str| {
+        let entries = page.resolve(&page.document["properties"][section]);
+        let entry = page.resolve(&entries["additionalProperties"]);
+        let variants: Vec<&Value> = branches(entry).map(|v| page.resolve(v)).collect();
+        let describe = |variant: &&Value| Connector {
+            direction,
+            name: variant["properties"]["type"]["const"].as_str().unwrap_or_default().to_owned(),
+            text: plain_text_of(variant).unwrap_or_default().replace('\n', " "),
+            options: page.keys(variant, &|key| key != "type"),
+        };
+        variants.iter().map(describe).collect::<Vec<_>>()
+    };
+    [of("source", "sources"), of("sink", "sinks")].concat()
 }
 
 struct Page<'a> {
@@ -84,26 +134,48 @@ impl<'a> Page<'a> {
 
     fn table(&self, out: &mut String, object: &'a Value, wanted: &dyn Fn(&str) -> bool) {
         out.push_str("\n| key | value | |\n|---|---|---|\n");
-        self.rows(out, object, "", wanted, 0);
+        for KeyDoc { key, value, required, default, text } in self.keys(object, wanted) {
+            let needed = if required { "**Required.** " } else { "" };
+            let default = default.map_or(String::new(), |default| format!(" Default: `{default}`."));
+            let text = text.replace('|', "\\|");
+            let _ = writeln!(out, "| `{key}` | {value} | {needed}{text}{default} |");
+        }
     }
 
-    fn rows(&self, out: &mut String, object: &'a Value, prefix: &str, wanted: &dyn Fn(&str) -> bool, depth: usize) {
+    fn keys(&self, object: &'a Value, wanted: &dyn Fn(&str) -> bool) -> Vec<KeyDoc> {
+        let mut keys = Vec::new();
+        self.add_keys(&mut keys, object, "", wanted, 0);
+        keys
+    }
+
+    fn add_keys(
+        &self,
+        keys: &mut Vec<KeyDoc>,
+        object: &'a Value,
+        prefix: &str,
+        wanted: &dyn Fn(&str) -> bool,
+        depth: usize,
+    ) {
         let required = names(object, "required");
         for (key, schema) in properties(object).filter(|(key, _)| wanted(key)) {
             let path = format!("{prefix}{key}");
-            let text = text_of(schema).or_else(|| text_of(self.resolve(schema))).unwrap_or_default().replace('\n', " ");
-            let needed = if required.contains(&key.as_str()) { "**Required.** " } else { "" };
+            let text = plain_text_of(schema).or_else(|| plain_text_of(self.resolve(schema))).unwrap_or_default();
             let default = match schema.get("default").map(|d| (d, d.to_string())) {
-                Some((Value::String(text), _)) if !text.is_empty() => format!(" Default: `{text}`."),
-                Some((Value::Bool(_) | Value::Number(_), text)) => format!(" Default: `{text}`."),
-                _ => String::new(),
+                Some((Value::String(text), _)) if !text.is_empty() => Some(text.clone()),
+                Some((Value::Bool(_) | Value::Number(_), text)) => Some(text),
+                _ => None,
             };
-            let row = format!("| `{path}` | {} | {needed}{text}{default} |\n", self.kind(schema));
-            out.push_str(&row);
+            keys.push(KeyDoc {
+                key: path.clone(),
+                value: self.kind(schema),
+                required: required.contains(&key.as_str()),
+                default,
+                text: text.replace('\n', " "),
+            });
             if depth < 3
                 && let Some((nested, list)) = self.nested(schema)
             {
-                self.rows(out, nested, &format!("{path}{list}."), &|_| true, depth + 1);
+                self.add_keys(keys, nested, &format!("{path}{list}."), &|_| true, depth + 1);
             }
         }
     }
@@ -211,7 +283,11 @@ fn names<'v>(object: &'v Value, key: &str) -> Vec<&'v str> {
 }
 
 fn text_of(schema: &Value) -> Option<String> {
-    schema.get("description").and_then(Value::as_str).map(|text| text.replace('|', "\\|"))
+    plain_text_of(schema).map(|text| text.replace('|', "\\|"))
+}
+
+fn plain_text_of(schema: &Value) -> Option<&str> {
+    schema.get("description").and_then(Value::as_str)
 }
 
 fn or(mut kinds: Vec<String>) -> String {

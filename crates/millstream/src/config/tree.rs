@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 use serde_json::{Number, Value};
 
+use crate::config::traps;
+
 /// Levels of nesting.
 const DEPTH_MAX: usize = 64;
 /// Nodes in a document, aliases expanded.
@@ -123,6 +125,7 @@ pub struct TreeError {
 pub fn parse(text: &str) -> (Option<Node>, Vec<TreeError>) {
     let mut builder = Builder {
         parser: Parser::new_from_str(text),
+        text,
         lines: LineIndex::new(text),
         anchors: HashMap::new(),
         errors: Vec::new(),
@@ -278,6 +281,7 @@ fn number(text: &str) -> Option<Number> {
 
 struct Builder<'t> {
     parser: Parser<'t, saphyr_parser::StrInput<'t>>,
+    text: &'t str,
     lines: LineIndex<'t>,
     anchors: HashMap<usize, Node>,
     errors: Vec<TreeError>,
@@ -408,12 +412,13 @@ impl<'t> Builder<'t> {
         let (line, column) = (error.marker().line(), error.marker().col());
         let place = self.lines.place(line, column, line, column + 1);
         let typed = self.lines.line(place.at.line);
+        if let Some((place, message, help)) = traps::explain_stop(self.text, place.at.line) {
+            return TreeError { place, message, help: Some(help.to_owned()) };
+        }
         let help = if typed.contains("]?") {
             Some("for an optional list write the `?` behind the name: `tags?: [string]`")
         } else if typed.contains("${") && typed.contains(['{', '[']) {
             Some("between braces or brackets put a variable in quotes: \"${NAME}\"")
-        } else if typed.trim_start().starts_with('\t') || typed.starts_with('\t') {
-            Some("YAML is indented with spaces, not with tabs")
         } else if typed.contains(": *") || typed.contains(": @") || typed.contains(": `") || typed.contains(": %") {
             Some("put the value in quotes")
         } else {

@@ -27,6 +27,9 @@ use super::plan::Plan;
 use super::streams::{Stream, Streams, decode_chunk, target_tag};
 use super::tally::Fate;
 
+pub mod relation;
+pub mod summary;
+
 const PRODUCER: &str = "redrive";
 const READ_BYTES: usize = 1 << 20;
 /// Dead letters that one append redrives at most.
@@ -119,6 +122,11 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// True where it takes everything.
+    pub fn is_open(&self) -> bool {
+        self.ids.is_empty() && self.component.is_none() && self.stage.is_none() && self.kind.is_none()
+    }
+
     fn takes(&self, entry: &Entry) -> bool {
         (self.ids.is_empty() || self.ids.contains(&entry.id()))
             && self.component.as_ref().is_none_or(|c| *c == entry.letter.component)
@@ -134,9 +142,20 @@ pub fn scan(
     filter: &Filter,
     visit: &mut dyn FnMut(Entry) -> bool,
 ) -> Result<()> {
+    scan_from(log, schemas, filter, 0, visit)
+}
+
+/// The same from an offset on.
+fn scan_from(
+    log: &StreamLog,
+    schemas: &SchemaStore,
+    filter: &Filter,
+    from: u64,
+    visit: &mut dyn FnMut(Entry) -> bool,
+) -> Result<()> {
     let redriven = Redriven::load(log);
     let stream: Arc<str> = log.name().into();
-    let mut reader = log.reader(DEAD_LETTERS, log.start_offset(DEAD_LETTERS))?;
+    let mut reader = log.reader(DEAD_LETTERS, from.max(log.start_offset(DEAD_LETTERS)))?;
     loop {
         let chunks = reader.read(READ_BYTES)?;
         if chunks.is_empty() {
@@ -146,7 +165,7 @@ pub fn scan(
             let batch = decode_chunk(schemas, chunk)?;
             for (row, letter) in DeadLetter::from_batch(&batch.batch)?.into_iter().enumerate() {
                 let entry = Entry { stream: stream.clone(), offset: batch.base_offset + row as u64, letter };
-                let wanted = !redriven.contains(entry.offset) && filter.takes(&entry);
+                let wanted = entry.offset >= from && !redriven.contains(entry.offset) && filter.takes(&entry);
                 if wanted && !visit(entry) {
                     return Ok(());
                 }
@@ -194,7 +213,22 @@ impl Redriver<'_> {
     /// # Errors
     /// A log can't be read or written; what was redriven before stays so.
     pub async fn redrive(&self, filter: &Filter) -> Result<Redrive> {
+        self.redrive_watched(filter, &mut |_, _| {}).await
+    }
+
+    /// The same; `watch` is told how many of how many are done.
+    ///
+    /// # Errors
+    /// As [`Redriver::redrive`].
+    pub async fn redrive_watched(&self, filter: &Filter, watch: &mut (dyn FnMut(u64, u64) + Send)) -> Result<Redrive> {
         let mut total = Redrive::default();
+        let (mut done, mut all) = (0, 0);
+        for stream in self.streams.values() {
+            scan(&stream.log, self.schemas, filter, &mut |_| {
+                all += 1;
+                true
+            })?;
+        }
         for stream in self.streams.values() {
             let mut entries = Vec::new();
             // What fails again lands behind this end and is not tried twice.
@@ -202,8 +236,8 @@ impl Redriver<'_> {
             let mut from = 0;
             loop {
                 entries.clear();
-                scan(&stream.log, self.schemas, filter, &mut |entry| {
-                    if entry.offset >= from && entry.offset < end {
+                scan_from(&stream.log, self.schemas, filter, from, &mut |entry| {
+                    if entry.offset < end {
                         entries.push(entry);
                     }
                     entries.len() < REDRIVE_BATCH
@@ -211,6 +245,8 @@ impl Redriver<'_> {
                 let Some(last) = entries.last() else { break };
                 from = last.offset + 1;
                 self.redrive_batch(stream, &entries, &mut total).await?;
+                done += entries.len() as u64;
+                watch(done, all);
             }
         }
         Ok(total)
@@ -277,7 +313,31 @@ impl Redriver<'_> {
     }
 }
 
-/// Offsets of redriven dead letters, as ranges: first → behind the last.
+/// Takes every dead letter that `filter` takes out of the queue, for good; how many. Their bytes stay in the log until its
+/// retention removes them.
+///
+/// # Errors
+/// A log can't be read or written; what was discarded before stays so.
+pub async fn discard(logs: &[StreamLog], schemas: &SchemaStore, filter: &Filter) -> Result<usize> {
+    let mut discarded = 0;
+    for log in logs {
+        let mut marks = Redriven::load(log);
+        let before = marks.clone();
+        scan(log, schemas, filter, &mut |entry| {
+            marks.insert(entry.offset);
+            discarded += 1;
+            true
+        })?;
+        let cursor = marks.delta(&before);
+        if !cursor.is_empty() {
+            let append = Append { producer: PRODUCER.into(), sequence: None, cursor, chunks: Vec::new() };
+            log.append(append).await?;
+        }
+    }
+    Ok(discarded)
+}
+
+/// Offsets of dead letters that were redriven or discarded, as ranges: first → behind the last.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Redriven(BTreeMap<u64, u64>);
 
@@ -313,7 +373,7 @@ impl Redriven {
 }
 
 /// A row from the JSON that a dead letter keeps.
-fn row_from_json(raw: &Bytes, schema: &SchemaRef) -> Result<RecordBatch> {
+pub(super) fn row_from_json(raw: &Bytes, schema: &SchemaRef) -> Result<RecordBatch> {
     let fields = schema.fields().iter().map(|f| declared(f)).collect::<Option<Vec<_>>>();
     let fields = fields.ok_or_else(|| Error::bug("a column of this type can't be read from JSON"))?;
     let decoder = build(&DecodeConfig::default(), &StreamSchema { fields }).map_err(Error::bug)?;

@@ -16,6 +16,7 @@ use super::plan::{Entry, StagePlan};
 use super::predict::PredictStep;
 use super::streams::StreamBatch;
 use super::tally::Fate;
+use super::watch::Watchers;
 use crate::config::checked::{OnError, TransformKind};
 use crate::metrics::Metrics;
 
@@ -27,6 +28,29 @@ pub struct Graph {
     metrics: Arc<Metrics>,
     /// Steps whose failures were dealt with when these records were read the first time.
     quiet: BTreeSet<String>,
+    watched: Watched,
+}
+
+/// Whose rows are kept for those who watch.
+#[derive(Debug, Clone, Default)]
+pub enum Watched {
+    /// Nobody's.
+    #[default]
+    None,
+    /// Those of the steps that somebody watches.
+    By(Arc<Watchers>),
+    /// Those of every step.
+    All,
+}
+
+impl Watched {
+    fn wants(&self, name: &str) -> bool {
+        match self {
+            Self::None => false,
+            Self::By(watchers) => watchers.want(name),
+            Self::All => true,
+        }
+    }
 }
 
 enum Step {
@@ -43,6 +67,8 @@ pub struct Effects {
     pub emits: Vec<(Arc<str>, Rows)>,
     /// Rows that failed for good.
     pub dead_letters: Vec<DeadLetter>,
+    /// Rows of steps that are watched, by node.
+    pub seen: Vec<(usize, Rows)>,
 }
 
 impl Effects {
@@ -81,13 +107,19 @@ impl Graph {
             }))
         });
         let steps = steps.collect::<Result<_>>()?;
-        Ok(Self { plan, steps, pipeline_version, metrics, quiet: BTreeSet::new() })
+        Ok(Self { plan, steps, pipeline_version, metrics, quiet: BTreeSet::new(), watched: Watched::None })
     }
 
     /// The same for records that these steps have seen before.
     #[must_use]
     pub fn quiet(self, steps: BTreeSet<String>) -> Self {
         Self { quiet: steps, ..self }
+    }
+
+    /// Keeps the rows of steps that are watched.
+    #[must_use]
+    pub fn watched(self, watched: Watched) -> Self {
+        Self { watched, ..self }
     }
 
     /// Runs one batch of the input through every step below it; a redriven batch enters in front of its target.
@@ -122,6 +154,9 @@ impl Graph {
                 return Ok(());
             }
             let plan = self.plan.clone();
+            if node > 0 && self.watched.wants(&plan.nodes[node].name) {
+                effects.seen.push((node, rows.clone()));
+            }
             for stream in &plan.nodes[node].emits {
                 effects.emits.push((stream.clone(), rows.clone()));
             }

@@ -90,7 +90,7 @@ impl Ingest {
     pub fn prepare(&self, raw: &RawBatch) -> Result<Prepared> {
         let now_us = self.clock.now_us();
         let decoded = self.decoder.decode(raw);
-        let batch = self.with_metadata(&decoded, raw, now_us)?;
+        let batch = with_metadata(&self.spec, &decoded, raw, now_us)?;
         // Without a key, whole batches go to the partitions in turn.
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let chunks = self.stream.chunks(&batch, turn, None, now_us)?;
@@ -189,17 +189,6 @@ impl Ingest {
             pipeline_version: self.pipeline_version.to_string(),
             model_version: None,
         }
-    }
-
-    /// The decoded columns and those that `metadata:` asks for.
-    fn with_metadata(&self, decoded: &Decoded, raw: &RawBatch, now_us: i64) -> Result<RecordBatch> {
-        if self.spec.metadata.is_empty() {
-            return Ok(decoded.batch.clone());
-        }
-        let mut columns = decoded.batch.columns().to_vec();
-        columns.extend(self.spec.metadata.iter().map(|metadata| metadata_column(*metadata, decoded, raw, now_us)));
-        let rows = RecordBatchOptions::new().with_row_count(Some(decoded.batch.num_rows()));
-        Ok(RecordBatch::try_new_with_options(self.spec.schema.clone(), columns, &rows)?)
     }
 
     fn observe(&self, batch: &RecordBatch, now_us: i64) {
@@ -312,6 +301,17 @@ fn place(raw: &RawBatch, record: u32) -> String {
         Some(position) => format!("{} byte {position}", raw.origin),
         None => format!("{} number {record} of its batch", raw.origin),
     }
+}
+
+/// The decoded columns and those that `metadata:` asks for.
+pub(super) fn with_metadata(spec: &SourceSpec, decoded: &Decoded, raw: &RawBatch, now_us: i64) -> Result<RecordBatch> {
+    if spec.metadata.is_empty() {
+        return Ok(decoded.batch.clone());
+    }
+    let mut columns = decoded.batch.columns().to_vec();
+    columns.extend(spec.metadata.iter().map(|metadata| metadata_column(*metadata, decoded, raw, now_us)));
+    let rows = RecordBatchOptions::new().with_row_count(Some(decoded.batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(spec.schema.clone(), columns, &rows)?)
 }
 
 fn metadata_column(metadata: Metadata, decoded: &Decoded, raw: &RawBatch, now_us: i64) -> ArrayRef {

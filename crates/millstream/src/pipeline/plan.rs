@@ -148,6 +148,11 @@ impl Plan {
         Ok(Self { streams: planner.streams, stages, sinks: pipeline.sinks.clone() })
     }
 
+    /// Logs and states that are opened.
+    pub fn parts(&self) -> usize {
+        self.streams.len() + self.stages.iter().map(|stage| stage.partitions as usize).sum::<usize>()
+    }
+
     /// True where some step uses the model called `name`, or falls back on it.
     pub fn uses_model(&self, name: &str) -> bool {
         self.predictions().any(|predict| predict.uses_model(name))

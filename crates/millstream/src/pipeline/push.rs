@@ -104,7 +104,7 @@ impl Push {
     /// The log can't be written.
     pub async fn push(&self, body: Bytes, charset: Option<&str>, key: Option<&str>) -> Result<Pushed> {
         let digest = key.map(|_| body_digest(&body, charset)).unwrap_or_default();
-        let raw = match self.ingest.decoder.split(body) {
+        let raw = match self.ingest.decoder.split(body, charset) {
             Ok(raw) => RawBatch { charset: charset.map(Into::into), ..raw },
             Err(failure) => return Ok(Pushed::Malformed(failure.message)),
         };

@@ -19,6 +19,7 @@ use millstream_storage::table::TableReader;
 
 use super::catalog::{Catalog, CatalogTable};
 use super::data_dir::DataDir;
+use super::dead_letters::relation::{self, DeadLetters};
 use super::run::Running;
 use super::streams::{StreamBatch, decode_chunk};
 
@@ -29,6 +30,9 @@ const READ_BYTES: usize = 512 << 10;
 /// All tables and streams of a running pipeline.
 pub fn engine_of_running(running: &Running) -> Result<QueryEngine> {
     let engine = QueryEngine::new(QUERY_MEMORY_BYTES);
+    // First: a table of that name takes its place.
+    let logs = running.streams.values().map(|stream| stream.log.clone()).collect();
+    engine.register(relation::NAME, DeadLetters::new(logs, running.schemas.clone()));
     for stream in &running.catalog.streams {
         let Some(open) = running.streams.get(stream.name.as_str()).filter(|_| stream.visible) else { continue };
         engine.register(&stream.name, stream_relation(&open.log, &running.schemas, &open.plan.schema));
@@ -45,6 +49,8 @@ pub fn engine_of_running(running: &Running) -> Result<QueryEngine> {
 pub async fn engine_at_rest(folder: &Path) -> Result<QueryEngine> {
     let opened = AtRest::open(folder)?;
     let engine = QueryEngine::new(QUERY_MEMORY_BYTES);
+    let logs = opened.catalog.streams.iter().map(|stream| opened.log(&stream.name)).collect::<Result<_>>()?;
+    engine.register(relation::NAME, DeadLetters::new(logs, opened.schemas.clone()));
     for stream in opened.catalog.streams.iter().filter(|s| s.visible) {
         let schema = opened.schemas.get(stream.schema)?;
         engine.register(&stream.name, stream_relation(&opened.log(&stream.name)?, &opened.schemas, &schema));
@@ -141,13 +147,16 @@ fn table_relation(
     let spec = table.spec(schemas)?;
     let reader = |view| TableReader::new(view, spec.clone(), schemas.clone());
     let readers = views.into_iter().map(reader).collect::<Result<Vec<_>>>()?;
-    let schema = readers.first().map_or(spec.schema, TableReader::schema);
-    Ok(Arc::new(TableRelation { schema, readers, clock }))
+    let schema = readers.first().map_or_else(|| spec.schema.clone(), TableReader::schema);
+    Ok(Arc::new(TableRelation { schema, declared: spec.schema, readers, clock }))
 }
 
 #[derive(Debug)]
 struct TableRelation {
+    /// As its rows are read: those of an older pipeline may lack what is declared now.
     schema: SchemaRef,
+    /// As the pipeline file has it.
+    declared: SchemaRef,
     readers: Vec<TableReader>,
     clock: Arc<dyn Clock>,
 }
@@ -156,6 +165,10 @@ struct TableRelation {
 impl Relation for TableRelation {
     fn schema(&self) -> SchemaRef {
         self.schema.clone()
+    }
+
+    fn declared(&self) -> SchemaRef {
+        self.declared.clone()
     }
 
     async fn scan(

@@ -25,12 +25,14 @@ use super::deliver::{Deliver, STOPPED, Wish};
 use super::health::{ComponentHealth, ComponentKind, Health, Part};
 use super::ingest::Ingest;
 use super::models::ModelSet;
+use super::opening::Opening;
 use super::plan::{Plan, StagePlan, StreamPlan};
 use super::progress::Progress;
 use super::push::Push;
 use super::replay::Replay;
 use super::streams::{Stream, Streams};
-use super::task::{Opening, Role, Task, TaskContext};
+use super::task::{Role, Task, TaskContext};
+use super::watch::Watchers;
 use super::{dead_letters, outputs, preflight, replay};
 use crate::config::checked::{Pipeline, SinkSpec, Start};
 use crate::metrics::Metrics;
@@ -50,6 +52,8 @@ pub struct RunOptions {
     pub stop_deadline: Duration,
     /// Where to start again in the logs; sources are not read then.
     pub replay: Option<replay::Replay>,
+    /// Is told how far the opening of the data folder is.
+    pub opening: Opening,
 }
 
 /// A running pipeline, as its server and its commands see it.
@@ -78,6 +82,8 @@ pub struct Running {
     pub metrics: Arc<Metrics>,
     /// What each component is doing.
     pub health: Arc<Health>,
+    /// Who watches the rows of transforms.
+    pub watchers: Arc<Watchers>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Serialises redrives: two at once would redrive a record twice.
@@ -127,7 +133,7 @@ impl Running {
         // Before anything is opened that takes a while.
         preflight::look(&pipeline, &health, &clock, options.replay.is_none()).await?;
         let schemas = SchemaStore::open(&data_dir.schemas())?;
-        let streams = Arc::new(open_streams(&plan, &data_dir, &schemas, &clock).await?);
+        let streams = Arc::new(open_streams(&plan, &data_dir, &schemas, &clock, &options.opening).await?);
         let models = ModelSet::open(&pipeline, &plan, &data_dir.model_caches(), &clock, &health).await?;
         let catalog = Catalog::load(&data_dir.catalog())?;
         let known = Arc::new(catalog.names());
@@ -149,6 +155,7 @@ impl Running {
             progress: Arc::new(progress),
             metrics,
             health,
+            watchers: Arc::default(),
             stop: stop_tasks.clone(),
             pipeline_version: pipeline.version.clone(),
             folder: data_dir.id()?,
@@ -172,6 +179,7 @@ impl Running {
             progress: context.progress.clone(),
             metrics: context.metrics.clone(),
             health: context.health.clone(),
+            watchers: context.watchers.clone(),
             clock,
             redrive: tokio::sync::Mutex::new(()),
             ready: AtomicBool::new(false),
@@ -343,11 +351,12 @@ pub async fn redrive_at_rest(
     folder: &std::path::Path,
     filter: &dead_letters::Filter,
     clock: Arc<dyn Clock>,
+    watch: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<dead_letters::Redrive> {
     let plan = Plan::new(&pipeline)?;
     let data_dir = DataDir::open(folder, &pipeline.name)?;
     let schemas = SchemaStore::open(&data_dir.schemas())?;
-    let streams = Arc::new(open_streams(&plan, &data_dir, &schemas, &clock).await?);
+    let streams = Arc::new(open_streams(&plan, &data_dir, &schemas, &clock, &Opening::default()).await?);
     let context = TaskContext {
         streams: streams.clone(),
         schemas: schemas.clone(),
@@ -355,17 +364,40 @@ pub async fn redrive_at_rest(
         progress: Arc::new(Progress::default()),
         metrics: Arc::new(Metrics::default()),
         health: Arc::default(),
+        watchers: Arc::default(),
         stop: CancellationToken::new(),
         pipeline_version: pipeline.version.clone(),
         folder: data_dir.id()?,
     };
     let ingests = open_ingests(&pipeline, &context)?;
     let redriver = dead_letters::Redriver { plan: &plan, streams: &streams, ingests: &ingests, schemas: &schemas };
-    let done = redriver.redrive(filter).await?;
+    let done = redriver.redrive_watched(filter, watch).await?;
     for stream in streams.values() {
         stream.log.close().await?;
     }
     Ok(done)
+}
+
+/// Discards dead letters of a data folder at rest; how many.
+pub async fn discard_at_rest(
+    folder: &std::path::Path,
+    filter: &dead_letters::Filter,
+    clock: Arc<dyn Clock>,
+) -> Result<usize> {
+    let opened = super::relations::AtRest::open(folder)?;
+    // Nobody else writes there while this is open.
+    let data_dir = DataDir::open(folder, &opened.dir.pipeline()?)?;
+    let mut logs = Vec::new();
+    for stream in &opened.catalog.streams {
+        let options = LogOptions::new(opened.log(&stream.name)?.partitions());
+        let path = data_dir.log(&stream.name);
+        logs.push(StreamLog::open(Arc::new(RealDisk), &path, &stream.name, options, clock.clone())?);
+    }
+    let discarded = dead_letters::discard(&logs, &opened.schemas, filter).await?;
+    for log in &logs {
+        log.close().await?;
+    }
+    Ok(discarded)
 }
 
 async fn join_all(set: &mut JoinSet<Result<()>>) -> Result<()> {
@@ -410,9 +442,11 @@ async fn open_streams(
     data_dir: &DataDir,
     schemas: &Arc<SchemaStore>,
     clock: &Arc<dyn Clock>,
+    opening: &Opening,
 ) -> Result<Streams> {
     let mut streams = Streams::new();
-    for stream in &plan.streams {
+    for (done, stream) in plan.streams.iter().enumerate() {
+        opening.say(done, plan.parts());
         let log = tokio::task::block_in_place(|| open_log(stream, data_dir, clock))?;
         streams.insert(stream.name.clone(), Stream::new(stream.clone(), log, schemas.clone())?);
     }
@@ -456,6 +490,7 @@ async fn open_tasks(
         let mut begins = Vec::new();
         for partition in 0..stage.partitions {
             let doing = || format!("open state of {} partition {partition}", stage.id);
+            options.opening.say(plan.streams.len() + tasks.len(), plan.parts());
             let path = DataDir::state_path(&stage.id, partition);
             let state =
                 State::open(store.clone(), &path, &StateOptions::default()).await.map_err(|e| e.context(doing()))?;
@@ -466,7 +501,7 @@ async fn open_tasks(
                 Some(from) if replay.is_some_and(Replay::fills) => Role::Fill(from),
                 _ => Role::Run,
             };
-            let opening = Opening { role, known: known.clone(), models: models.clone() };
+            let opening = super::task::Opening { role, known: known.clone(), models: models.clone() };
             let mut task = Task::open(context.clone(), stage.clone(), partition, state, reader.clone(), opening)
                 .await
                 .map_err(|e| e.context(doing()))?;
@@ -475,6 +510,7 @@ async fn open_tasks(
             }
             begins.extend(task.begins());
             tasks.push(task);
+            options.opening.say(plan.streams.len() + tasks.len(), plan.parts());
         }
         if options.replay.is_none() {
             outputs::announce(&stage, &begins);
@@ -543,6 +579,7 @@ fn open_source(ingest: &Ingest, health: &Health) -> Result<Box<dyn millstream_co
         cursor,
         clock: ingest.clock.clone(),
         framing: format::framing(&ingest.spec.decode),
+        encoding: format::encoding(&ingest.spec.decode),
         status: status_of(component),
     };
     source::build(&ingest.spec.connector, context).map_err(|e| e.context(format!("source {name}")))

@@ -26,7 +26,7 @@ use millstream_storage::table::Table;
 use tokio_util::sync::CancellationToken;
 
 use super::dead_letters::FailedRows;
-use super::graph::Graph;
+use super::graph::{Graph, Watched};
 use super::health::Health;
 use super::models::ModelSet;
 use super::outbox::{self, COMMIT_KEY, Commit};
@@ -36,6 +36,7 @@ use super::progress::{Progress, ReaderProgress};
 use super::scorer::waiting::STOPPED;
 use super::streams::{Stream, StreamBatch, Streams};
 use super::tally::Fate;
+use super::watch::{Seen, Watchers};
 use crate::metrics::Metrics;
 
 /// A commit covers about this much of the log at most (compressed bytes), and this many rows.
@@ -61,6 +62,8 @@ pub struct TaskContext {
     pub metrics: Arc<Metrics>,
     /// What each component is doing.
     pub health: Arc<Health>,
+    /// Who watches the rows of transforms.
+    pub watchers: Arc<Watchers>,
     /// Cancelled when the pipeline stops.
     pub stop: CancellationToken,
     /// Digest of the pipeline file.
@@ -267,7 +270,7 @@ impl Task {
         if !self.begins.iter().any(|begins| begins.filled && fill.outputs.contains(&begins.output)) {
             tracing::info!(
                 partition = self.partition,
-                "{} goes on being filled from offset {} of `{}`",
+                "{} is being filled from offset {} of `{}`",
                 shown(),
                 fill.at,
                 whole.input
@@ -361,8 +364,21 @@ impl Task {
             pending.rows.entry(stream).or_default().push(rows.batch);
         }
         pending.dead_letters.extend(effects.dead_letters);
+        // While an output is filled, these rows come a second time.
+        if !self.is_filling {
+            pending.seen.extend(effects.seen.into_iter().map(|(node, rows)| self.seen(node, rows, input)));
+        }
         self.context.metrics.received("stage", &self.plan.id, input.batch.num_rows());
         Ok(pending)
+    }
+
+    fn seen(&self, node: usize, rows: Rows, input: &StreamBatch) -> Seen {
+        Seen {
+            name: self.plan.nodes[node].name.clone(),
+            partition: self.partition,
+            offsets: rows.origin.iter().map(|&row| input.base_offset + u64::from(row)).collect(),
+            batch: rows.batch,
+        }
     }
 
     async fn apply_to_table(
@@ -437,6 +453,7 @@ impl Task {
         self.state.commit(writes).await.map_err(|e| e.context(format!("commit {}", self.producer)))?;
         self.sequence = commit.sequence;
         self.next_offset = commit.next_offset;
+        self.context.watchers.show(pending.seen);
         self.context.metrics.committed(&self.plan.id, self.partition, self.next_offset);
         if commit.outbox.is_empty() {
             self.report();
@@ -495,7 +512,9 @@ async fn open_tables(context: &TaskContext, state: &State, plan: &StagePlan) -> 
 
 impl TaskContext {
     fn graph(&self, plan: &Arc<StagePlan>, models: &ModelSet) -> Result<Graph> {
-        Graph::new(plan.clone(), models, self.pipeline_version.clone(), self.metrics.clone(), &self.stop)
+        let version = self.pipeline_version.clone();
+        let graph = Graph::new(plan.clone(), models, version, self.metrics.clone(), &self.stop)?;
+        Ok(graph.watched(Watched::By(self.watchers.clone())))
     }
 }
 
@@ -504,6 +523,7 @@ struct Pending {
     writes: Writes,
     rows: BTreeMap<Arc<str>, Vec<RecordBatch>>,
     dead_letters: Vec<DeadLetter>,
+    seen: Vec<Seen>,
     next_offset: u64,
     event_time_max_us: Option<i64>,
 }
@@ -514,6 +534,7 @@ impl Pending {
             writes: Writes::new(),
             rows: BTreeMap::new(),
             dead_letters: Vec::new(),
+            seen: Vec::new(),
             next_offset,
             event_time_max_us: None,
         }

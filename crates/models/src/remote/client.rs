@@ -135,7 +135,7 @@ impl Remote {
                 Ok(outcome)
             }
             Err(later) => {
-                leave.report(later.fate, later.error.message());
+                leave.report(later.fate, &later.error.to_string());
                 Err(later.error)
             }
         }
@@ -260,7 +260,7 @@ impl Remote {
             Error::retry(format!("the connection to {} broke", self.shown))
         };
         // The URL may hold a token.
-        Later { error: error.caused_by(e.without_url()), fate: Fate::Failed }
+        Later { error: error.caused_by(innermost(&e.without_url())), fate: Fate::Failed }
     }
 
     fn is_open(&self, refused: &Refused) -> Error {
@@ -269,4 +269,14 @@ impl Remote {
             self.shown, refused.last_failure
         ))
     }
+}
+
+/// What is at the bottom of an error, such as "Connection refused": what is above it says only that something failed.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    let text = innermost.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
 }

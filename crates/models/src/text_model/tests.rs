@@ -321,7 +321,7 @@ fn the_faster_precisions_agree_with_single_precision_on_the_label() {
     let path = |variable: &str| std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set"));
     let bytes = std::fs::read(path("MILLSTREAM_PACKED_MODEL")).unwrap().leak();
     let rows = crate::EvalRow::read_csv(Path::new(&path("MILLSTREAM_TEXTS")), "text", "label").unwrap();
-    let texts: Vec<&str> = rows.iter().map(|row| &*row.text).collect();
+    let texts: Vec<&str> = rows.iter().filter_map(|row| row.input.as_text()).collect();
     let labels = |precision| {
         let settings = Settings { precision: Some(precision), ..Settings::default() };
         let mut model = load_packed("packed", bytes, Task::TextClassification, &settings).unwrap();

@@ -160,10 +160,6 @@ impl ScalarUDFImpl for OneZero {
         Ok(Arc::new(Field::new(ONE_ZERO, field.data_type().clone(), field.is_nullable())))
     }
 
-    fn schema_name(&self, args: &[Expr]) -> Result<String> {
-        Ok(args.first().map(|expr| expr.schema_name().to_string()).unwrap_or_default())
-    }
-
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         match args.args.into_iter().next() {
             Some(ColumnarValue::Array(array)) => Ok(ColumnarValue::Array(one_zero_of(&array)?)),

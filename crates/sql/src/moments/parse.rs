@@ -46,7 +46,7 @@ impl ToTimestamp {
     /// The moment that a whole number stands for.
     fn of_integer(&self, number: i64) -> Result<i64> {
         match self.unit {
-            Some(unit) => number.checked_mul(unit).ok_or_else(out_of_range),
+            Some(unit) => number.checked_mul(unit).and_then(held).ok_or_else(out_of_range),
             None => Ok(number.div_euclid(1_000)),
         }
     }
@@ -57,9 +57,14 @@ impl ToTimestamp {
             None => (number / 1_000.0).floor(),
         };
         // Not a number is not in the range either.
-        let held = (-9.2e18..9.2e18).contains(&micros);
-        if held { Ok(micros as i64) } else { Err(out_of_range()) }
+        let fits = (-9.2e18..9.2e18).contains(&micros);
+        fits.then_some(micros as i64).and_then(held).ok_or_else(out_of_range)
     }
+}
+
+/// A moment that can be written as a date, which not all of 64 bits can.
+fn held(micros: i64) -> Option<i64> {
+    DateTime::<Utc>::from_timestamp_micros(micros).map(|_| micros)
 }
 
 fn moment_type() -> DataType {
@@ -194,7 +199,7 @@ impl ScalarUDFImpl for ToUnixtime {
             *arg = arg.cast_to(&DataType::Utf8, None)?;
         }
         let Some(reader) = ToTimestamp::all().into_iter().next() else { return exec_err!("no reader") };
-        let seconds: Int64Array = moments(&reader, &args)?.unary(|micros| micros.div_euclid(1_000_000));
+        let seconds: Int64Array = moments(&reader, &args)?.unary(|micros| micros / 1_000_000);
         like(&shape(&args), Arc::new(seconds))
     }
 

@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
+use arrow::array::timezone::Tz;
 use arrow::datatypes::{DataType, Field, TimeUnit};
 use datafusion::common::tree_node::Transformed;
-use datafusion::common::{DFSchema, Result};
+use datafusion::common::{DFSchema, Result, plan_err};
 use datafusion::logical_expr::expr::Cast;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, Union};
 
 /// A cast to nanoseconds becomes one to microseconds; a function that yields nanoseconds is cast.
 pub(crate) fn settle(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    if let Expr::Cast(cast) = &expr {
+        check_zone(cast.field.data_type())?;
+    }
     match expr {
         Expr::Cast(cast) => match micros_for_nanos(cast.field.data_type()) {
             Some(kind) => {
@@ -32,6 +36,18 @@ pub(crate) fn settle(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>>
             }
         }
         other => Ok(Transformed::no(other)),
+    }
+}
+
+/// Refuses a time zone that nobody knows: Arrow would find that out when it prints.
+fn check_zone(kind: &DataType) -> Result<()> {
+    match kind {
+        DataType::Timestamp(_, Some(zone)) if zone.parse::<Tz>().is_err() => {
+            plan_err!(
+                "there is no time zone `{zone}`: write a name such as 'Europe/Berlin', or an offset such as '+02:00'"
+            )
+        }
+        _ => Ok(()),
     }
 }
 

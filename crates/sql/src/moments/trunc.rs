@@ -1,11 +1,13 @@
 //! `date_trunc(unit, moment)`.
 
-use arrow::datatypes::DataType;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, FieldRef};
 use chrono::{Datelike, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Timelike};
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
 use datafusion::functions::datetime::date_trunc::DateTruncFunc;
 use datafusion::logical_expr::{
-    ColumnarValue, Documentation, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Documentation, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
 };
 
 use super::{in_micros, local, map_moments, moment, out_of_range, zone_of};
@@ -52,7 +54,7 @@ impl Unit {
             "decade" => Self::Years(10),
             _ => {
                 return exec_err!(
-                    "date_trunc knows no `{name}`: write microsecond, millisecond, second, minute, hour, day, week, \
+                    "date_trunc takes no `{name}`: write microsecond, millisecond, second, minute, hour, day, week, \
                      month, quarter, year or decade"
                 );
             }
@@ -103,6 +105,16 @@ impl ScalarUDFImpl for DateTrunc {
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
         Ok(types[1].clone())
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        let [unit, time] = args.arg_fields else { return plan_err!("date_trunc takes two arguments") };
+        if let Some(Some(ScalarValue::Utf8(Some(unit)))) = args.scalar_arguments.first()
+            && let Err(unknown) = Unit::read(unit)
+        {
+            return plan_err!("{}", unknown.message());
+        }
+        Ok(Arc::new(Field::new(self.name(), time.data_type().clone(), unit.is_nullable() || time.is_nullable())))
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {

@@ -3,7 +3,7 @@
 // A test that can't go on says where: that is what `unwrap` does.
 #![allow(clippy::unwrap_used)]
 
-mod explore;
+mod catalog;
 mod queries;
 mod safety;
 mod support;

@@ -129,6 +129,11 @@ async fn constants_beyond_what_an_integer_holds_fail() {
         let error = query(&format!("SELECT {expr} AS x")).await.unwrap_err();
         assert!(error.contains("out of range") || error.contains("division by zero"), "{expr}: {error}");
         assert!(query(&format!("SELECT * FROM (VALUES ({expr})) AS v(x)")).await.is_err(), "{expr}");
+        let inputs = BTreeMap::from([("t".to_owned(), schema())]);
+        let transform = SqlTransform::plan(&format!("SELECT id, n + 1 AS m, {expr} AS x FROM t"), &inputs).unwrap();
+        let warnings: Vec<String> = transform.warnings().iter().map(ToString::to_string).collect();
+        assert_eq!(warnings.len(), 1, "{expr}: {warnings:?}");
+        assert!(warnings[0].contains("fails for every record"), "{expr}: {warnings:?}");
         // Nobody asks for it.
         assert_eq!(step(&format!("SELECT id, {expr} AS x FROM t WHERE id = 'none'")), (vec![], vec![]), "{expr}");
         assert_eq!(query(&format!("SELECT {expr} AS x FROM t WHERE id = 'none'")).await, Ok(vec![]), "{expr}");
@@ -162,7 +167,6 @@ async fn a_sum_beyond_what_an_integer_holds_fails() {
 const GUARDED: &[&str] = &[
     "s ~ '^[0-9]+$' AND CAST(s AS int) > 5",
     "s <> 'abc' AND CAST(s AS int) > 5",
-    "CAST(s AS int) > 5 AND s <> 'abc'",
     "n IS NOT NULL AND (s ~ '^[0-9]+$' AND (id <> 'x' AND CAST(s AS int) > 5))",
     "s ~ '^[0-9]+$' AND CAST(s AS int) > 5 AND CAST(s AS int) < 100 AND CAST(s AS int) * 2 > 10",
     "CASE WHEN s ~ '^[0-9]+$' THEN CAST(s AS int) > 5 ELSE false END",
@@ -210,16 +214,11 @@ async fn a_condition_guards_what_stands_behind_it() {
     }
 }
 
+/// `condition` with `t.` before the columns `s`, `n` and `id`.
 fn with_table(condition: &str) -> String {
-    let words = |text: &str| regex_words(text);
-    words(condition)
-}
-
-/// Puts `t.` before the columns `s`, `n` and `id`.
-fn regex_words(text: &str) -> String {
-    let mut out = String::new();
+    let mut out = String::from("(");
     let mut quoted = false;
-    let chars: Vec<char> = text.chars().collect();
+    let chars: Vec<char> = condition.chars().collect();
     let mut i = 0;
     while i < chars.len() {
         let c = chars[i];
@@ -238,7 +237,7 @@ fn regex_words(text: &str) -> String {
         out.push(c);
         i += 1;
     }
-    out
+    out + ")"
 }
 
 #[tokio::test]
@@ -271,6 +270,8 @@ async fn what_is_computed_above_a_filter_is_computed_for_its_rows_only() {
     );
     for sql in [
         "SELECT id, k FROM (SELECT id, CAST(s AS int) AS k FROM t WHERE s ~ '^[0-9]+$') AS v WHERE k > 5",
+        // The parts of a WHERE that can't fail go first.
+        "SELECT id FROM t WHERE CAST(s AS int) > 5 AND s <> 'abc'",
         "SELECT id, CAST(s AS int) AS k, CAST(s AS int) + 1 AS l FROM t WHERE s <> 'abc' AND CAST(s AS int) > 5",
         "WITH v AS (SELECT * FROM t WHERE s <> 'abc') SELECT id FROM (SELECT id, CAST(s AS int) AS k FROM v) AS w WHERE k > 5",
     ] {
@@ -289,4 +290,86 @@ async fn null_stays_null_in_lazy_conditions() {
         j!({"id": "word", "a": false, "o": true}),
     ];
     assert_eq!(query(sql).await.unwrap(), expected);
+}
+
+/// A moment and what an expression makes of it, the year 1, both ends of nanoseconds, and the last of 9999.
+const MOMENTS: [&str; 4] =
+    ["0001-01-01T05:06:07.123456Z", "1677-09-20T00:00:00Z", "2262-04-12T00:00:00Z", "9999-12-31T23:59:59.999999Z"];
+
+#[tokio::test]
+async fn moments_from_the_year_1_to_9999_have_the_right_value_in_every_function() {
+    let days = ["0001-01-01", "1677-09-20", "2262-04-12", "9999-12-31"].map(|day| j!(format!("{day}T00:00:00Z")));
+    let months = ["0001-01", "1677-09", "2262-04", "9999-12"].map(|month| j!(format!("{month}-01T00:00:00Z")));
+    let same = MOMENTS.map(|moment| j!(moment));
+    let bools = |values: [bool; 4]| values.map(|value| j!(value));
+    for (expr, expected) in [
+        ("date_trunc('day', at)", days.clone()),
+        ("date_trunc('month', at)", months.clone()),
+        ("date_trunc('day', CAST(at AS date))", days.clone()),
+        ("date_bin(INTERVAL '1 day', at)", days.clone()),
+        ("date_bin(INTERVAL '1 month', at)", months),
+        ("to_char(at, '%Y')", ["0001", "1677", "2262", "9999"].map(|year| j!(year))),
+        ("date_format(at, '%d')", ["01", "20", "12", "31"].map(|day| j!(day))),
+        ("at AT TIME ZONE 'UTC'", same.clone()),
+        ("at AT TIME ZONE '+02:00'", same.clone()),
+        ("EXTRACT(HOUR FROM at AT TIME ZONE '+02:00')", [7, 2, 2, 1].map(|hour| j!(hour))),
+        ("EXTRACT(YEAR FROM at)", [1, 1677, 2262, 9999].map(|year| j!(year))),
+        ("CAST(s AS timestamp)", same.clone()),
+        ("to_timestamp(s)", same.clone()),
+        ("to_timestamp_micros(s)", same.clone()),
+        ("to_timestamp(s, '%+')", same.clone()),
+        ("to_timestamp(CAST(at AS date))", days.clone()),
+        ("CAST(CAST(at AS date) AS timestamp)", days),
+        ("at + INTERVAL '1 day' - INTERVAL '1 day'", same.clone()),
+        ("coalesce(at, DATE '9999-12-31')", same),
+        ("at > DATE '2000-01-01'", bools([false, false, true, true])),
+        ("at > '2000-01-01'", bools([false, false, true, true])),
+        ("at BETWEEN DATE '0001-01-01' AND DATE '9999-12-31'", bools([true, true, true, false])),
+        ("at IN ('1677-09-20')", bools([false, true, false, false])),
+        ("at < now()", bools([true, true, false, false])),
+        (
+            "to_unixtime(date_trunc('day', at))",
+            [-62_135_596_800_i64, -9_223_459_200, 9_223_372_800, 253_402_214_400].map(|s| j!(s)),
+        ),
+    ] {
+        let schema = Arc::new(Schema::new(vec![field("at", timestamp_type()), field("s", DataType::Utf8)]));
+        let lines: String = MOMENTS.iter().map(|m| format!("{{\"at\":\"{m}\",\"s\":\"{m}\"}}\n")).collect();
+        let engine = QueryEngine::new(64 << 20);
+        engine.register("m", Arc::new(Memory(vec![batch(&schema, &lines)])));
+        let rows = json(&crate::support::answer(&engine, &format!("SELECT {expr} AS x FROM m")).await);
+        let found: Vec<Value> = rows.iter().map(|row| row["x"].clone()).collect();
+        assert_eq!(found, expected, "{expr}");
+        if expr.contains("now()") {
+            continue;
+        }
+        let inputs = BTreeMap::from([("m".to_owned(), schema.clone())]);
+        let transform = SqlTransform::plan(&format!("SELECT {expr} AS x FROM m"), &inputs).unwrap();
+        let (rows, failures) = transform.step().unwrap().run("m", &Rows::all(batch(&schema, &lines))).unwrap();
+        assert_eq!(failures, [], "{expr}");
+        let found: Vec<Value> = json(&rows.batch).iter().map(|row| row["x"].clone()).collect();
+        assert_eq!(found, expected, "{expr}");
+    }
+}
+
+#[tokio::test]
+async fn zeros_of_both_signs_are_one_value_wherever_values_are_compared() {
+    let schema = Arc::new(Schema::new(vec![field("id", DataType::Utf8), field("f", DataType::Float64)]));
+    let engine = QueryEngine::new(64 << 20);
+    engine.register("z", Arc::new(Memory(vec![batch(&schema, "{\"id\":\"a\",\"f\":0.0}\n{\"id\":\"b\",\"f\":-0.0}")])));
+    for (sql, rows) in [
+        ("SELECT f, count(*) AS n FROM z GROUP BY f", 1),
+        ("SELECT DISTINCT f FROM z", 1),
+        ("SELECT id FROM z WHERE f = 0.0", 2),
+        ("SELECT id FROM z WHERE f = 0", 2),
+        ("SELECT id FROM z WHERE f < 0.0", 0),
+        ("SELECT id FROM z WHERE f >= 0", 2),
+        ("SELECT id FROM z WHERE f IN (0.0, 1.0)", 2),
+        ("SELECT id FROM z WHERE f BETWEEN 0.0 AND 1.0", 2),
+        ("SELECT a.id, b.id AS other FROM z a JOIN z b ON a.f = b.f", 4),
+        ("SELECT id FROM z WHERE f IN (SELECT f FROM z WHERE id = 'a')", 2),
+    ] {
+        assert_eq!(json(&crate::support::answer(&engine, sql).await).len(), rows, "{sql}");
+    }
+    let counted = crate::support::answer(&engine, "SELECT count(DISTINCT f) AS n FROM z").await;
+    assert_eq!(json(&counted), [j!({"n": 1})]);
 }

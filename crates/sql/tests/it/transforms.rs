@@ -210,7 +210,8 @@ fn a_row_that_fails_takes_no_other_with_it() {
     let failed: Vec<u32> = failures.iter().map(|f| f.row).collect();
     assert_eq!(failed, [0, 7, 107, 207, 250, 307, 407, 500, 507, 607, 707, 750, 807, 907]);
     assert!(failures.iter().all(|f| f.failure.kind == FailureKind::Expression));
-    assert!(failures[1].failure.message.contains("seven"), "{}", failures[1].failure.message);
+    // The same for every record that fails alike, so that they can be counted; the value is in the dead letter.
+    assert_eq!(failures[1].failure.message, "a text can't be read as an int");
     assert!(failures[0].failure.message.to_lowercase().contains("zero"), "{}", failures[0].failure.message);
     assert_eq!(rows.len(), 1000 - failed.len());
     assert!(rows.origin.iter().all(|o| !failed.contains(o)));
@@ -332,7 +333,7 @@ fn errors_say_where_and_what_was_meant() {
     assert!(refusal("").contains("SELECT"));
     assert!(refusal("SELECT id FROM wire; SELECT id FROM wire").contains("one SELECT"));
     assert!(refusal("DROP TABLE wire").contains("SELECT"));
-    assert!(refusal("SELECT id FROM wire WHERE words").to_lowercase().contains("boolean"));
+    assert!(refusal("SELECT id FROM wire WHERE words").contains("`words` is an int: WHERE takes true or false"));
     assert!(refusal("SELECT publishedAt - publishedAt AS d FROM wire").contains("span of time"));
     assert!(refusal("SELECT id FROM wire WHERE payload->'n' > 3 AND (payload->'n') + 1 = 2").contains("->>"));
     assert!(refusal("SELECT w.id FROM wire w CROSS JOIN UNNEST(w.tags) AS u(tag)").contains("UNNEST(tags) AS tag"));

@@ -293,15 +293,15 @@ impl Table {
             )
         };
         let mut failures: Vec<RowFailure> = keys.nulls().iter().map(null).collect();
-        let too_large = |what: &str, bytes: usize, max: usize| {
-            format!("a {what} of {bytes} bytes is over the limit of table `{}`, {max} bytes", self.spec.name)
-        };
+        // Without the size: messages of one kind are the same.
+        let too_large =
+            |what: &str, max: usize| format!("the {what} is over the limit of table `{}`, {max} bytes", self.spec.name);
         for row in 0..count {
             let (key, bytes) = (keys.bytes_of(row).len(), rows.row_bytes(row));
             if key > KEY_BYTES_MAX {
-                failures.push(fail(row, FailureKind::TooLarge, too_large("key", key, KEY_BYTES_MAX)));
+                failures.push(fail(row, FailureKind::TooLarge, too_large("key", KEY_BYTES_MAX)));
             } else if bytes > ROW_BYTES_MAX && key > 0 {
-                failures.push(fail(row, FailureKind::TooLarge, too_large("row", bytes, ROW_BYTES_MAX)));
+                failures.push(fail(row, FailureKind::TooLarge, too_large("row", ROW_BYTES_MAX)));
             }
         }
         failures.sort_by_key(|f| f.row);

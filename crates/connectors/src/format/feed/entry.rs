@@ -88,10 +88,19 @@ impl<T> Ranked<T> {
 impl<'a> Reader<'a> {
     /// A reader of the first feed in `tree`; `None` where there is none.
     pub(super) fn new(tree: &'a Tree<'a>, url: Option<&str>) -> Option<Self> {
-        let known = ["rss", "feed", "rdf", "channel", "entry", "item"];
-        let root = tree.elements(0).find(|&node| known.iter().any(|name| same_name(tree.name(node), name)))?;
+        // An entry alone is one where it is the whole document: other documents have items too.
+        let is_feed = |node: &NodeId| {
+            let is = |name: &&str| same_name(tree.name(*node), name);
+            ["rss", "feed", "rdf", "channel"].iter().any(is)
+                || (is_entry(tree.name(*node)) && tree.parent(*node) == 0 && !tree.is_broken)
+        };
+        let first_entry = || tree.elements(0).find(|&node| is_entry(tree.name(node)));
+        // Where damage has hit the outermost element itself, its entries may still be there.
+        let lost = || if tree.is_broken { first_entry().map(|_| 0) } else { None };
+        let root = tree.elements(0).find(is_feed).or_else(lost)?;
         let has_bases = tree.text.contains("xml:base");
-        let is_atom = same_name(tree.name(root), "feed") || same_name(tree.name(root), "entry");
+        let named = if root == 0 { first_entry()? } else { root };
+        let is_atom = same_name(tree.name(named), "feed") || same_name(tree.name(named), "entry");
         Some(Self { tree, base: url.and_then(|url| Url::parse(url).ok()), has_bases, is_atom, root })
     }
 
@@ -99,10 +108,15 @@ impl<'a> Reader<'a> {
     pub(super) fn entries(&self) -> (Vec<FeedEntry>, usize) {
         let mut entries = Vec::new();
         let mut empty = 0;
+        let mut foreign = 0;
         let mut behind = 0;
         // An outermost element that is an entry itself is one.
         for node in std::iter::once(self.root).chain(self.tree.elements(self.root)) {
-            if node < behind || !is_entry(self.tree.name(node)) || !self.is_own(node) {
+            if node < behind || !is_entry(self.tree.name(node)) {
+                continue;
+            }
+            if !self.is_own(node) {
+                foreign += 1;
                 continue;
             }
             behind = self.tree.end(node);
@@ -111,15 +125,15 @@ impl<'a> Reader<'a> {
                 None => empty += 1,
             }
         }
+        // Where there are no others, what has the name of an entry is one that can't be read: it is not passed over.
+        let empty = if entries.is_empty() { empty + foreign } else { empty };
         (entries, empty)
     }
 
+    /// True for what is of the feed's own vocabulary: RSS, Atom in Atom, and whatever its outermost element is of.
     fn is_own(&self, node: NodeId) -> bool {
-        match self.tree.namespace(node) {
-            Ns::Core => true,
-            Ns::Atom => self.is_atom,
-            _ => false,
-        }
+        let namespace = self.tree.namespace(node);
+        namespace == Ns::Core || (namespace == Ns::Atom && self.is_atom) || namespace == self.tree.namespace(self.root)
     }
 
     /// What the feed says about itself.

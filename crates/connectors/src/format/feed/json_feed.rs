@@ -1,5 +1,5 @@
-//! JSON Feed, versions 1 and 1.1 (https://www.jsonfeed.org/version/1.1/), and what is nearly one: a field of another type
-//! than it should have is read where its text is clear, and an item that is no JSON costs that item.
+//! JSON Feed, versions 1 and 1.1 (https://www.jsonfeed.org/version/1.1/), and what is nearly one: a field of another
+//! type than it should have is read where its text is clear, and an item that is no JSON costs that item.
 
 use millstream_core::json::{parse_timestamp, timestamp_from_decimal};
 use serde_json::{Map, Value};

@@ -71,6 +71,23 @@ fn rss_of_any_version_and_namespace_is_read() {
 }
 
 #[test]
+fn a_prefix_for_everything_is_as_good_as_none() {
+    for namespace in ["http://purl.org/rss/1.0/", "http://backend.userland.com/rss2", "urn:mine"] {
+        let entry = one(&format!(
+            "<r:rss xmlns:r='{namespace}' xmlns:s='urn:other'><r:channel><r:title>Wire</r:title><r:item><r:title>T\
+             </r:title>\
+             <r:guid>g</r:guid><r:pubDate>2024-01-02</r:pubDate></r:item></r:channel></r:rss>"
+        ));
+        assert_eq!(
+            (entry.id.as_str(), entry.title, entry.published),
+            ("g", some("T"), us("2024-01-02")),
+            "{namespace}"
+        );
+        assert_eq!(entry.feed_title, some("Wire"));
+    }
+}
+
+#[test]
 fn rdf_of_both_versions_is_read_and_its_about_is_the_id() {
     for core in [
         "http://purl.org/rss/1.0/",
@@ -80,10 +97,13 @@ fn rdf_of_both_versions_is_read_and_its_about_is_the_id() {
         let document = format!(
             "<rdf:RDF xmlns:rdf='http://www.w3.org/1999/02/22-rdf-syntax-ns#' xmlns='{core}' \
              xmlns:dc='http://purl.org/dc/elements/1.1/' xmlns:c='http://purl.org/rss/1.0/modules/content/'>\
-             <channel rdf:about='http://n.example/'><title>Wire</title><items><rdf:Seq><rdf:li resource='u:1'/></rdf:Seq></items>\
+             <channel rdf:about='http://n.example/'><title>Wire</title>\
+             <items><rdf:Seq><rdf:li resource='u:1'/></rdf:Seq></items>\
              <dc:language>en</dc:language></channel>\
-             <item rdf:about='u:1'><title>One</title><link>http://n.example/1</link><dc:date>2024-01-02T11:00+01:00</dc:date>\
-             <dc:creator>Ann</dc:creator><category>rates</category><c:encoded><![CDATA[<p>body</p>]]></c:encoded></item>\
+             <item rdf:about='u:1'><title>One</title><link>http://n.example/1</link>\
+             <dc:date>2024-01-02T11:00+01:00</dc:date>\
+             <dc:creator>Ann</dc:creator><category>rates</category>\
+             <c:encoded><![CDATA[<p>body</p>]]></c:encoded></item>\
              <item rdf:about='u:2'><title>Two</title></item></rdf:RDF>"
         );
         let entries = read(&document);
@@ -103,9 +123,11 @@ fn atom_of_both_versions_is_read_with_any_prefix() {
     assert_eq!((old.link, old.feed_title), (some("https://news.example/1"), some("Old")));
     for namespace in ["http://www.w3.org/2005/Atom", "https://www.w3.org/2005/Atom", "http://purl.org/atom/ns#"] {
         let entry = one(&format!(
-            "<a:feed xmlns:a='{namespace}' xml:lang='en'><a:title>Wire</a:title><a:author><a:name>Desk</a:name></a:author>\
+            "<a:feed xmlns:a='{namespace}' xml:lang='en'><a:title>Wire</a:title><a:author><a:name>Desk</a:name>\
+             </a:author>\
              <a:entry><a:id>1</a:id><a:title type='html'>A &lt;b&gt;</a:title><a:link href='http://n.example/1'/>\
-             <a:updated>2024-01-02T10:00:00Z</a:updated><a:category term='x' label='y'/><a:category label='z'/></a:entry></a:feed>"
+             <a:updated>2024-01-02T10:00:00Z</a:updated>\
+             <a:category term='x' label='y'/><a:category label='z'/></a:entry></a:feed>"
         ));
         assert_eq!((entry.id.as_str(), entry.title, entry.author), ("1", some("A <b>"), some("Desk")));
         assert_eq!(
@@ -114,11 +136,14 @@ fn atom_of_both_versions_is_read_with_any_prefix() {
         );
         assert_eq!((entry.language, entry.feed_title), (some("en"), some("Wire")));
     }
+    assert_eq!(one("<entry xmlns='http://www.w3.org/2005/Atom'><id>1</id></entry>").id, "1");
     let plain = one("<feed><entry><id>1</id><title>T</title></entry></feed>");
     assert_eq!((plain.id.as_str(), plain.title), ("1", some("T")));
     let modes = read(
-        "<feed version='0.3' xmlns='http://purl.org/atom/ns#'><entry><id>1</id><content mode='base64'>Ym9keQ==</content></entry>\
-         <entry><id>2</id><content type='application/xhtml+xml' mode='xml'><div xmlns='http://www.w3.org/1999/xhtml'>a <b>c</b></div>\
+        "<feed version='0.3' xmlns='http://purl.org/atom/ns#'><entry><id>1</id><content mode='base64'>Ym9keQ==\
+         </content></entry>\
+         <entry><id>2</id>\
+         <content type='application/xhtml+xml' mode='xml'><div xmlns='http://www.w3.org/1999/xhtml'>a <b>c</b></div>\
          </content><created>2024-01-02</created></entry></feed>",
     );
     assert_eq!((&modes[0].content, &modes[1].content), (&some("body"), &some("a <b>c</b>")));
@@ -132,7 +157,8 @@ fn content_of_any_type_is_read() {
     assert_eq!(entries[1].content, some("<svg xmlns=\"http://www.w3.org/2000/svg\"><text>hi</text></svg>"));
     for kind in ["", "no such type", "text/markdown; charset=x", "image/png", "XHTML", "html "] {
         let entry = one(&format!(
-            "<feed xmlns='http://www.w3.org/2005/Atom'><entry><title type='{kind}'>T</title><content type='{kind}'>body</content>\
+            "<feed xmlns='http://www.w3.org/2005/Atom'><entry><title type='{kind}'>T</title>\
+             <content type='{kind}'>body</content>\
              </entry></feed>"
         ));
         assert_eq!((entry.title, entry.content), (some("T"), some("body")), "{kind}");
@@ -140,9 +166,9 @@ fn content_of_any_type_is_read() {
     let empty =
         one("<feed xmlns='http://www.w3.org/2005/Atom'><entry><id>1</id><title/><content type='html'/></entry></feed>");
     assert_eq!((empty.title, empty.content), (None, None));
-    let source = one(
-        "<feed xmlns='http://www.w3.org/2005/Atom'><entry><id>1</id><content src='http://n.example/a.mp4'>text</content></entry></feed>",
-    );
+    let source =
+        one("<feed xmlns='http://www.w3.org/2005/Atom'><entry><id>1</id><content src='http://n.example/a.mp4'>text\
+         </content></entry></feed>");
     assert_eq!(source.content, some("text"));
 }
 
@@ -165,11 +191,12 @@ fn json_feeds_with_fields_of_other_types_are_read() {
     assert_eq!(entries[1].published, us("2024-01-02T10:00:00Z"));
     let entry = one(include_str!("cases/jsonfeed-no-title.json"));
     assert_eq!((entry.id.as_str(), entry.feed_title), ("notitle", None));
-    let entry = one(
-        r#"{"version":"https://jsonfeed.org/version/2","title":7,"authors":"Desk","items":[3,null,{"id":1.5,"title":["x"],
-        "url":null,"external_url":"http://n.example/1","tags":"one","date_published":1714566600,"date_modified":"1 May 2024 12:30 GMT",
-        "author":[{"name":"Ann"},"Bob"],"content_html":false,"attachments":[{"url":"http://n.example/a.mp3"},{}],"image":"http://n.example/i.png"}]}"#,
-    );
+    let entry = one(r#"{"version":"https://jsonfeed.org/version/2","title":7,"authors":"Desk",
+        "items":[3,null,{"id":1.5,"title":["x"],
+        "url":null,"external_url":"http://n.example/1","tags":"one","date_published":1714566600,
+        "date_modified":"1 May 2024 12:30 GMT",
+        "author":[{"name":"Ann"},"Bob"],"content_html":false,
+        "attachments":[{"url":"http://n.example/a.mp3"},{}],"image":"http://n.example/i.png"}]}"#);
     assert_eq!((entry.id.as_str(), entry.title, entry.feed_title), ("1.5", None, some("7")));
     assert_eq!((&entry.link, &entry.categories[..]), (&some("http://n.example/1"), &["one".to_owned()][..]));
     assert_eq!((entry.published, entry.updated), (us("2024-05-01T12:30:00Z"), us("2024-05-01T12:30:00Z")));
@@ -179,7 +206,8 @@ fn json_feeds_with_fields_of_other_types_are_read() {
 
 #[test]
 fn damaged_json_costs_the_items_that_it_hits() {
-    let feed = r#"{"version":"https://jsonfeed.org/version/1.1","title":"Wire","items":[{"id":"1","title":"a {"},{"id":"2","title":"b"},{"id":"3","title":"c","tags":[]}]}"#;
+    let feed = r#"{"version":"https://jsonfeed.org/version/1.1","title":"Wire",
+        "items":[{"id":"1","title":"a {"},{"id":"2","title":"b"},{"id":"3","title":"c","tags":[]}]}"#;
     let ids = |text: &str| read(text).into_iter().map(|e| e.id).collect::<Vec<_>>();
     assert_eq!(ids(feed), ["1", "2", "3"]);
     assert_eq!(ids(&feed[..feed.len() - 20]), ["1", "2"]);
@@ -198,7 +226,8 @@ fn the_encoding_is_that_of_the_mark_then_of_http_then_the_declared_one_unless_th
     assert_eq!(entry.title, some("Café"));
     let document = |declaration: &str| {
         format!(
-            "<?xml version='1.0'{declaration}?><rss version='2.0'><channel><item><title>Café</title></item></channel></rss>"
+            "<?xml version='1.0'{declaration}?><rss version='2.0'><channel><item><title>Café</title></item>\
+             </channel></rss>"
         )
     };
     let latin = |text: &str| encoding_rs::WINDOWS_1252.encode(text).0.into_owned();
@@ -243,7 +272,8 @@ fn the_encoding_is_that_of_the_mark_then_of_http_then_the_declared_one_unless_th
 
 #[test]
 fn a_bad_byte_is_replaced() {
-    let bytes = b"<?xml version='1.0' encoding='utf-8'?><rss version='2.0'><channel><item><guid>1</guid><title>Rates \xff held</title></item>\
+    let bytes = b"<?xml version='1.0' encoding='utf-8'?><rss version='2.0'><channel><item><guid>1</guid>\
+     <title>Rates \xff held</title></item>\
         <item><guid>2</guid><title>Caf\xc3\xa9</title></item></channel></rss>";
     let entries = parse_feed(bytes, None, None).unwrap();
     assert_eq!((&entries[0].title, &entries[1].title), (&some("Rates \u{fffd} held"), &some("Café")));
@@ -295,14 +325,16 @@ fn tags_that_are_not_closed_cost_no_other_field() {
         "<guid>1</guid><category term='a'><link href='http://n.example/1'><title>T</title>",
         "<title>T</title></b></p><guid>1</guid><link>http://n.example/1</link>",
         "<title>T</Title><guid>1</GUID><link>http://n.example/1</link>",
-        "<description>text <p>more<br><guid>1</guid></description><guid>1</guid><title>T</title><link>http://n.example/1</link>",
+        "<description>text <p>more<br><guid>1</guid></description><guid>1</guid><title>T</title>\
+         <link>http://n.example/1</link>",
         "<description>text<guid>1</guid><title>T</title><link>http://n.example/1</link>",
         "<title>T</title><guid>1</guid><link>http://n.example/1</link><description><![CDATA[text</description>",
         "<title>T</title><guid>1</guid><link>http://n.example/1</link><description>a <!-- b</description>",
         "<title>T</title><guid>1</guid><link>http://n.example/1</link><description>a <b c='</description>",
     ] {
         let document = format!(
-            "<rss version='2.0'><channel><item>{fields}</item><item><title>Next</title><guid>2</guid></item></channel></rss>"
+            "<rss version='2.0'><channel><item>{fields}</item><item><title>Next</title><guid>2</guid></item>\
+             </channel></rss>"
         );
         let entries = read(&document);
         assert_eq!(entries.len(), 2, "{fields}");
@@ -317,12 +349,29 @@ fn tags_that_are_not_closed_cost_no_other_field() {
 
 #[test]
 fn a_document_that_breaks_off_loses_the_text_that_it_breaks_off_in() {
-    let whole = "<rss version='2.0'><channel><title>Wire</title><item><title>One</title><guid>1</guid></item><item><guid>2</guid>\
+    let whole = "<rss version='2.0'><channel><title>Wire</title><item><title>One</title><guid>1</guid></item>\
+     <item><guid>2</guid>\
         <title>Two</title><description>Some text";
     let entries = read(whole);
     assert_eq!(entries.len(), 2);
     assert_eq!((&entries[1].title, &entries[1].summary), (&some("Two"), &None));
     assert_eq!(entries[0].feed_title, some("Wire"));
+}
+
+#[test]
+fn entries_outlive_what_is_around_them() {
+    for document in [
+        "<fXed xmlns='http://www.w3.org/2005/Atom'><entry><id>1</id><title>T</title></entry></feed>",
+        "ww.w3.org/2005/Atom'><entry><id>1</id><title>T</title></entry></feed>",
+        "s version='2.0'><chann><item><guid>1</guid><title>T</title></item></channel></rss>",
+        "<rss version='2.0'><channe><item><guid>1</guid><title>T</title></item></channel></rss>",
+    ] {
+        let entry = one(document);
+        assert_eq!((entry.id.as_str(), entry.title), ("1", some("T")), "{document}");
+    }
+    let rest = "ed xmlns='http://www.w3.org/2005/Atom'><title>Wire</title>\
+        <entry><id>1</id></entry><entry><id>2</id></entry></feed>";
+    assert_eq!(read(rest).iter().map(|e| e.id.as_str()).collect::<Vec<_>>(), ["1", "2"]);
 }
 
 #[test]
@@ -334,16 +383,17 @@ fn what_stands_before_and_behind_the_feed_is_passed_over() {
         format!("{feed}<!-- served in 3 ms --><script>var a = 1 < 2;</script>"),
         format!("{feed}{feed}"),
         format!(
-            "<?xml-stylesheet href='x'?><!DOCTYPE rss PUBLIC '-//Netscape//DTD RSS 0.91//EN' 'http://192.0.2.1/x.dtd'>{feed}"
+            "<?xml-stylesheet href='x'?>\
+             <!DOCTYPE rss PUBLIC '-//Netscape//DTD RSS 0.91//EN' 'http://192.0.2.1/x.dtd'>{feed}"
         ),
         format!("<!DOCTYPE rss [<!ENTITY % HTMLlat1 PUBLIC '-//W3C//X' 'http://192.0.2.1/x.ent'> %HTMLlat1;]>{feed}"),
         format!("<!DOCTYPE rss [<!ENTITY nbsp '&#160;'>]>{feed}"),
     ] {
         assert_eq!(read(&document)[0].id, "1", "{document}");
     }
-    let secret = one(
-        "<!DOCTYPE rss [<!ENTITY x SYSTEM 'file:///etc/hostname'>]><rss><channel><item><title>&x;</title></item></channel></rss>",
-    );
+    let secret =
+        one("<!DOCTYPE rss [<!ENTITY x SYSTEM 'file:///etc/hostname'>]><rss><channel><item><title>&x;</title></item>\
+         </channel></rss>");
     assert_eq!(secret.title, some("&x;"));
 }
 
@@ -353,7 +403,8 @@ fn a_feed_without_entries_is_none_to_complain_about_and_a_document_of_which_noth
         "<rss version='2.0'><channel><title>Wire</title></channel></rss>",
         "<rss><channel/></rss>",
         "<feed xmlns='http://www.w3.org/2005/Atom'><title>Wire</title></feed>",
-        "<rdf:RDF xmlns:rdf='http://www.w3.org/1999/02/22-rdf-syntax-ns#'><channel><title>Wire</title></channel></rdf:RDF>",
+        "<rdf:RDF xmlns:rdf='http://www.w3.org/1999/02/22-rdf-syntax-ns#'><channel><title>Wire</title></channel>\
+         </rdf:RDF>",
         r#"{"version":"https://jsonfeed.org/version/1","title":"Wire","items":[]}"#,
     ] {
         assert_eq!(read(document), [], "{document}");
@@ -365,6 +416,8 @@ fn a_feed_without_entries_is_none_to_complain_about_and_a_document_of_which_noth
         ("<rss version='2.0'/>", "neither a channel nor an entry"),
         ("<rss><channel><title>Wire", "damaged"),
         ("<rss><channel><item/><item></item></channel></rss>", "none of the entries"),
+        ("<rss><channel><x:item xmlns:x='urn:x'><x:title>T</x:title></x:item></channel></rss>", "none of the entries"),
+        ("<catalog><item><title>T</title></item></catalog>", "outermost element is `catalog`"),
         (r#"{"version":"https://jsonfeed.org/version/1","title":"Wire"}"#, "no `items`"),
         (r#"{"items":[{"id":"#, "none of its items"),
         ("[1]{", "not JSON"),
@@ -377,7 +430,8 @@ fn a_feed_without_entries_is_none_to_complain_about_and_a_document_of_which_noth
 
 #[test]
 fn addresses_start_from_the_base_that_stands_nearest() {
-    let document = "<feed xmlns='http://www.w3.org/2005/Atom' xml:base='/a/'><entry xml:base='b/'><id>1</id><link href='c?x=1&amp;y=2'/>\
+    let document = "<feed xmlns='http://www.w3.org/2005/Atom' xml:base='/a/'><entry xml:base='b/'><id>1</id>\
+     <link href='c?x=1&amp;y=2'/>\
         </entry></feed>";
     let entries = parse_feed(document.as_bytes(), Some("http://n.example/feed"), None).unwrap();
     assert_eq!(entries[0].link, some("http://n.example/a/b/c?x=1&y=2"));
@@ -389,8 +443,10 @@ fn addresses_start_from_the_base_that_stands_nearest() {
 #[test]
 fn media_and_extensions_are_read_wherever_they_are_declared() {
     let entry = item(
-        "<guid>1</guid><media:group xmlns:media='http://search.yahoo.com/mrss'><media:content url='http://n.example/v.mp4' duration='x'/>\
-         <media:thumbnail url='http://n.example/t.png'/></media:group><enclosure url='http://n.example/a.mp3' length='-1'/>\
+        "<guid>1</guid><media:group xmlns:media='http://search.yahoo.com/mrss'>\
+         <media:content url='http://n.example/v.mp4' duration='x'/>\
+         <media:thumbnail url='http://n.example/t.png'/></media:group>\
+         <enclosure url='http://n.example/a.mp3' length='-1'/>\
          <itunes:image href='http://n.example/i.png'/><itunes:duration>99999999999999999999</itunes:duration>\
          <itunes:author>Ann</itunes:author><dc:date>2024-01-02</dc:date><content:encoded>full</content:encoded>\
          <atom:link rel='alternate' href='http://n.example/1'/>",
@@ -404,6 +460,19 @@ fn media_and_extensions_are_read_wherever_they_are_declared() {
     let deep =
         format!("<guid>1</guid>{}x{}<title>T</title>", "<media:group>".repeat(5_000), "</media:group>".repeat(5_000));
     assert_eq!(item(&deep).title, some("T"));
+}
+
+#[test]
+fn the_example_of_the_documentation_is_what_comes_out() {
+    let page = include_str!("../../../../../docs/decoding.md");
+    let feeds = page.split("\n## Feeds\n").nth(1).unwrap();
+    let block = |language: &str| feeds.split(&format!("```{language}\n")).nth(1).unwrap().split("```").next().unwrap();
+    let entries = parse_feed(block("xml").as_bytes(), Some("https://news.example/feed.xml"), None).unwrap();
+    let shown: serde_json::Value = serde_json::from_str(block("json")).unwrap();
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&entries[0].to_json()).unwrap(), shown);
+    for field in entry_schema().fields {
+        assert!(feeds.contains(&format!("`{}`", field.name)), "{} is not in the table", field.name);
+    }
 }
 
 /// A document with `count` bytes taken out, put in or changed at places drawn from `seed`.
@@ -466,7 +535,10 @@ proptest! {
 
     #[test]
     fn no_markup_makes_it_panic(
-        text in r#"(<|>|</|/>|<!|<\?xml |\?>|rss|channel|item|entry|title|link|a:b| |=|"|'|&|;|#x|\[|\]\]>|CDATA\[|DOCTYPE|ENTITY|--|é|\{|\}|"items":\[|"id":1){0,60}"#,
+        text in concat!(
+            r#"(<|>|</|/>|<!|<\?xml |\?>|rss|channel|item|entry|title|link|a:b| |=|"|'|&|;|#x|\[|\]\]>|CDATA\[|"#,
+            r#"DOCTYPE|ENTITY|--|é|\{|\}|"items":\[|"id":1){0,60}"#
+        ),
     ) {
         let _ = parse_feed(text.as_bytes(), None, None);
         let _ = parse_feed(format!("<rss><channel><item><title>{text}").as_bytes(), None, None);

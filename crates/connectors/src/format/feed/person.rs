@@ -1,5 +1,5 @@
-//! The name in what RSS calls an author: `desk@news.example (News Desk)`, `News Desk <desk@news.example>`, a name, or an
-//! address alone.
+//! The name in what RSS calls an author: `desk@news.example (News Desk)`, `News Desk <desk@news.example>`, a name, or
+//! an address alone.
 
 /// The name, or the address where there is no name.
 pub(super) fn contact(text: &str) -> Option<String> {

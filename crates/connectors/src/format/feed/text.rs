@@ -13,7 +13,8 @@ pub(super) enum Names {
     Html,
 }
 
-/// Appends `text` with its references resolved, names and numbers. What is no reference, a bare `&` say, stays as it is.
+/// Appends `text` with its references resolved, names and numbers. What is no reference, a bare `&` say, stays as it
+/// is.
 fn resolve(text: &str, names: Names, out: &mut String) {
     let mut rest = text;
     while let Some(at) = memchr::memchr(b'&', rest.as_bytes()) {

@@ -44,8 +44,8 @@ fn strict<'a>(encoding: &'static Encoding, bytes: &'a [u8]) -> Built<Cow<'a, str
         .ok_or_else(|| fault(format!("the document is not {}, which it declares", encoding.name())))
 }
 
-/// The text of a feed, whatever its bytes are: what is not of its encoding is replaced by `�`. The second is the label of
-/// an encoding that is named and not known.
+/// The text of a feed, whatever its bytes are: what is not of its encoding is replaced by `�`. The second is the label
+/// of an encoding that is named and not known.
 pub(in super::super) fn feed_text<'a>(bytes: &'a [u8], charset: Option<&'a str>) -> (Cow<'a, str>, Option<&'a str>) {
     if let Some((encoding, bytes)) = marked(bytes) {
         return (encoding.decode_without_bom_handling(bytes).0, None);

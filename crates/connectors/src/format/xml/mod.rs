@@ -171,7 +171,7 @@ impl Decoder for XmlDecoder {
         })
     }
 
-    fn split(&self, body: Bytes) -> Result<RawBatch, Failure> {
+    fn split(&self, body: Bytes, _charset: Option<&str>) -> Result<RawBatch, Failure> {
         Ok(RawBatch::single(body, "".into()))
     }
 }

@@ -11,6 +11,9 @@
 //! | 17 | `YYYYMMDDhhmmssSSS` | |
 //! | 18, 19 | nanoseconds | from 1973 to 2262 |
 //!
+//! The last day of the year 9999 is what programs write for "never": its seconds, milliseconds and microseconds are
+//! what they are, not a minute of January 1978.
+//!
 //! Where both readings have been seen in practice (12 digits that are a minute of the years 1900 to 2199, and
 //! milliseconds of 1976), the number is [`TimestampError::Ambiguous`]. Below zero there are counts only.
 
@@ -99,6 +102,13 @@ fn reading(value: i64) -> Result<Reading, TimestampError> {
     };
     if value < 0 {
         return Ok(Reading::Count(by_magnitude));
+    }
+    for (unit, seconds) in
+        [(Unit::Seconds, size), (Unit::Milliseconds, size / 1_000), (Unit::Microseconds, size / 1_000_000)]
+    {
+        if (253_402_214_400..=253_402_300_799).contains(&seconds) {
+            return Ok(Reading::Count(unit));
+        }
     }
     match size {
         19_000_101..=21_991_231 => calendar(size * 1_000_000, 0),

@@ -45,7 +45,10 @@ fn read(text: &str) -> Result<i64, TimestampError> {
         (8 | 12 | 14, _) => input.basic_date(digits, &mut parts)?,
         _ => {}
     }
-    input.tokens(&mut parts)?;
+    // Most moments end here; nothing else needs to be looked for.
+    if input.0 != b"Z" || !parts.has_date() {
+        input.tokens(&mut parts)?;
+    }
     parts.finish()
 }
 

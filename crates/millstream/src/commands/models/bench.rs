@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use clap::Args;
 use millstream_core::{Error, HumanDuration};
 use millstream_models::bench::{BenchOptions, BenchReport, bench, sample_texts};
-use millstream_models::read_texts;
+use millstream_models::{Input, Picked, Reads, read_inputs, sample_rows};
 use serde_json::{Value, json};
 
-use super::{ModelArgs, print_rows};
+use super::ModelArgs;
 use crate::commands::progress::Progress;
-use crate::commands::{Failed, print_json};
-use crate::render::{Format, text_table};
+use crate::commands::{Failed, print_object};
+use crate::render::{Format, print_values, text_table};
 
 /// Texts where no file is given.
 const SAMPLE_TEXTS: usize = 512;
@@ -20,12 +20,16 @@ const SAMPLE_TEXTS: usize = 512;
 pub struct BenchArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// A CSV file with texts. Default: 512 made-up texts of the length of headlines.
+    /// A CSV file with texts, or with the columns that the model reads. Default: 512 made-up texts of the length of
+    /// headlines, or rows of numbers.
     #[arg(long, value_name = "FILE.csv")]
     input: Option<PathBuf>,
     /// The column of the texts.
     #[arg(long, value_name = "COLUMN", default_value = "text")]
     text: String,
+    /// Of a model that reads columns: their names in the file, in the model's order. Default: the model's own names.
+    #[arg(long, value_name = "COLUMN,…", value_delimiter = ',')]
+    columns: Vec<String>,
     /// Sizes of batches to measure.
     #[arg(long, value_delimiter = ',', default_value = "1,8,32")]
     batch: Vec<usize>,
@@ -44,9 +48,15 @@ pub async fn run(args: BenchArgs) -> std::result::Result<(), Failed> {
     }
     let time = std::time::Duration::try_from_secs_f64(args.seconds)
         .map_err(|_| Error::config(format!("--seconds {}: write a number such as 5 or 0.5", args.seconds)))?;
-    let texts = match &args.input {
-        Some(path) => read_texts(path, &args.text)?,
-        None => sample_texts(SAMPLE_TEXTS),
+    let texts: Vec<Input> = match &args.input {
+        Some(path) => {
+            let picked = Picked { text: &args.text, columns: &args.columns, label: None };
+            read_inputs(path, &chosen.info.reads, picked)?.into_iter().map(|(input, _)| input).collect()
+        }
+        None => match &chosen.info.reads {
+            Reads::Text => sample_texts(SAMPLE_TEXTS).into_iter().map(Input::from).collect(),
+            Reads::Row(columns) => sample_rows(columns, SAMPLE_TEXTS),
+        },
     };
     let measurements = 2 * (args.batch.len() as u64 + 1);
     let mut progress = Progress::new(format!("measuring, {} each", HumanDuration(time)), measurements, "done");
@@ -58,28 +68,30 @@ pub async fn run(args: BenchArgs) -> std::result::Result<(), Failed> {
     });
     let report = report.await;
     drop(progress);
-    print(&report?, args.format)?;
+    let what = if chosen.info.reads == Reads::Text { "text" } else { "row" };
+    print(&report?, what, args.format)?;
     Ok(())
 }
 
-fn print(report: &BenchReport, format: Format) -> millstream_core::Result<()> {
+fn print(report: &BenchReport, what: &str, format: Format) -> millstream_core::Result<()> {
     match format {
-        Format::Json => return print_json(report),
-        Format::Csv => print_rows(&["metric", "batch", "value"], &facts(report), Format::Csv),
+        Format::Json | Format::Jsonl => return print_object(report, format),
+        Format::Csv => print_values(&["metric", "batch", "value"], &facts(report), Format::Csv)?,
         Format::Table => {
-            println!("{} {}, {} texts", report.model, report.digest, report.texts);
+            crate::outln!("{} {}, {} {what}s", report.model, report.digest, report.texts);
             let figure = |n: Option<f64>| n.map_or("-".into(), |n| format!("{n:.1}"));
             let rows = report.batches.iter().map(|b| {
                 vec![b.batch.to_string(), figure(b.sequences_per_second), figure(Some(b.queue_sequences_per_second))]
             });
-            println!("{}", text_table(&["batch", "texts/s, by itself", "texts/s, through the queue"], rows));
+            let header = ["batch", &format!("{what}s/s, by itself"), &format!("{what}s/s, through the queue")];
+            crate::outln!("{}", text_table(&header, rows));
             let queue = report.queue_latency_ms;
             if let Some(latency) = report.latency_ms {
-                println!("one text, by itself:         p50 {:.3} ms, p99 {:.3} ms", latency.p50, latency.p99);
+                crate::outln!("one {what}, by itself:         p50 {:.3} ms, p99 {:.3} ms", latency.p50, latency.p99);
             }
-            println!("one text, through the queue: p50 {:.3} ms, p99 {:.3} ms", queue.p50, queue.p99);
+            crate::outln!("one {what}, through the queue: p50 {:.3} ms, p99 {:.3} ms", queue.p50, queue.p99);
             if let Some(bytes) = report.peak_memory_bytes {
-                println!("peak memory of the process:  {} MiB", bytes >> 20);
+                crate::outln!("peak memory of the process:  {} MiB", bytes >> 20);
             }
         }
     }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use clap::Args;
 use millstream_core::{Error, Result};
-use millstream_models::{EvalReport, EvalRow, Task, evaluate_with_progress};
+use millstream_models::{EvalReport, EvalRow, Picked, Task, evaluate_regression, evaluate_with_progress, read_inputs};
 use serde_json::{Value, json};
 
-use super::{ModelArgs, print_rows};
+use super::{Chosen, ModelArgs};
 use crate::commands::progress::Progress;
-use crate::commands::{Failed, print_json};
-use crate::render::{Format, text_table};
+use crate::commands::{Failed, print_object};
+use crate::render::{Format, print_values, text_table};
 
 #[derive(Debug, Args)]
 pub struct EvalArgs {
@@ -24,7 +24,11 @@ pub struct EvalArgs {
     /// The column of the texts.
     #[arg(long, value_name = "COLUMN", default_value = "text")]
     text: String,
-    /// The column of the right labels.
+    /// Of a model that reads columns: their names in the file, in the model's order. Default: the model's own names,
+    /// else all but the labels.
+    #[arg(long, value_name = "COLUMN,…", value_delimiter = ',')]
+    columns: Vec<String>,
+    /// The column of the right labels; of a regression, of the right values.
     #[arg(long, value_name = "COLUMN", default_value = "label")]
     label: String,
     /// What a label of the file is called in the model: `Bullish=positive`; once for each.
@@ -43,12 +47,16 @@ fn pair(text: &str) -> std::result::Result<(String, String), String> {
 pub async fn run(args: EvalArgs) -> std::result::Result<(), Failed> {
     let chosen = args.model.resolve()?;
     // Before anything is read: a mistake in the command is told at once.
-    if chosen.info.task != Task::TextClassification {
-        let message = format!("`{}` is no classifier: there are no labels to compare with", chosen.name);
+    if chosen.info.task == Task::Embedding {
+        let message = format!("`{}` makes embeddings: there are no labels or values to compare with", chosen.name);
         return Err(Error::config(message).into());
     }
+    let picked = Picked { text: &args.text, columns: &args.columns, label: Some(&args.label) };
+    if chosen.info.task == Task::TabularRegression {
+        return regression(&chosen, &args, picked).await;
+    }
     let map = label_map(&args.map, &chosen.info.labels)?;
-    let mut rows = EvalRow::read_csv(&args.input, &args.text, &args.label)?;
+    let mut rows = EvalRow::read(&args.input, &chosen.info.reads, picked)?;
     EvalRow::map_labels(&mut rows, &map);
     let handle = tokio::task::block_in_place(|| chosen.config.load(&chosen.name))?;
     let mut progress = Progress::new("evaluating", rows.len() as u64, "rows");
@@ -56,11 +64,63 @@ pub async fn run(args: EvalArgs) -> std::result::Result<(), Failed> {
     drop(progress);
     let report = report.map_err(|e| e.context(format!("evaluate on {}", args.input.display())))?;
     match args.format {
-        Format::Json => print_json(&report)?,
-        Format::Csv => print_rows(&["metric", "label", "predicted", "value"], &facts(&report), Format::Csv),
+        Format::Json | Format::Jsonl => print_object(&report, args.format)?,
+        Format::Csv => print_values(&["metric", "label", "predicted", "value"], &facts(&report), Format::Csv)?,
         Format::Table => print_tables(&report),
     }
     Ok(())
+}
+
+async fn regression(chosen: &Chosen, args: &EvalArgs, picked: Picked<'_>) -> std::result::Result<(), Failed> {
+    if !args.map.is_empty() {
+        return Err(Error::config("--map is for labels; a regression gives values").into());
+    }
+    let rows = read_inputs(&args.input, &chosen.info.reads, picked)?;
+    let rows = rows.into_iter().enumerate().map(|(i, (input, value))| {
+        let value: f64 = value.trim().parse().map_err(|_| {
+            let (row, column) = (i + 1, &args.label);
+            Error::input(format!("row {row}: `{column}` is {value:?}, which is no number (--label names the column)"))
+        })?;
+        Ok((input, value))
+    });
+    let rows = rows.collect::<Result<Vec<_>>>()?;
+    let handle = tokio::task::block_in_place(|| chosen.config.load(&chosen.name))?;
+    let mut progress = Progress::new("evaluating", rows.len() as u64, "rows");
+    let report = evaluate_regression(&handle, &rows, |done| progress.set(done as u64)).await;
+    drop(progress);
+    let report = report.map_err(|e| e.context(format!("evaluate on {}", args.input.display())))?;
+    let facts: [(&str, Value); 6] = [
+        ("n", report.n.into()),
+        ("failed", report.failed.into()),
+        ("mean_absolute_error", report.mean_absolute_error.into()),
+        ("root_mean_squared_error", report.root_mean_squared_error.into()),
+        ("r2", json!(report.r2)),
+        ("seconds", report.seconds.into()),
+    ];
+    match args.format {
+        Format::Table => {
+            crate::outln!("{} {}", report.model, report.digest);
+            if let Some(failure) = &report.first_failure {
+                crate::outln!("{} rows failed and are left out; the first: {failure}", report.failed);
+            }
+            let rows = facts.iter().map(|(name, value)| vec![(*name).to_owned(), shown(value)]);
+            crate::outln!("{}", text_table(&["metric", "value"], rows));
+        }
+        Format::Csv => {
+            let rows: Vec<Vec<Value>> = facts.iter().map(|(name, value)| vec![json!(name), value.clone()]).collect();
+            print_values(&["metric", "value"], &rows, Format::Csv)?;
+        }
+        Format::Json | Format::Jsonl => print_object(&report, args.format)?,
+    }
+    Ok(())
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::Number(number) if number.is_f64() => format!("{:.4}", number.as_f64().unwrap_or_default()),
+        other => other.to_string(),
+    }
 }
 
 fn label_map(pairs: &[(String, String)], known: &[Arc<str>]) -> Result<BTreeMap<String, Arc<str>>> {
@@ -103,24 +163,27 @@ fn facts(report: &EvalReport) -> Vec<Vec<Value>> {
 }
 
 fn print_tables(report: &EvalReport) {
-    println!("{} {}", report.model, report.digest);
-    println!(
+    crate::outln!("{} {}", report.model, report.digest);
+    crate::outln!(
         "{} rows in {:.3} s: accuracy {:.4}, macro-F1 {:.4}",
-        report.n, report.seconds, report.accuracy, report.macro_f1
+        report.n,
+        report.seconds,
+        report.accuracy,
+        report.macro_f1
     );
     if let Some(failure) = &report.first_failure {
-        println!("{} rows failed and count as wrong; the first: {failure}", report.failed);
+        crate::outln!("{} rows failed and count as wrong; the first: {failure}", report.failed);
     }
     let share = |value: f64| format!("{value:.4}");
     let classes = report
         .per_class
         .iter()
         .map(|c| vec![c.label.to_string(), c.support.to_string(), share(c.precision), share(c.recall), share(c.f1)]);
-    println!("{}", text_table(&["label", "rows", "precision", "recall", "F1"], classes));
+    crate::outln!("{}", text_table(&["label", "rows", "precision", "recall", "F1"], classes));
     let mut header = vec!["is, is called"];
     header.extend(report.per_class.iter().map(|c| &*c.label));
     let rows = report.per_class.iter().zip(&report.confusion);
     let rows =
         rows.map(|(c, counts)| [c.label.to_string()].into_iter().chain(counts.iter().map(usize::to_string)).collect());
-    println!("{}", text_table(&header, rows));
+    crate::outln!("{}", text_table(&header, rows));
 }

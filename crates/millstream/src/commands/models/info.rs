@@ -4,15 +4,15 @@ use std::path::Path;
 
 use clap::Args;
 use millstream_core::{Result, ResultExt};
-use millstream_models::builtins;
 use millstream_models::huggingface::hub::{Hub, locate};
 use millstream_models::source::Source;
 use millstream_models::text_model::Computing;
+use millstream_models::{Reads, builtins};
 use serde_json::{Value, json};
 
-use super::{Chosen, ModelArgs, print_rows};
-use crate::commands::{Failed, print_json};
-use crate::render::Format;
+use super::{Chosen, ModelArgs};
+use crate::commands::{Failed, print_object};
+use crate::render::{Format, print_values};
 
 #[derive(Debug, Args)]
 pub struct InfoArgs {
@@ -26,9 +26,9 @@ pub struct InfoArgs {
 pub fn run(args: &InfoArgs) -> std::result::Result<(), Failed> {
     let chosen = args.model.resolve_local()?;
     let facts = facts(&chosen)?;
-    if args.format == Format::Json {
+    if matches!(args.format, Format::Json | Format::Jsonl) {
         let object: serde_json::Map<String, Value> = facts.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
-        return Ok(print_json(&object)?);
+        return Ok(print_object(&object, args.format)?);
     }
     let row = |(key, value): (&str, Value)| match value {
         Value::Null => None,
@@ -39,7 +39,7 @@ pub fn run(args: &InfoArgs) -> std::result::Result<(), Failed> {
         }
         value => Some(vec![key.into(), value]),
     };
-    print_rows(&["key", "value"], &facts.into_iter().filter_map(row).collect::<Vec<_>>(), args.format);
+    print_values(&["key", "value"], &facts.into_iter().filter_map(row).collect::<Vec<_>>(), args.format)?;
     Ok(())
 }
 
@@ -55,6 +55,7 @@ fn facts(chosen: &Chosen) -> Result<Vec<(&'static str, Value)>> {
         ("task", info.task.as_str().into()),
         ("labels", json!(info.labels)),
         ("multi_label", info.multi_label.into()),
+        ("reads", reads(&info.reads)),
         ("dimensions", json!(info.dimensions)),
         ("max_length", of(|computing| computing.tokens_max.into())),
         ("precision", of(|computing| json!(computing.precision))),
@@ -64,11 +65,20 @@ fn facts(chosen: &Chosen) -> Result<Vec<(&'static str, Value)>> {
     ])
 }
 
+/// A text, or the columns with their types.
+fn reads(reads: &Reads) -> Value {
+    match reads {
+        Reads::Text => "text".into(),
+        Reads::Row(columns) => columns.iter().map(|column| Value::from(column.to_string())).collect(),
+    }
+}
+
 /// The files that the model is made of, with their sizes; none for an endpoint.
 fn files(source: &str) -> Result<Vec<Value>> {
     let folder = match Source::parse(source)? {
         Source::Folder(folder) => folder,
         Source::Hub(repository) => locate(&Hub::from_env()?, &repository)?,
+        Source::Onnx(file) => return onnx_files(&file),
         _ => {
             let builtin = builtins().into_iter().filter(|builtin| builtin.source == source);
             return Ok(builtin.map(|b| json!({ "file": "(in the program)", "bytes": b.bytes })).collect());
@@ -83,6 +93,18 @@ fn files(source: &str) -> Result<Vec<Value>> {
     });
     files.sort();
     Ok(files.into_iter().map(|(file, bytes)| json!({ "file": file, "bytes": bytes })).collect())
+}
+
+/// The file, and the tokenizer beside it.
+fn onnx_files(file: &Path) -> Result<Vec<Value>> {
+    let tokenizer = file.with_file_name("tokenizer.json");
+    let files = [file.to_owned()].into_iter().chain(tokenizer.exists().then_some(tokenizer));
+    let entry = |file: std::path::PathBuf| {
+        let bytes = std::fs::metadata(&file).doing(|| format!("read {}", file.display()))?.len();
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(json!({ "file": name, "bytes": bytes }))
+    };
+    files.map(entry).collect()
 }
 
 /// Files of a folder and, where sentence-transformers keep their modules, of the folders in it.

@@ -8,12 +8,11 @@ use millstream_models::{ModelConfig, Task, builtins};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::print_rows;
 use crate::commands::target::Server;
 use crate::commands::{Failed, load};
-use crate::render::Format;
+use crate::render::{Format, print_values};
 
-const COLUMNS: [&str; 7] = ["name", "source", "task", "labels", "dimensions", "digest", "bytes"];
+const COLUMNS: [&str; 8] = ["name", "source", "task", "labels", "dimensions", "digest", "bytes", "reads"];
 
 #[derive(Debug, Args)]
 pub struct ListArgs {
@@ -36,7 +35,7 @@ pub async fn run(args: ListArgs) -> std::result::Result<(), Failed> {
         (None, Some(url)) => of_server(&Server::at(&url, args.token)?).await?,
         (None, None) => of_binary()?,
     };
-    print_rows(&COLUMNS, &rows, args.format);
+    print_values(&COLUMNS, &rows, args.format)?;
     Ok(())
 }
 
@@ -48,6 +47,7 @@ fn of_binary() -> Result<Vec<Vec<Value>>> {
         Ok([info.name.to_string().into(), builtin.source.into(), task.into(), json!(info.labels)]
             .into_iter()
             .chain([json!(info.dimensions), info.digest.to_string().into(), builtin.bytes.into()])
+            .chain([info.reads.to_string().into()])
             .collect())
     };
     builtins().iter().map(row).collect()
@@ -66,6 +66,7 @@ fn of_pipeline(pipeline: &crate::config::Pipeline) -> Vec<Vec<Value>> {
             json!(info.dimensions),
             json!(info.digest),
             Value::Null,
+            info.reads.to_string().into(),
         ]
     });
     models.collect()
@@ -87,6 +88,7 @@ async fn of_server(server: &Server) -> Result<Vec<Vec<Value>>> {
             if is_embedding && dimensions.as_i64() > Some(0) { dimensions.clone() } else { Value::Null },
             model["version"].clone(),
             Value::Null,
+            parameters["reads"].clone(),
         ]);
     }
     Ok(rows)

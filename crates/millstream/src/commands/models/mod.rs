@@ -12,10 +12,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use millstream_core::{Error, Result};
 use millstream_models::source::Source;
 use millstream_models::{ModelConfig, ModelInfo, PrecisionSetting, Task};
-use serde_json::{Map, Value};
 
 use super::{Failed, fetch, load, models_reload};
-use crate::render::{Format, csv_cell, text_table};
 
 #[derive(Debug, Args)]
 pub struct ModelsArgs {
@@ -100,6 +98,19 @@ impl From<PrecisionArg> for PrecisionSetting {
 enum TaskArg {
     TextClassification,
     Embedding,
+    TabularClassification,
+    TabularRegression,
+}
+
+impl From<TaskArg> for Task {
+    fn from(task: TaskArg) -> Self {
+        match task {
+            TaskArg::TextClassification => Self::TextClassification,
+            TaskArg::Embedding => Self::Embedding,
+            TaskArg::TabularClassification => Self::TabularClassification,
+            TaskArg::TabularRegression => Self::TabularRegression,
+        }
+    }
 }
 
 /// A model that can be loaded.
@@ -163,39 +174,17 @@ impl ModelArgs {
             };
             Ok(Chosen { name, config, info })
         };
-        match self.task {
-            Some(TaskArg::TextClassification) => checked(Task::TextClassification),
-            Some(TaskArg::Embedding) => checked(Task::Embedding),
-            // Most sources know what they do. Where both fail, the first message is about what people mostly want.
-            None => checked(Task::TextClassification).or_else(|e| checked(Task::Embedding).map_err(|_| e)),
+        if let Some(task) = self.task {
+            return checked(task.into());
         }
-    }
-}
-
-/// Prints rows as a table, as JSON lines or as CSV. In a cell, a list is its elements, and null is empty.
-fn print_rows(columns: &[&str], rows: &[Vec<Value>], format: Format) {
-    let cell = |value: &Value| match value {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        Value::Array(list) => {
-            list.iter().map(|v| v.as_str().map_or(v.to_string(), str::to_owned)).collect::<Vec<_>>().join(", ")
-        }
-        other => other.to_string(),
-    };
-    match format {
-        Format::Json => {
-            for row in rows {
-                let object: Map<String, Value> =
-                    columns.iter().zip(row).map(|(column, value)| ((*column).to_owned(), value.clone())).collect();
-                println!("{}", Value::Object(object));
+        // Most sources know what they do. Where all fail, the message is about what people mostly want.
+        let (first, others): (Task, &[Task]) = match Source::parse(&self.model) {
+            Ok(Source::Onnx(_)) => {
+                let others = &[Task::TabularRegression, Task::TextClassification, Task::Embedding];
+                (Task::TabularClassification, others)
             }
-        }
-        Format::Csv => {
-            println!("{}", columns.join(","));
-            for row in rows {
-                println!("{}", row.iter().map(|value| csv_cell(&cell(value))).collect::<Vec<_>>().join(","));
-            }
-        }
-        Format::Table => println!("{}", text_table(columns, rows.iter().map(|row| row.iter().map(cell).collect()))),
+            _ => (Task::TextClassification, &[Task::Embedding]),
+        };
+        checked(first).or_else(|e| others.iter().find_map(|task| checked(*task).ok()).ok_or(e))
     }
 }

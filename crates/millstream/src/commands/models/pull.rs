@@ -30,6 +30,6 @@ pub async fn run(args: PullArgs) -> Result<()> {
     let folder = pull(&hub, &repository, &mut show).await;
     drop(current);
     // For people and scripts: what `source: FOLDER` would say.
-    println!("{}", folder?.display());
+    crate::outln!("{}", folder?.display());
     Ok(())
 }

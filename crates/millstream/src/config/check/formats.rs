@@ -21,7 +21,7 @@ pub(super) fn refused(connector: &SourceConfig, decode: &DecodeConfig) -> Option
                 .into(),
             "leave `decode` out: the fields are in docs/decoding.md, and `schema` may choose among them".into(),
         )),
-        (SourceConfig::Websocket(_) | SourceConfig::HttpStream(_), DecodeConfig::Csv(csv)) if csv.header => Some((
+        (SourceConfig::Websocket(_) | SourceConfig::HttpStream(_), DecodeConfig::Csv(csv)) if csv.dialect.header => Some((
             format!(
                 "a source of `type: {}` reads one row at a time, and none of them is a header that names the columns",
                 connector.kind()

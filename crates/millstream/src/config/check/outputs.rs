@@ -18,7 +18,11 @@ impl<'a> Checker<'a> {
     pub(super) fn tables(&mut self) -> Vec<TableSpec> {
         let mut tables = Vec::new();
         for entry in self.section("tables") {
-            if self.is_wrong(entry) || self.relations.get(entry.key.as_str()).is_none_or(|r| r.kind != Kind::Table) {
+            if self.relations.get(entry.key.as_str()).is_none_or(|r| r.kind != Kind::Table) {
+                continue;
+            }
+            if self.is_wrong(entry) {
+                self.table_despite_errors(entry);
                 continue;
             }
             let Some(raw) = self.read::<RawTable>(entry, entry.value.to_json()) else { continue };
@@ -30,22 +34,46 @@ impl<'a> Checker<'a> {
         tables
     }
 
-    fn table(&mut self, entry: &'a Entry, raw: &RawTable) -> Option<TableSpec> {
-        let from = entry.value.get("from")?;
-        let schema = self.common_schema(from, |checker, node, name| {
+    /// What is right of a table that is wrong elsewhere is checked all the same.
+    fn table_despite_errors(&mut self, entry: &'a Entry) -> Option<()> {
+        self.sound(entry, &["from"])?;
+        let schema = self.table_columns(entry.value.get("from")?)?;
+        if self.sound(entry, &["key"]).is_some()
+            && let Some(key) = entry.value.get("key")
+        {
+            self.key_columns(key, &schema);
+        }
+        self.delete_when(entry, &schema);
+        Some(())
+    }
+
+    fn table_columns(&mut self, from: &Node) -> Option<SchemaRef> {
+        self.common_schema(from, |checker, node, name| {
             checker.reference(&node.place, name, "table")?;
             checker.schema(name)
-        })?;
-        self.check_storable(&from.place, &schema);
-        let key = self.key_columns(entry.value.get("key")?, &schema);
-        let delete_when = entry.value.get("delete_when").filter(|node| !node.is_null());
-        let delete_when = delete_when.and_then(|node| match Predicate::compile(node.text()?, &schema) {
-            Ok(predicate) => Some(predicate),
+        })
+    }
+
+    fn delete_when(&mut self, entry: &Entry, schema: &SchemaRef) -> Option<Predicate> {
+        let node = entry.value.get("delete_when").filter(|node| !node.is_null())?;
+        match Predicate::compile(node.text()?, schema) {
+            Ok(predicate) => {
+                self.sql_warnings(node, predicate.warnings());
+                Some(predicate)
+            }
             Err(error) => {
                 self.sql_error(node, &error);
                 None
             }
-        });
+        }
+    }
+
+    fn table(&mut self, entry: &'a Entry, raw: &RawTable) -> Option<TableSpec> {
+        let from = entry.value.get("from")?;
+        let schema = self.table_columns(from)?;
+        self.check_storable(&from.place, &schema);
+        let key = self.key_columns(entry.value.get("key")?, &schema);
+        let delete_when = self.delete_when(entry, &schema);
         if raw.ttl.is_some_and(|ttl| ttl.0.is_zero())
             && let Some(node) = entry.value.get("ttl")
         {
@@ -84,6 +112,11 @@ impl<'a> Checker<'a> {
         let mut sinks = Vec::new();
         for entry in self.section("sinks") {
             if self.is_wrong(entry) {
+                if self.sound(entry, &["from"]).is_some()
+                    && let Some(from) = entry.value.get("from")
+                {
+                    self.common_schema(from, |checker, node, name| checker.sink_input(node, name, tables));
+                }
                 continue;
             }
             let read = RawSink::read(entry.value.to_json());

@@ -11,7 +11,7 @@ use millstream_core::{Field, FieldType, StreamSchema};
 
 use super::{Checker, formats, retention_spec, type_name};
 use crate::config::checked::{Metadata, SourceSpec};
-use crate::config::raw::{RawRetention, RawSource};
+use crate::config::raw::{self, RawRetention, RawSource, RawSourceEntry};
 use crate::config::tree::{Content, Entry, Node};
 
 impl<'a> Checker<'a> {
@@ -19,6 +19,7 @@ impl<'a> Checker<'a> {
         let mut sources = Vec::new();
         for entry in self.section("sources") {
             if self.is_wrong(entry) {
+                self.columns_despite_errors(entry);
                 continue;
             }
             let read = RawSource::read(entry.value.to_json());
@@ -29,6 +30,23 @@ impl<'a> Checker<'a> {
             }
         }
         sources
+    }
+
+    /// The columns of a source that is wrong elsewhere: what reads it is checked all the same.
+    fn columns_despite_errors(&mut self, entry: &'a Entry) -> Option<()> {
+        let keys = ["schema", "decode", "metadata", "event_time", "key"];
+        let raw = raw::read::<RawSourceEntry>(self.sound(entry, &keys)?).ok()?;
+        let declared = self.declared(entry)??;
+        let declared = format::effective_schema(&raw.decode, Some(&declared)).ok()?;
+        let schema = self.with_metadata(entry, &declared, &raw.metadata);
+        if let Some(node) = entry.value.get("event_time") {
+            self.event_time(node, &schema);
+        }
+        if let Some(node) = entry.value.get("key") {
+            self.key_columns(node, &schema);
+        }
+        self.set(&entry.key, schema, 1);
+        Some(())
     }
 
     fn source(&mut self, entry: &'a Entry, raw: RawSource, retention: &RawRetention) -> Option<SourceSpec> {
@@ -105,7 +123,11 @@ impl<'a> Checker<'a> {
         match &node.content {
             Content::Map(_) => Some((FieldType::Struct(self.fields(node)?), false)),
             Content::List(items) => {
-                let item = items.first()?;
+                let [item] = items.as_slice() else {
+                    let message = "a list has one type of items";
+                    self.error(&node.place, message, Some("write `[string]`, or `json` for a list of anything".into()));
+                    return None;
+                };
                 let (kind, optional) = self.field_type(item)?;
                 if optional {
                     let help = format!(

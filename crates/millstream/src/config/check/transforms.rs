@@ -10,9 +10,10 @@ use serde_json::Value;
 
 use super::{Checker, Kind};
 use crate::config::checked::{ModelSpec, OnError, PredictSpec, RetrySpec, TransformKind, TransformSpec};
-use crate::config::diagnostics::suggestion;
+use crate::config::diagnostics::{Problem, suggestion};
 use crate::config::interpolate::position_in;
-use crate::config::raw::{RawPredict, RawPredictOnError, RawTransform};
+use crate::config::raw::{self, RawPredict, RawPredictOnError, RawTransform};
+use crate::config::traps::comment_behind;
 use crate::config::tree::{Content, Entry, LineIndex, Node, Place};
 
 /// A transform that is well-formed by itself.
@@ -27,11 +28,21 @@ impl<'a> Checker<'a> {
     pub(super) fn transforms(&mut self, models: &[ModelSpec]) -> Vec<TransformSpec> {
         let mut candidates = Vec::new();
         for entry in self.section("transforms") {
-            if self.is_wrong(entry) || self.relations.get(entry.key.as_str()).is_none_or(|r| r.kind != Kind::Transform)
-            {
+            if self.relations.get(entry.key.as_str()).is_none_or(|r| r.kind != Kind::Transform) {
                 continue;
             }
-            let Some(raw) = self.read::<RawTransform>(entry, entry.value.to_json()) else { continue };
+            let raw = match self.is_wrong(entry) {
+                true => {
+                    // What is right of it is checked all the same.
+                    let sound = self.sound(entry, &["sql", "from", "predict", "on_error"]);
+                    sound.and_then(|value| raw::read::<RawTransform>(value).ok())
+                }
+                false => self.read::<RawTransform>(entry, entry.value.to_json()),
+            };
+            let Some(raw) = raw.filter(|raw| raw.sql.is_some() || !self.is_wrong(entry) || raw.predict.is_some())
+            else {
+                continue;
+            };
             if self.is_one_thing(entry, &raw) {
                 let inputs = self.inputs(entry, &raw);
                 candidates.push(Candidate { entry, raw, inputs });
@@ -156,12 +167,15 @@ impl<'a> Checker<'a> {
         let node = candidate.entry.value.get("sql")?;
         let schemas = schemas?;
         match SqlTransform::plan(candidate.raw.sql.as_deref()?, &schemas) {
-            Ok(sql) => Some(TransformSpec {
-                name: candidate.entry.key.as_str().into(),
-                schema: sql.schema(),
-                on_error: candidate.raw.on_error.unwrap_or_default().into(),
-                kind: TransformKind::Sql(sql),
-            }),
+            Ok(sql) => {
+                self.sql_warnings(node, sql.warnings());
+                Some(TransformSpec {
+                    name: candidate.entry.key.as_str().into(),
+                    schema: sql.schema(),
+                    on_error: candidate.raw.on_error.unwrap_or_default().into(),
+                    kind: TransformKind::Sql(sql),
+                })
+            }
             Err(error) => {
                 self.sql_error(node, &error);
                 None
@@ -261,22 +275,39 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// Warnings about the SQL at `node`.
+    pub(super) fn sql_warnings(&mut self, node: &Node, warnings: &[SqlError]) {
+        for warning in warnings {
+            let place = self.sql_place(node, warning);
+            self.problems.push(Problem::warning(&place, warning.message.clone(), None));
+        }
+    }
+
     /// An error in the SQL at `node`, at its place in the file.
     pub(super) fn sql_error(&mut self, node: &Node, error: &SqlError) {
-        let sql = node.text().unwrap_or_default();
-        let index = match (error.line, error.column) {
-            (Some(line), Some(column)) => char_index(sql, line as usize, column as usize),
-            _ => None,
-        };
-        let place = match index {
-            Some(index) => self.place_in(node, index, word_length(sql, index)),
-            None => Place { bytes: node.place.bytes.start..node.place.bytes.start, ..node.place.clone() },
-        };
+        if let Some(comment) = comment_behind(node, self.input.source) {
+            let message = format!("in YAML ` #` begins a comment, so the SQL ends here: {}", error.message);
+            let help = "quote the SQL, or use `|`: write `sql: |` and the SQL in the lines below";
+            return self.error(&comment, message, Some(help.into()));
+        }
+        let place = self.sql_place(node, error);
         let (message, help) = match error.message.split_once("; did you mean ") {
             Some((message, rest)) => (message.to_owned(), Some(format!("did you mean {rest}"))),
             None => (error.message.clone(), None),
         };
         self.error(&place, message, help);
+    }
+
+    fn sql_place(&self, node: &Node, error: &SqlError) -> Place {
+        let sql = node.text().unwrap_or_default();
+        let index = match (error.line, error.column) {
+            (Some(line), Some(column)) => char_index(sql, line as usize, column as usize),
+            _ => None,
+        };
+        match index {
+            Some(index) => self.place_in(node, index, word_length(sql, index)),
+            None => Place { bytes: node.place.bytes.start..node.place.bytes.start, ..node.place.clone() },
+        }
     }
 
     /// The place of `length` characters of a text, from character `index` on.

@@ -47,7 +47,7 @@ pub struct Patience {
 pub trait Told: std::fmt::Debug + Send + Sync {
     /// A call waits, for this reason; said at each attempt.
     fn waits(&self, reason: &str);
-    /// A call that waited was answered.
+    /// A call that waited was answered, or has given up.
     fn answered(&self);
 }
 
@@ -74,6 +74,8 @@ impl<'a> Wait<'a> {
     pub(super) async fn pause(&mut self, reason: &str, at_least: Duration) -> Result<bool> {
         let left = self.patience.give_up_after.map(|limit| limit.saturating_sub(self.began.elapsed()));
         if left.is_some_and(|left| left.is_zero()) {
+            // It goes on, though without an answer.
+            self.is_over();
             return Ok(false);
         }
         self.said = true;
@@ -96,7 +98,7 @@ impl<'a> Wait<'a> {
         }
     }
 
-    /// The model answers again.
+    /// The model answers again, or it is waited for no longer.
     pub(super) fn is_over(&mut self) {
         if std::mem::take(&mut self.said) {
             self.patience.told.answered();
