@@ -258,6 +258,22 @@ mod tests {
     }
 
     #[test]
+    fn each_folder_has_an_identity_that_stays_and_an_old_one_gets_its_own() {
+        let temp = tempfile::tempdir().unwrap();
+        let id = |name: &str| DataDir::open(&temp.path().join(name), "news").unwrap().id().unwrap();
+        let first = id("a");
+        assert_eq!(id("a"), first, "it stays");
+        assert_ne!(id("b"), first);
+        std::fs::remove_dir_all(temp.path().join("a")).unwrap();
+        assert_ne!(id("a"), first, "another folder at the same place");
+        let old = temp.path().join("old");
+        std::fs::create_dir_all(&old).unwrap();
+        let text = r#"{"format":1,"pipeline":"news","written_by":"0.0.9"}"#;
+        std::fs::write(old.join("millstream.json"), text).unwrap();
+        assert_eq!(id("old"), id("old"));
+    }
+
+    #[test]
     fn a_folder_serves_one_process_one_pipeline_and_no_newer_version() {
         let temp = tempfile::tempdir().unwrap();
         let held = DataDir::open(temp.path(), "news").unwrap();
