@@ -170,7 +170,7 @@ impl<'a> Trial<'a> {
     /// The records in `body`; none where it can't be taken apart, which is then the first step's failure.
     fn split(&mut self, name: &Arc<str>, body: Bytes) -> Result<Option<RawBatch>> {
         let (_, decoder) = self.source(name)?;
-        match decoder.split(body) {
+        match decoder.split(body, None) {
             Ok(raw) => Ok(Some(raw)),
             Err(failure) => {
                 let failed = Failed { kind: failure.kind.as_str().into(), message: failure.message };
