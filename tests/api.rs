@@ -148,6 +148,10 @@ fn a_repeated_idempotency_key_is_answered_and_not_stored_again() {
     server.kill();
     let mut server = place.start(&[]);
     assert_eq!(send(&server, "one").json()["duplicate"], true, "it is remembered across a crash");
+    let url = format!("{}/streams/posts/records", server.url());
+    let other = try_send(Method::POST, &url, &[("idempotency-key", "one")], r#"{"id":"b","n":2}"#).unwrap();
+    assert_eq!(other.status, 422, "another body under a key that was used");
+    assert!(other.json().to_string().contains("another body"), "{}", other.json());
     server.kill();
     assert_eq!(place.tap("posts").len(), 2);
 }

@@ -14,6 +14,8 @@ use tokio::time::Instant;
 use crate::source::{SourceContext, SourceStatus, Status};
 
 /// Waits between attempts: a random time up to `initial`, then up to twice as long after each failure, up to `max`.
+/// They start over after a connection that was of use for at least `max`; one that a server accepts, uses once and
+/// closes does not count.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct BackoffConfig {
@@ -95,6 +97,10 @@ pub(crate) struct Reconnect {
     status: Status,
     backoff: Backoff,
     not_before: Option<Instant>,
+    /// A connection that lasted this long, and was of use, makes up for the failures before it.
+    healthy_after: Duration,
+    connected_at: Option<Instant>,
+    used: bool,
 }
 
 impl Reconnect {
@@ -105,11 +111,18 @@ impl Reconnect {
             status: context.status.clone(),
             backoff: Backoff::new(config, context.seed()),
             not_before: None,
+            healthy_after: config.max.0,
+            connected_at: None,
+            used: false,
         }
     }
 
     /// The connection failed or ended because of `why`; the next attempt waits, for `at_least` or longer.
     pub(crate) fn failed(&mut self, why: &str, at_least: Duration) {
+        let lasted = self.connected_at.take().map_or(Duration::ZERO, |at| at.elapsed());
+        if std::mem::take(&mut self.used) && lasted >= self.healthy_after {
+            self.backoff.reset();
+        }
         let wait = self.backoff.next_wait().max(at_least);
         tracing::debug!(source = %self.name, attempt = self.backoff.failures(), ?wait, "not connected: {why}");
         (self.status)(SourceStatus::Waiting { part: "", why });
@@ -126,13 +139,14 @@ impl Reconnect {
 
     /// The connection is made.
     pub(crate) fn connected(&mut self) {
+        self.connected_at = Some(Instant::now());
         (self.status)(SourceStatus::Works { part: "" });
     }
 
-    /// The connection is of use: a record has come. A connection alone does not count, since a server may accept and
-    /// close again and again.
+    /// The connection is of use: a record has come, or a sign of life. A connection alone does not count, since a
+    /// server may accept and close again and again, nor does one record.
     pub(crate) fn worked(&mut self) {
-        self.backoff.reset();
+        self.used = true;
     }
 }
 
@@ -152,6 +166,30 @@ mod tests {
         assert_eq!(backoff.failures(), 100);
         backoff.reset();
         assert_eq!(backoff.ceiling(), Duration::from_millis(500));
+    }
+
+    /// With tokio's clock standing still: it moves only while everything waits.
+    #[tokio::test(start_paused = true)]
+    async fn only_a_connection_that_was_of_use_for_a_while_lets_the_waits_start_over() {
+        let context = SourceContext::new("ticks", crate::format::Framing::Lines);
+        let mut reconnect = Reconnect::new(&BackoffConfig::default(), &context);
+        for failures in 1..=5 {
+            reconnect.connected();
+            reconnect.worked();
+            tokio::time::advance(Duration::from_secs(29)).await;
+            reconnect.failed("closed with 1013", Duration::ZERO);
+            assert_eq!(reconnect.backoff.failures(), failures);
+        }
+        // Long, but silent.
+        reconnect.connected();
+        tokio::time::advance(Duration::from_secs(100)).await;
+        reconnect.failed("stalled", Duration::ZERO);
+        assert_eq!(reconnect.backoff.failures(), 6);
+        reconnect.connected();
+        reconnect.worked();
+        tokio::time::advance(Duration::from_secs(30)).await;
+        reconnect.failed("closed", Duration::ZERO);
+        assert_eq!(reconnect.backoff.failures(), 1);
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub(crate) struct RecordBuffer {
     data: Vec<u8>,
     spans: Vec<Range<usize>>,
     refused: Vec<RowFailure>,
+    events: Vec<Arc<str>>,
 }
 
 impl RecordBuffer {
@@ -72,6 +73,21 @@ impl RecordBuffer {
         self.push(kept);
     }
 
+    /// Adds the records of an event's data with the event's type, and why they can't be used. A buffer has only records
+    /// with a type, or only records without.
+    pub(crate) fn push_event(&mut self, kind: &str, data: &[u8], refused: Option<Failure>) {
+        match refused {
+            None => self.push_message(data),
+            Some(failure) => self.push_refused(data, failure),
+        }
+        let kind = match self.events.last() {
+            // Most streams have one type.
+            Some(last) if **last == *kind => last.clone(),
+            _ => kind.into(),
+        };
+        self.events.resize(self.spans.len(), kind);
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.spans.is_empty()
     }
@@ -87,6 +103,7 @@ impl RecordBuffer {
             data: Bytes::from(std::mem::take(&mut self.data)),
             spans: std::mem::take(&mut self.spans),
             refused: std::mem::take(&mut self.refused),
+            events: std::mem::take(&mut self.events),
             origin: self.origin.clone(),
             charset: self.charset.clone(),
             ..RawBatch::default()

@@ -164,8 +164,10 @@ impl Payload {
 pub(crate) struct Progress {
     /// First and last id of the batch.
     batch: Option<(String, String)>,
-    /// Payload rows that the other side has accepted or refused for good.
+    /// Payload rows that the other side has accepted or refused for good, but for those that are `pending`.
     pub done: usize,
+    /// Payload rows before `done` that are still to be sent; the next ones last.
+    pub pending: Vec<std::ops::Range<usize>>,
     /// Those it has refused.
     pub failures: Vec<RowFailure>,
 }

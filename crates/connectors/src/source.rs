@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use millstream_core::units::unencoded_user_info;
 use millstream_core::{ByteSize, Clock, Cursor, Error, HumanDuration, Result, Secret, Source};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -189,6 +190,9 @@ impl Problems {
     pub(crate) fn check_url(&mut self, field: impl Into<String>, text: &str, schemes: &[&str]) {
         let field = field.into();
         let schemes_text = schemes.iter().map(|s| format!("{s}://")).collect::<Vec<_>>().join(" or ");
+        if unencoded_user_info(text) {
+            return self.add(field, ENCODE_PASSWORD);
+        }
         match url::Url::parse(text) {
             // The text itself may hold a token, so it is not repeated.
             Err(e) => self.add(field, format!("is no URL ({e}): write {schemes_text} and a host")),
@@ -269,6 +273,13 @@ pub(crate) fn http_client(headers: reqwest::header::HeaderMap, timeout: Option<D
     }
     builder.build().map_err(|e| Error::environment("the HTTP client can't be set up").caused_by(e))
 }
+
+/// What to say of a URL whose user or password is not encoded.
+pub(crate) const ENCODE_PASSWORD: &str = "has a character in its user or password that must be encoded: encode the \
+    password (`@` as %40, `/` as %2F, `%` as %25, `#` as %23, `?` as %3F)";
+
+/// The longest that a server may ask to be left alone.
+pub(crate) const SERVER_WAIT_MAX: Duration = Duration::from_secs(3600);
 
 /// The value of a `Retry-After` header: seconds, or a date (RFC 9110, section 10.2.3).
 pub(crate) fn retry_after(value: &reqwest::header::HeaderValue, clock: &dyn Clock) -> Option<Duration> {

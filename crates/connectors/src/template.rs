@@ -5,6 +5,7 @@
 //! `null`, a moment as in JSON but without quotes, a list or an object as JSON.
 
 use std::fmt;
+use std::ops::Range;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema};
@@ -27,6 +28,21 @@ enum Part {
     /// The same below `new`, and below `old` where a row has no new image.
     Image(Vec<usize>),
 }
+
+/// Where the text of a template goes, and so what a record's value must not do there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Anything.
+    Text,
+    /// A URL. Values are percent-encoded, and none may change the depth of the path: a part of it that holds a column
+    /// is not empty, `.` or `..`.
+    Url,
+    /// A name of AMQP: at most 255 bytes.
+    ShortString,
+}
+
+/// AMQP's limit for names and routing keys, in bytes.
+pub const SHORT_STRING_MAX: usize = 255;
 
 /// Columns of a change stream.
 const OLD: usize = 3;
@@ -68,6 +84,16 @@ impl Template {
     /// True where the text is the same for every row.
     pub fn is_constant(&self) -> bool {
         self.parts.iter().all(|p| matches!(p, Part::Text(_)))
+    }
+
+    /// True where the columns of a URL all stand behind its host: none of them can send the request elsewhere.
+    pub(crate) fn has_fixed_host(&self) -> bool {
+        let begins = match self.parts.first() {
+            Some(Part::Text(text)) => text.as_str(),
+            _ => return self.parts.is_empty(),
+        };
+        let authority = begins.split_once("://").map(|(_, rest)| rest);
+        self.is_constant() || authority.is_some_and(|rest| rest.contains(['/', '?', '#']))
     }
 
     /// The text with `x` for every value, to check its form.
@@ -123,8 +149,35 @@ impl BoundTemplate<'_> {
         self.render_with(row, out, |value, out| out.push_str(value));
     }
 
+    /// The text of row `row` for `place`.
+    ///
+    /// # Errors
+    /// With this row's values it can't go there; the message says why, without the values.
+    pub fn render_for(&self, place: Place, row: usize) -> Result<String, String> {
+        let mut text = String::new();
+        match place {
+            Place::Text => self.render(row, &mut text),
+            Place::ShortString => {
+                self.render(row, &mut text);
+                if text.len() > SHORT_STRING_MAX {
+                    return Err(format!("is longer than the {SHORT_STRING_MAX} bytes that AMQP allows"));
+                }
+            }
+            Place::Url => {
+                let values = std::cell::RefCell::new(Vec::new());
+                self.render_with(row, &mut text, |value, out| {
+                    let start = out.len();
+                    percent_encode(value, out);
+                    values.borrow_mut().push(start..out.len());
+                });
+                check_path(&text, &values.into_inner())?;
+            }
+        }
+        Ok(text)
+    }
+
     /// Appends the text of row `row`; `escape` appends each value.
-    pub fn render_with(&self, row: usize, out: &mut String, escape: impl Fn(&str, &mut String)) {
+    fn render_with(&self, row: usize, out: &mut String, escape: impl Fn(&str, &mut String)) {
         let mut scratch = Vec::new();
         for part in &self.parts {
             let value = match part {
@@ -192,6 +245,43 @@ impl<'a> Value<'a> {
             }
         }
     }
+}
+
+/// Everything but the unreserved characters of RFC 3986, section 2.3.
+fn percent_encode(value: &str, out: &mut String) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    for &byte in value.as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(byte as char);
+        } else {
+            out.push('%');
+            out.push(HEX[(byte >> 4) as usize] as char);
+            out.push(HEX[(byte & 15) as usize] as char);
+        }
+    }
+}
+
+/// Refuses a URL whose path another depth has than the template's: `values` are the places of the values in it.
+/// Dots may be written `%2e` (<https://url.spec.whatwg.org/#double-dot-path-segment>).
+fn check_path(url: &str, values: &[Range<usize>]) -> Result<(), String> {
+    let host = url.find("://").map_or(0, |at| at + 3);
+    let path = url[host..].find('/').map_or(url.len(), |at| host + at + 1);
+    let end = url[host..].find(['?', '#']).map_or(url.len(), |at| host + at);
+    let mut start = path;
+    while start <= end && start <= url.len() {
+        let stop = url[start..end].find('/').map_or(end, |at| start + at);
+        let part = url[start..stop].to_ascii_lowercase().replace("%2e", ".");
+        let named = match part.as_str() {
+            "" => "is empty",
+            "." | ".." => "is `.` or `..`",
+            _ => "",
+        };
+        if !named.is_empty() && values.iter().any(|value| start <= value.start && value.end <= stop) {
+            return Err(format!("has a part of its path that {named} with this row's values"));
+        }
+        start = stop + 1;
+    }
+    Ok(())
 }
 
 fn below(column: usize, path: &[usize]) -> Vec<usize> {

@@ -113,7 +113,7 @@ fn batch(schema: &SchemaRef, first: u64, values: &[Value]) -> SinkBatch {
     let batches: Vec<RecordBatch> = reader.map(|b| b.unwrap()).collect();
     let offsets = (first..first + values.len() as u64).collect();
     let batch = batches.into_iter().next().unwrap();
-    SinkBatch { stream: "news.changes".into(), partition: 3, offsets, batch }
+    SinkBatch { folder: "f0".into(), stream: "news.changes".into(), partition: 3, offsets, batch }
 }
 
 fn ids(first: u64, count: u64) -> SinkBatch {
@@ -173,7 +173,7 @@ async fn a_change_arrives_whole_and_says_what_it_is() {
     let first = broker.get(&broker.name).await.unwrap();
     let properties = &first.properties;
     assert_eq!(first.routing_key.as_str(), "news.positive");
-    assert_eq!(properties.message_id().as_ref().unwrap().as_str(), "news.changes/3/41");
+    assert_eq!(properties.message_id().as_ref().unwrap().as_str(), "f0/news.changes/3/41");
     assert_eq!(properties.app_id().as_ref().unwrap().as_str(), "millstream");
     assert_eq!(properties.content_type().as_ref().unwrap().as_str(), "application/json");
     assert_eq!(*properties.delivery_mode(), Some(2));

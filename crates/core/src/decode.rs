@@ -22,6 +22,8 @@ pub struct RawBatch {
     pub origin: Arc<str>,
     /// The header line of a CSV file, where it has one.
     pub header: Option<Bytes>,
+    /// The type of each record's event, where the source has such (server-sent events); as long as `spans`, or empty.
+    pub events: Vec<Arc<str>>,
     /// The encoding that came with the bytes, as in the `Content-Type` of HTTP. It overrules what a document declares.
     pub charset: Option<Arc<str>>,
     /// Records that the source itself had to refuse (a line over the limit): index into `spans` and why. The span then

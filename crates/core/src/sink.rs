@@ -11,6 +11,8 @@ use crate::{Result, RowFailure};
 /// Rows of one partition of one stream, on their way out.
 #[derive(Debug, Clone)]
 pub struct SinkBatch {
+    /// The identity of the data folder that the rows come from: another folder counts its offsets from zero too.
+    pub folder: Arc<str>,
     /// The stream's name, `news.changes` say.
     pub stream: Arc<str>,
     /// The partition.
@@ -24,7 +26,18 @@ pub struct SinkBatch {
 impl SinkBatch {
     /// The stable id of row `i`: the same after every restart, so that a consumer can drop a repeat.
     pub fn id(&self, i: usize) -> String {
-        format!("{}/{}/{}", self.stream, self.partition, self.offsets[i])
+        self.id_of(&self.offsets[i..=i])
+    }
+
+    /// The stable id of the rows at `offsets`, as every system outside is told it:
+    /// `folder/stream/partition/offset`, or `…/first-last` of several rows. Empty of none.
+    pub fn id_of(&self, offsets: &[u64]) -> String {
+        let place = format_args!("{}/{}/{}", self.folder, self.stream, self.partition);
+        match offsets {
+            [first, .., last] => format!("{place}/{first}-{last}"),
+            [one] => format!("{place}/{one}"),
+            [] => String::new(),
+        }
     }
 }
 

@@ -202,13 +202,43 @@ impl JsonSchema for Secret {
     }
 }
 
-/// `url` without user, password and query, for messages.
+/// `url` without user, password and query, for messages. Where a password may reach behind what looks like the host
+/// (it holds a `/`, `?`, `#` or `@` that is not encoded), only the scheme is left.
 pub fn redact_url(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return "***".into() };
-    let host_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let host = rest[..host_end].rsplit('@').next().unwrap_or_default();
-    let path_end = rest.find(['?', '#']).unwrap_or(rest.len());
-    format!("{scheme}://{host}{}", &rest[host_end..path_end])
+    let (authority, behind) = split_authority(rest);
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    // `amqp://user:12/3@host`: what looks like a port may be the beginning of a password.
+    let is_local = ["localhost", "127.0.0.1", "[::1]"].iter().any(|local| host.starts_with(local));
+    let looks_whole = host.contains('.') && !host.contains(':');
+    if unencoded_user_info(url) || behind.contains('@') && !is_local && !looks_whole {
+        return format!("{scheme}://***");
+    }
+    let path = &behind[..behind.find(['?', '#']).unwrap_or(behind.len())];
+    format!("{scheme}://{host}{path}")
+}
+
+/// True where user or password of `url` holds a character that must be percent-encoded there, so that another host is
+/// read from it than the one that is meant, or another password.
+pub fn unencoded_user_info(url: &str) -> bool {
+    let Some((_, rest)) = url.split_once("://") else { return false };
+    let (authority, behind) = split_authority(rest);
+    let Some((user_info, _)) = authority.rsplit_once('@') else {
+        // A port of other characters than digits is a password that was cut off.
+        let port = authority.rsplit_once(':').filter(|_| !authority.ends_with(']')).map(|(_, port)| port);
+        return behind.contains('@')
+            && port.is_some_and(|port| !port.bytes().all(|b| b.is_ascii_digit()) || port.is_empty());
+    };
+    let stray = user_info.match_indices('%').any(|(at, _)| {
+        let digits = user_info.as_bytes().get(at + 1..at + 3);
+        !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    });
+    stray || user_info.contains('@') || behind.contains('@')
+}
+
+/// What stands before the path, the query or the fragment, and the rest.
+fn split_authority(rest: &str) -> (&str, &str) {
+    rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()))
 }
 
 #[cfg(test)]
@@ -232,5 +262,33 @@ mod tests {
     fn secrets_do_not_print() {
         assert_eq!(format!("{:?} {}", Secret::new("x"), Secret::new("x")), "*** ***");
         assert_eq!(redact_url("amqp://u:p@host:5672/%2f?token=1"), "amqp://host:5672/%2f");
+    }
+
+    #[test]
+    fn a_password_with_reserved_characters_is_found_and_shown_nowhere() {
+        for url in [
+            "amqp://user:p@ss/w%rd#1@host:5672/%2f",
+            "amqp://user:pa/ss@host/",
+            "amqp://user:#1@host/",
+            "ws://user:a?b@host/x",
+            "https://user:p@ss@host/",
+            "https://user:p%rd@host/",
+            "https://user:p%4@host/",
+        ] {
+            assert!(unencoded_user_info(url), "{url}");
+            let shown = redact_url(url);
+            assert!(shown.ends_with("://***"), "{url} is shown as {shown}");
+        }
+        for (url, shown) in [
+            ("amqp://user:12/3@host/", "amqp://***"),
+            ("https://medium.com/feed/@user", "https://medium.com/feed/@user"),
+            ("http://127.0.0.1:80/@user", "http://127.0.0.1:80/@user"),
+            ("https://user:p%40ss%2Fw%25rd%231@host:1/a?b=c", "https://host:1/a"),
+            ("http://[::1]:8080/x", "http://[::1]:8080/x"),
+            ("http://host", "http://host"),
+        ] {
+            assert!(!unencoded_user_info(url), "{url}");
+            assert_eq!(redact_url(url), shown);
+        }
     }
 }

@@ -5,17 +5,21 @@ use std::time::Duration;
 
 use arrow::datatypes::Schema;
 use lapin::uri::AMQPUri;
+use millstream_core::units::unencoded_user_info;
 use millstream_core::{HumanDuration, Secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::sink::{Image, Problems};
+use crate::source::ENCODE_PASSWORD;
+use crate::template::SHORT_STRING_MAX;
 
 /// Publishes each row as one JSON message to an exchange of RabbitMQ.
 ///
-/// A row is delivered when the broker has confirmed it. A message carries `message_id` (stream/partition/offset, the
-/// same whenever it is published again), `timestamp`, `app_id: millstream`, `content_type: application/json` and the
-/// headers `x-stream`, `x-partition` and `x-offset`. Delivery is at least once: consumers drop repeats by `message_id`.
+/// A row is delivered when the broker has confirmed it. A message carries `message_id` (folder/stream/partition/offset,
+/// where folder is the identity of the data folder; the same whenever it is published again), `timestamp`,
+/// `app_id: millstream`, `content_type: application/json` and the headers `x-folder`, `x-stream`, `x-partition` and
+/// `x-offset`. Delivery is at least once: consumers drop repeats by `message_id`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct AmqpSinkConfig {
@@ -105,9 +109,6 @@ fn default_connect_timeout() -> HumanDuration {
     HumanDuration(Duration::from_secs(10))
 }
 
-/// AMQP's limit for names and routing keys, in bytes.
-pub(crate) const SHORT_STRING_MAX: usize = 255;
-
 impl AmqpSinkConfig {
     /// Publishes to `exchange` at `url`, with every other setting at its default.
     pub fn new(url: impl Into<String>, exchange: impl Into<String>) -> Self {
@@ -131,7 +132,9 @@ impl AmqpSinkConfig {
     /// Finds settings that can't work; see [`crate::sink::SinkConfig::check`].
     pub(crate) fn check(&self, schema: &Schema, problems: &mut Problems) {
         // The parser's own message may repeat the URL, password and all.
-        if self.url.expose().parse::<AMQPUri>().is_err() {
+        if unencoded_user_info(self.url.expose()) {
+            problems.add("url", ENCODE_PASSWORD);
+        } else if self.url.expose().parse::<AMQPUri>().is_err() {
             problems.add("url", "is no AMQP URL: write amqp://user:password@host:5672/vhost (the vhost `/` as %2f)");
         }
         if self.exchange.len() > SHORT_STRING_MAX {
@@ -145,7 +148,7 @@ impl AmqpSinkConfig {
                     format!("headers.{name}"),
                     format!("has a name that is not 1 to {SHORT_STRING_MAX} bytes long"),
                 );
-            } else if ["x-stream", "x-partition", "x-offset"].contains(&name.as_str()) {
+            } else if ["x-folder", "x-stream", "x-partition", "x-offset"].contains(&name.as_str()) {
                 problems.add(format!("headers.{name}"), "is set by Millstream: take another name");
             }
         }

@@ -14,10 +14,14 @@ use lapin::{BasicProperties, Confirmation, PublisherConfirm};
 use millstream_core::json::RowWriter;
 use millstream_core::{Clock, Error, Failure, FailureKind, Result, RowFailure, Sink, SinkBatch};
 
-use super::config::{AmqpSinkConfig, SHORT_STRING_MAX};
+use super::config::AmqpSinkConfig;
 use super::connection::{Link, explain, message_size_limit};
 use crate::sink::{Payload, Progress, SinkContext, is_change_stream};
-use crate::template::Template;
+use crate::template::{BoundTemplate, Place, Template};
+
+/// The most that the headers of a message may hold. They go into one frame, which brokers limit to 128 KiB, and end the
+/// connection over one that is larger.
+const HEADER_BYTES_MAX: usize = 64 << 10;
 
 /// Publishes each row to an exchange; see [`AmqpSinkConfig`].
 ///
@@ -92,8 +96,6 @@ impl AmqpSink {
         let (mut messages, mut text) = (Vec::with_capacity(rows.len()), Vec::new());
         for i in rows {
             let row = payload.rows[i];
-            let mut key = String::new();
-            routing_key.render(row as usize, &mut key);
             let start = text.len();
             writer.write(i, &mut text);
             let body_bytes = text.len() - start;
@@ -104,18 +106,14 @@ impl AmqpSink {
                 text.truncate(start);
                 continue;
             }
-            let Ok(key) = ShortString::try_new(key) else {
-                let message = format!("the routing key is longer than the {SHORT_STRING_MAX} bytes that AMQP allows");
-                failures.push(RowFailure { row, failure: Failure::new(FailureKind::Rejected, message) });
-                text.truncate(start);
-                continue;
+            let (key, table) = match envelope(batch, row as usize, &routing_key, &headers) {
+                Ok(envelope) => envelope,
+                Err(failure) => {
+                    failures.push(RowFailure { row, failure });
+                    text.truncate(start);
+                    continue;
+                }
             };
-            let mut table = provenance(batch, row as usize);
-            for (name, template) in &headers {
-                let mut value = String::new();
-                template.render(row as usize, &mut value);
-                table.insert((*name).clone(), AMQPValue::LongString(value.into()));
-            }
             let properties = self.properties(batch.id(row as usize), moments.seconds(row as usize), table)?;
             messages.push(Message { row, body: start..text.len(), routing_key: key, properties });
         }
@@ -242,9 +240,35 @@ fn returned_rows(messages: &[Message], returned: Vec<BasicReturnMessage>) -> Res
         .collect()
 }
 
+/// Routing key and headers of a row.
+fn envelope(
+    batch: &SinkBatch,
+    row: usize,
+    routing_key: &BoundTemplate<'_>,
+    headers: &[(&ShortString, BoundTemplate<'_>)],
+) -> std::result::Result<(ShortString, FieldTable), Failure> {
+    let key = routing_key.render_for(Place::ShortString, row);
+    let key = key.and_then(|key| ShortString::try_new(key).map_err(|_| "is no short string".into()));
+    let key = key.map_err(|why| Failure::new(FailureKind::Rejected, format!("the routing key {why}")))?;
+    let mut table = provenance(batch, row);
+    let mut bytes = 0;
+    for (name, template) in headers {
+        let mut value = String::new();
+        template.render(row, &mut value);
+        bytes += name.as_str().len() + value.len();
+        table.insert((*name).clone(), AMQPValue::LongString(value.into()));
+    }
+    if bytes > HEADER_BYTES_MAX {
+        let message = format!("the headers are larger than {HEADER_BYTES_MAX} bytes: put long values into the body");
+        return Err(Failure::new(FailureKind::TooLarge, message));
+    }
+    Ok((key, table))
+}
+
 /// Where a message comes from, as headers.
 fn provenance(batch: &SinkBatch, row: usize) -> FieldTable {
     let mut table = FieldTable::default();
+    table.insert("x-folder".into(), AMQPValue::LongString(batch.folder.as_bytes().into()));
     table.insert("x-stream".into(), AMQPValue::LongString(batch.stream.as_bytes().into()));
     table.insert("x-partition".into(), AMQPValue::LongLongInt(i64::from(batch.partition)));
     table.insert("x-offset".into(), AMQPValue::LongLongInt(batch.offsets[row] as i64));

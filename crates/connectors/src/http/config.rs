@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use arrow::datatypes::Schema;
+use millstream_core::units::unencoded_user_info;
 use millstream_core::{HumanDuration, Secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::sink::{Image, Problems};
+use crate::source::ENCODE_PASSWORD;
 use crate::template::Template;
 
 /// Sends rows to a web service, in order, one request at a time.
@@ -17,12 +19,22 @@ use crate::template::Template;
 /// time-out are tried again for ever (a `Retry-After` is honoured), and so are 401, 403 and redirects, because they say
 /// nothing about the row; any other status refuses the row, which goes to the dead letter queue. Where a request of
 /// several rows is refused, it is halved until the rows at fault are found. The header `Idempotency-Key` is
-/// `stream/partition/offset` (of several rows: `first-last`), and `X-Millstream-Stream`, `-Partition` and `-Offsets`
-/// (`5-9,12`) name every row, so that the service can drop a repeat.
+/// `folder/stream/partition/offset` (of several rows: `first-last`), where `folder` is the identity of the data folder,
+/// and `X-Millstream-Folder`, `-Stream`, `-Partition` and `-Offsets` (`5-9,12`) name every row, so that the service can
+/// drop a repeat.
+///
+/// A service that takes a request only in part can say so of each row: `{"errors": true, "items": […]}` (Elasticsearch,
+/// OpenSearch), `FailedRecordCount` and the like (Kinesis, Firehose, EventBridge), `rejected` (Millstream),
+/// `insertErrors` (BigQuery), or status 207 with a list of objects that have a `status`. Of such an answer the refused
+/// rows go to the dead letter queue, and those that say `try again` (429, 5xx, throttled) are sent again, alone.
+///
+/// Values in the URL are percent-encoded, and none of them can change host or depth of the path: a row that makes a
+/// part of the path empty, `.` or `..` goes to the dead letter queue (`rejected`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct HttpSinkConfig {
-    /// Where to send to; columns in braces are filled in, percent-encoded: `https://host/items/{id}`.
+    /// Where to send to; columns in braces, behind the host, are filled in, percent-encoded:
+    /// `https://host/items/{id}`.
     pub url: Secret,
     /// The request method.
     #[serde(default)]
@@ -48,6 +60,20 @@ pub struct HttpSinkConfig {
     /// What to send of a change stream.
     #[serde(default)]
     pub image: Image,
+    /// Whether an answer of success is read for rows that the service did not take.
+    #[serde(default)]
+    pub partial_failures: PartialFailures,
+}
+
+/// What an answer of success may say of single rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PartialFailures {
+    /// Rows that the answer names as not taken are dead letters, or are sent again.
+    #[default]
+    Read,
+    /// A status of success means all rows, whatever the answer says.
+    Ignore,
 }
 
 /// A request method.
@@ -116,6 +142,7 @@ impl HttpSinkConfig {
             timeout: default_timeout(),
             retry_after_max: default_retry_after_max(),
             image: Image::default(),
+            partial_failures: PartialFailures::default(),
         }
     }
 
@@ -127,7 +154,12 @@ impl HttpSinkConfig {
     /// Finds settings that can't work; see [`crate::sink::SinkConfig::check`].
     pub(crate) fn check(&self, schema: &Schema, problems: &mut Problems) {
         match Template::parse(self.url.expose(), schema) {
+            Ok(template) if unencoded_user_info(&template.sample()) => problems.add("url", ENCODE_PASSWORD),
             Err(message) => problems.add("url", message),
+            Ok(template) if !template.has_fixed_host() => {
+                problems
+                    .add("url", "has a column before the end of its host: a record must not choose where it is sent");
+            }
             Ok(template) => match url::Url::parse(&template.sample()) {
                 // The text itself may hold a token, so it is not repeated.
                 Err(e) => problems.add("url", format!("is no URL ({e}): write http:// or https:// and a host")),

@@ -1,5 +1,7 @@
 //! Sends rows as requests, in order.
 
+mod partial;
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +12,17 @@ use millstream_core::{Clock, Error, Failure, FailureKind, Result, RowFailure, Si
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Method, Response, StatusCode, Url};
 
-use super::config::{HttpFormat, HttpMethod, HttpSinkConfig};
+use self::partial::Item;
+use super::config::{HttpFormat, HttpMethod, HttpSinkConfig, PartialFailures};
 use crate::sink::{Payload, Progress, SinkContext};
 use crate::source::request_headers;
-use crate::template::Template;
+use crate::template::{Place, Template};
 
 /// How much of an answer's body goes into a message.
 const ANSWER_BYTES_MAX: usize = 300;
+
+/// The longest answer that is read for what it says of single rows.
+const PARTIAL_BYTES_MAX: usize = 16 << 20;
 
 /// Sends rows to a web service; see [`HttpSinkConfig`].
 pub struct HttpSink {
@@ -40,14 +46,16 @@ struct Encoded {
     text: Vec<u8>,
     /// Of each payload row, its place in `text`.
     bodies: Vec<Range<usize>>,
-    /// Of each payload row; one for all where the URL holds no column.
-    urls: Vec<String>,
+    /// Of each payload row, or why it has none; one for all where the URL holds no column.
+    urls: Vec<Result<String, String>>,
 }
 
 /// What the service says of a request.
 enum Answer {
     Accepted,
     Refused(Failure),
+    /// Of each row.
+    Each(Vec<Item>),
 }
 
 impl HttpSink {
@@ -92,26 +100,72 @@ impl HttpSink {
             bodies.push(start..text.len());
         }
         let urls = if self.url.is_constant() {
-            vec![self.url.sample()]
+            vec![Ok(self.url.sample())]
         } else {
             let bound = self.url.bind(&batch.batch)?;
-            let render = |&row: &u32| {
-                let mut url = String::new();
-                bound.render_with(row as usize, &mut url, percent_encode);
-                url
-            };
-            payload.rows.iter().map(render).collect()
+            payload.rows.iter().map(|&row| bound.render_for(Place::Url, row as usize)).collect()
         };
         Ok(Encoded { text, bodies, urls })
     }
 
-    /// Sends one request.
+    /// The payload rows of the next request: what is left of the requests before, then rows of one URL.
+    fn next_rows(&mut self, encoded: &Encoded) -> Option<Range<usize>> {
+        let progress = &mut self.progress;
+        if progress.pending.is_empty() && progress.done < encoded.bodies.len() {
+            let end = encoded.request_end(progress.done, self.config.rows_max());
+            progress.pending.push(progress.done..end);
+            progress.done = end;
+        }
+        progress.pending.last().cloned()
+    }
+
+    /// Notes what became of `rows`.
+    ///
+    /// # Errors
+    /// `Retry`: some of them are to be tried again.
+    fn take(&mut self, answer: Answer, rows: Range<usize>, payload: &Payload) -> Result<()> {
+        let items = match answer {
+            Answer::Accepted => return Ok(()),
+            Answer::Refused(_) if rows.len() > 1 => {
+                // The first half on top.
+                let middle = rows.start + rows.len() / 2;
+                self.progress.pending.extend([middle..rows.end, rows.start..middle]);
+                return Ok(());
+            }
+            Answer::Refused(failure) => vec![Item::Refused(failure)],
+            Answer::Each(items) => items,
+        };
+        let mut again: Vec<Range<usize>> = Vec::new();
+        let mut reason = None;
+        for (i, item) in rows.zip(items) {
+            match item {
+                Item::Stored => {}
+                Item::Refused(failure) => self.progress.failures.push(RowFailure { row: payload.rows[i], failure }),
+                Item::Again(why) => {
+                    reason.get_or_insert(why);
+                    match again.last_mut() {
+                        Some(run) if run.end == i => run.end = i + 1,
+                        _ => again.push(i..i + 1),
+                    }
+                }
+            }
+        }
+        self.progress.pending.extend(again.into_iter().rev());
+        match reason {
+            None => Ok(()),
+            Some(why) => {
+                Err(Error::retry(format!("the service took a request only in part, the rest comes again: {why}")))
+            }
+        }
+    }
+
+    /// Sends one request of `rows` rows.
     ///
     /// # Errors
     /// `Retry`: the answer, or its absence, says nothing about the rows.
-    async fn send(&self, client: &Client, request: Request) -> Result<Answer> {
+    async fn send(&self, client: &Client, request: Request, rows: usize) -> Result<Answer> {
         let Ok(url) = Url::parse(&request.url) else {
-            return Ok(Answer::Refused(Failure::new(FailureKind::Rejected, "with this row's values `url` is no URL")));
+            return Ok(Answer::Refused(unfit("is no URL with this row's values")));
         };
         let method = match self.config.method {
             HttpMethod::Post => Method::POST,
@@ -121,7 +175,7 @@ impl HttpSink {
         // Path and query may hold a token.
         let target = format!("{method} {}", url.origin().ascii_serialization());
         match client.request(method, url).headers(request.headers).body(request.body).send().await {
-            Ok(response) => self.judge(response, &target).await,
+            Ok(response) => self.judge(response, &target, rows).await,
             Err(e) if e.is_builder() => Ok(Answer::Refused(Failure::new(
                 FailureKind::Rejected,
                 format!("{target}: {}", reasons(&e.without_url())),
@@ -130,8 +184,11 @@ impl HttpSink {
         }
     }
 
-    async fn judge(&self, response: Response, target: &str) -> Result<Answer> {
+    async fn judge(&self, response: Response, target: &str, rows: usize) -> Result<Answer> {
         let status = response.status();
+        if status.is_success() && self.config.partial_failures == PartialFailures::Read && may_be_partial(&response) {
+            return self.judge_each(response, target, rows).await;
+        }
         if status.is_success() {
             // Read to its end, the connection can be used again; what it says does not matter any more.
             let _ = beginning(response).await;
@@ -160,6 +217,39 @@ impl HttpSink {
     }
 }
 
+impl HttpSink {
+    /// Reads what the answer says of each row.
+    ///
+    /// # Errors
+    /// `Retry`: it broke off.
+    async fn judge_each(&self, mut response: Response, target: &str, rows: usize) -> Result<Answer> {
+        let status = response.status();
+        let mut body = Vec::new();
+        loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) if body.len() + chunk.len() <= PARTIAL_BYTES_MAX => body.extend_from_slice(&chunk),
+                Ok(None) => break,
+                Ok(Some(_)) => {
+                    tracing::warn!(sink = %self.name, "{target}: the answer is too long to be read for partial failures");
+                    return Ok(Answer::Accepted);
+                }
+                // Whether rows were refused is not known; the key tells the service that it is a repeat.
+                Err(e) => return Err(Error::retry(format!("{target}: {}", reasons(&e.without_url())))),
+            }
+        }
+        match partial::read(status, &body, rows) {
+            Some(items) => Ok(Answer::Each(items)),
+            None => Ok(Answer::Accepted),
+        }
+    }
+}
+
+/// True where an answer of success may speak of single rows.
+fn may_be_partial(response: &Response) -> bool {
+    let kind = response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok());
+    response.status() == StatusCode::MULTI_STATUS || kind.is_some_and(|kind| kind.to_ascii_lowercase().contains("json"))
+}
+
 struct Request {
     url: String,
     headers: HeaderMap,
@@ -173,6 +263,15 @@ impl Encoded {
         match self.urls.get(start) {
             Some(url) if self.urls.len() > 1 => (start + 1..end).find(|&i| self.urls[i] != *url).unwrap_or(end),
             _ => end,
+        }
+    }
+
+    /// The URL of a payload row, or why it has none.
+    fn url(&self, row: usize) -> std::result::Result<&str, &str> {
+        match self.urls.get(row).or(self.urls.first()) {
+            Some(Ok(url)) => Ok(url),
+            Some(Err(why)) => Err(why),
+            None => Ok(""),
         }
     }
 
@@ -194,26 +293,18 @@ impl Encoded {
         let offsets: Vec<u64> = payload.rows[rows.clone()].iter().map(|&row| batch.offsets[row as usize]).collect();
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-        headers.insert("idempotency-key", header(&idempotency_key(batch, &offsets))?);
+        headers.insert("idempotency-key", header(&batch.id_of(&offsets))?);
+        headers.insert("x-millstream-folder", header(&batch.folder)?);
         headers.insert("x-millstream-stream", header(&batch.stream)?);
         headers.insert("x-millstream-partition", HeaderValue::from(batch.partition));
         headers.insert("x-millstream-offsets", header(&offset_ranges(&offsets))?);
-        let url = self.urls.get(rows.start).or(self.urls.first()).cloned().unwrap_or_default();
+        let url = self.url(rows.start).unwrap_or_default().to_owned();
         Ok(Request { url, headers, body })
     }
 }
 
 fn header(text: &str) -> Result<HeaderValue> {
     HeaderValue::from_str(text).map_err(|_| Error::bug("a stream's name can't be a header"))
-}
-
-/// `stream/partition/offset`, or `stream/partition/first-last` of several rows.
-fn idempotency_key(batch: &SinkBatch, offsets: &[u64]) -> String {
-    match offsets {
-        [first, .., last] => format!("{}/{}/{first}-{last}", batch.stream, batch.partition),
-        [one] => format!("{}/{}/{one}", batch.stream, batch.partition),
-        [] => String::new(),
-    }
 }
 
 /// `5-9,12`
@@ -262,20 +353,6 @@ fn parse_retry_after(text: &str, now_us: i64) -> Option<Duration> {
     Some(Duration::from_micros(u64::try_from(us).unwrap_or_default()))
 }
 
-/// Everything but the unreserved characters of RFC 3986, section 2.3.
-fn percent_encode(value: &str, out: &mut String) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    for &byte in value.as_bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(byte as char);
-        } else {
-            out.push('%');
-            out.push(HEX[(byte >> 4) as usize] as char);
-            out.push(HEX[(byte & 15) as usize] as char);
-        }
-    }
-}
-
 #[async_trait]
 impl Sink for HttpSink {
     async fn deliver(&mut self, batch: &SinkBatch) -> Result<Vec<RowFailure>> {
@@ -283,30 +360,25 @@ impl Sink for HttpSink {
         let client = self.client()?;
         let payload = Payload::of(&batch.batch, self.config.image)?;
         let encoded = self.encode(batch, &payload)?;
-        while self.progress.done < payload.rows.len() {
-            let start = self.progress.done;
-            // Halves of refused requests, the first on top.
-            let whole = start..encoded.request_end(start, self.config.rows_max());
-            let mut pending = Vec::from([whole]);
-            while let Some(rows) = pending.pop() {
-                let request = encoded.request(batch, &payload, rows.clone(), self.config.format)?;
-                match self.send(&client, request).await? {
-                    Answer::Refused(_) if rows.len() > 1 => {
-                        let middle = rows.start + rows.len() / 2;
-                        pending.push(middle..rows.end);
-                        pending.push(rows.start..middle);
-                        continue;
-                    }
-                    Answer::Refused(failure) => {
-                        self.progress.failures.push(RowFailure { row: payload.rows[rows.start], failure });
-                    }
-                    Answer::Accepted => {}
+        while let Some(rows) = self.next_rows(&encoded) {
+            let answer = match encoded.url(rows.start) {
+                Err(why) => Answer::Each(rows.clone().map(|_| Item::Refused(unfit(why))).collect()),
+                Ok(_) => {
+                    let request = encoded.request(batch, &payload, rows.clone(), self.config.format)?;
+                    self.send(&client, request, rows.len()).await?
                 }
-                self.progress.done = rows.end;
-            }
+            };
+            // Not before the answer: a retry sends the same rows under the same key.
+            self.progress.pending.pop();
+            self.take(answer, rows, &payload)?;
         }
         Ok(self.progress.finish())
     }
+}
+
+/// The refusal of a row whose values make no address.
+fn unfit(why: &str) -> Failure {
+    Failure::new(FailureKind::Rejected, format!("`url` {why}"))
 }
 
 #[cfg(test)]

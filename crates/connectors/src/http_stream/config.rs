@@ -43,6 +43,10 @@ pub struct HttpStreamSourceConfig {
     /// How records are told apart.
     #[serde(default)]
     pub format: StreamFormat,
+    /// Of server-sent events, the types to read (`event:`; an event without one is a `message`); all where it is left
+    /// out. The type of each is in the column `_event` (`metadata: [event]`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<String>,
 }
 
 /// How the records of an HTTP stream are told apart.
@@ -73,6 +77,7 @@ impl HttpStreamSourceConfig {
             max_record: crate::file::config::default_max_record(),
             backoff: BackoffConfig::default(),
             format: StreamFormat::default(),
+            events: Vec::new(),
         }
     }
 
@@ -81,6 +86,9 @@ impl HttpStreamSourceConfig {
         problems.check_url("url", &self.url, &["http", "https"]);
         if reqwest::Method::from_bytes(self.method.as_bytes()).is_err() {
             problems.add("method", format!("`{}` is no HTTP method", self.method));
+        }
+        if !self.events.is_empty() && self.format != StreamFormat::Sse {
+            problems.add("events", "are the types of server-sent events: set `format: sse`, or leave it out");
         }
         problems.check_headers(&self.headers);
         problems.check_bearer(&self.headers, self.bearer_token.as_ref());

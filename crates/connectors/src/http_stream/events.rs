@@ -7,6 +7,9 @@ use super::lines::Line;
 use crate::file::{KEPT_BYTES_MAX, too_large};
 use millstream_core::Failure;
 
+/// The type of an event for which the server says none.
+const DEFAULT_KIND: &str = "message";
+
 /// The event that is being received, and what outlives it.
 #[derive(Debug)]
 pub(crate) struct Events {
@@ -15,6 +18,8 @@ pub(crate) struct Events {
     data: Vec<u8>,
     /// How much data there was; more than `data` holds where it is too large.
     size: u64,
+    /// The type of the event; empty where none was said.
+    kind: Vec<u8>,
     /// The id that the next event, or none, will make the last one.
     id: Vec<u8>,
     /// How long the server wants to be left alone before it is connected to again.
@@ -25,13 +30,15 @@ pub(crate) struct Events {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Event {
     pub data: Vec<u8>,
+    /// `message` where the server says none.
+    pub kind: String,
     pub refused: Option<Failure>,
 }
 
 impl Events {
     /// `last_id` is sent by servers that go on behind it, and stays until they say another.
     pub(crate) fn new(max_record: usize, last_id: Vec<u8>) -> Self {
-        Self { max_record, data: Vec::new(), size: 0, id: last_id, retry: Duration::ZERO }
+        Self { max_record, data: Vec::new(), size: 0, kind: Vec::new(), id: last_id, retry: Duration::ZERO }
     }
 
     /// The last id that the server has said. It counts from the empty line behind its event on.
@@ -62,11 +69,14 @@ impl Events {
             }
             b"id" if !value.contains(&0) => self.id = value.to_vec(),
             b"retry" => {
-                if let Some(ms) = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()) {
+                let digits = value.iter().all(u8::is_ascii_digit);
+                if let Some(ms) = std::str::from_utf8(value).ok().filter(|_| digits).and_then(|text| text.parse().ok())
+                {
                     self.retry = Duration::from_millis(ms);
                 }
             }
-            // A comment (no name), the event's type, or something to come.
+            b"event" => self.kind = value.to_vec(),
+            // A comment (no name), or something to come.
             _ => {}
         }
         None
@@ -74,19 +84,21 @@ impl Events {
 
     /// Forgets the event that has begun: the stream broke. `last_id` is the one of the last whole event.
     pub(crate) fn clear(&mut self, last_id: &[u8]) {
-        (self.data, self.size) = (Vec::new(), 0);
+        (self.data, self.size, self.kind) = (Vec::new(), 0, Vec::new());
         self.id = last_id.to_vec();
     }
 
     fn finish(&mut self) -> Option<Event> {
         let (mut data, size) = (std::mem::take(&mut self.data), std::mem::take(&mut self.size));
+        let kind = std::mem::take(&mut self.kind);
         if size == 0 {
             return None;
         }
         let size = size - 1; // Without the last line feed.
         data.truncate(usize::try_from(size).unwrap_or(usize::MAX));
         let refused = (size > self.max_record as u64).then(|| too_large(size, self.max_record));
-        Some(Event { data, refused })
+        let kind = if kind.is_empty() { DEFAULT_KIND.into() } else { String::from_utf8_lossy(&kind).into_owned() };
+        Some(Event { data, kind, refused })
     }
 }
 
@@ -106,7 +118,7 @@ mod tests {
     #[test]
     fn the_examples_of_the_specification() {
         let (found, _) = events("data: YHOO\ndata: +2\ndata: 10\n\n", 100);
-        assert_eq!(found, [Event { data: b"YHOO\n+2\n10".to_vec(), refused: None }]);
+        assert_eq!(found, [Event { data: b"YHOO\n+2\n10".to_vec(), kind: "message".into(), refused: None }]);
         let (found, state) =
             events(": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n", 100);
         assert_eq!(
@@ -116,6 +128,15 @@ mod tests {
         assert_eq!(state.id(), b"");
         let (found, _) = events("data\n\ndata\ndata\n\ndata:", 100);
         assert_eq!(found.iter().map(|e| e.data.as_slice()).collect::<Vec<_>>(), [b"".as_slice(), b"\n"]);
+    }
+
+    #[test]
+    fn a_type_counts_for_one_event_and_a_wait_is_of_digits_only() {
+        let (found, state) =
+            events("event: add\ndata: 1\n\nevent: gone\n\ndata: 2\n\nretry: 7\n\nretry: +9\nretry:\nid: a\0b\n\n", 9);
+        let kinds: Vec<_> = found.iter().map(|e| (e.kind.as_str(), e.data.as_slice())).collect();
+        assert_eq!(kinds, [("add", b"1".as_slice()), ("message", b"2")]);
+        assert_eq!((state.id(), state.retry), (b"".as_slice(), Duration::from_millis(7)));
     }
 
     #[test]

@@ -4,6 +4,9 @@ use bytes::{Buf, Bytes};
 
 use crate::file::KEPT_BYTES_MAX;
 
+/// U+FEFF in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// A line without its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Line {
@@ -26,11 +29,13 @@ pub(crate) struct Lines {
     size: u64,
     /// The last line ended with CR: a LF that comes next belongs to it.
     skip_line_feed: bool,
+    /// The next line is the first of its stream: a byte order mark before it is no part of it.
+    at_start: bool,
 }
 
 impl Lines {
     pub(crate) fn new(max_line: usize, carriage_return_ends: bool) -> Self {
-        Self { max_line, carriage_return_ends, partial: Vec::new(), size: 0, skip_line_feed: false }
+        Self { max_line, carriage_return_ends, partial: Vec::new(), size: 0, skip_line_feed: false, at_start: true }
     }
 
     /// The largest line that is held.
@@ -40,6 +45,11 @@ impl Lines {
 
     /// The next line that ends in `chunk`, which is moved behind it. `None`: the chunk is used up.
     pub(crate) fn next(&mut self, chunk: &mut Bytes) -> Option<Line> {
+        let line = self.next_marked(chunk)?;
+        Some(self.without_mark(line))
+    }
+
+    fn next_marked(&mut self, chunk: &mut Bytes) -> Option<Line> {
         if chunk.is_empty() {
             return None;
         }
@@ -65,12 +75,25 @@ impl Lines {
 
     /// The line that had no end when the stream ended.
     pub(crate) fn last(&mut self) -> Option<Line> {
-        (self.size > 0).then(|| self.finish())
+        (self.size > 0).then(|| {
+            let line = self.finish();
+            self.without_mark(line)
+        })
+    }
+
+    fn without_mark(&mut self, line: Line) -> Line {
+        if !std::mem::take(&mut self.at_start) {
+            return line;
+        }
+        match line {
+            Line::Whole(line) if line.starts_with(BYTE_ORDER_MARK) => Line::Whole(line.slice(BYTE_ORDER_MARK.len()..)),
+            other => other,
+        }
     }
 
     /// Forgets the line that has begun: the stream broke.
     pub(crate) fn clear(&mut self) {
-        (self.partial, self.size, self.skip_line_feed) = (Vec::new(), 0, false);
+        (self.partial, self.size, self.skip_line_feed, self.at_start) = (Vec::new(), 0, false, true);
     }
 
     fn keep(&mut self, piece: &[u8]) {
@@ -131,6 +154,21 @@ mod tests {
             cuts.sort_unstable();
             let chunks: Vec<&[u8]> = cuts.windows(2).map(|w| &text.as_bytes()[w[0]..w[1]]).collect();
             prop_assert_eq!(lines(&chunks, max_line, any_end), lines(&[text.as_bytes()], max_line, any_end));
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_dropped_at_the_start_of_a_stream_only() {
+        let marked: &[&[u8]] = &[b"\xef", b"\xbb", b"\xbfa\n\xef\xbb\xbfb\n"];
+        let found = lines(marked, 10, false);
+        let wanted: [&[u8]; 2] = [b"a", b"\xef\xbb\xbfb"];
+        assert_eq!(found, wanted.map(|line| Line::Whole(Bytes::copy_from_slice(line))));
+        assert_eq!(lines(&[b"\xef\xbb\xbfa"], 10, true), [Line::Whole(Bytes::from_static(b"a"))]);
+        let mut lines = Lines::new(10, true);
+        for _ in 0..2 {
+            let mut chunk = Bytes::from_static(b"\xef\xbb\xbfa\r\nb");
+            assert_eq!(lines.next(&mut chunk), Some(Line::Whole(Bytes::from_static(b"a"))), "of each stream");
+            lines.clear();
         }
     }
 

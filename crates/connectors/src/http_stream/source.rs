@@ -26,13 +26,11 @@ use crate::file::too_large;
 use crate::format::Framing;
 use crate::record_buffer::RecordBuffer;
 use crate::source::{
-    SourceContext, charset, describe_http_error, http_client, json_or_text, request_headers, retry_after,
+    SERVER_WAIT_MAX, SourceContext, charset, describe_http_error, http_client, json_or_text, request_headers,
+    retry_after,
 };
 
 const LAST_EVENT_ID: &str = "last_event_id";
-
-/// The longest that a server may ask to be left alone.
-const SERVER_WAIT_MAX: Duration = Duration::from_secs(3600);
 
 /// Reads an HTTP answer that does not end; see [`HttpStreamSourceConfig`].
 pub struct HttpStreamSource {
@@ -197,12 +195,13 @@ impl HttpStreamSource {
                     self.last_id = self.events.id().to_vec();
                     self.last_id_changed = true;
                 }
+                let wanted = |kind: &str| self.config.events.is_empty() || self.config.events.iter().any(|e| e == kind);
                 match event {
-                    None => return,
-                    Some(event) => match event.refused {
-                        None => self.records.push_message(&event.data),
-                        Some(failure) => self.records.push_refused(&event.data, failure),
-                    },
+                    Some(event) if wanted(&event.kind) => {
+                        self.records.push_event(&event.kind, &event.data, event.refused)
+                    }
+                    // A comment is a sign of life.
+                    _ => {}
                 }
             }
         }

@@ -162,3 +162,15 @@ async fn a_dropped_call_loses_no_record_and_batches_are_bounded() {
     }
     assert_eq!(requests.lock().len(), 1);
 }
+
+#[tokio::test]
+async fn events_behind_a_byte_order_mark_are_read_and_chosen_by_their_type() {
+    let text = b"\xef\xbb\xbfevent: add\ndata: 1\n\nevent: gone\ndata: 2\n\ndata: 3\n\n";
+    let (url, _) = serve(move |_, _| chunked(&[&text[..2], &text[2..]], true)).await;
+    let events = vec!["add".into(), "message".into()];
+    let (mut source, _) = open(HttpStreamSourceConfig { events, ..config(&url, StreamFormat::Sse) }, &Cursor::new());
+    let (records, batches) = read(&mut source, 2).await;
+    assert_eq!(records[..2], ["1", "3"]);
+    let kinds: Vec<&str> = batches.iter().flat_map(|batch| &batch.raw.events).map(|kind| &**kind).collect();
+    assert_eq!(kinds[..2], ["add", "message"]);
+}

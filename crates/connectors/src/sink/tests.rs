@@ -44,7 +44,13 @@ pub(crate) fn record_batch(schema: &SchemaRef, rows: &[serde_json::Value]) -> Re
 /// Rows of partition 0 of `wire`, from offset `first`.
 pub(crate) fn rows(first: u64, rows: &[serde_json::Value]) -> SinkBatch {
     let offsets = (first..first + rows.len() as u64).collect();
-    SinkBatch { stream: "wire".into(), partition: 0, offsets, batch: record_batch(&row_schema(), rows) }
+    SinkBatch {
+        folder: "f0".into(),
+        stream: "wire".into(),
+        partition: 0,
+        offsets,
+        batch: record_batch(&row_schema(), rows),
+    }
 }
 
 /// Rows with nothing but an id.
@@ -64,7 +70,7 @@ pub(crate) fn changes() -> SinkBatch {
             json!({"op": "delete", "ts": "2024-05-01T12:00:03Z", "key": {"id": 2}, "old": row(2, "neutral")}),
         ],
     );
-    SinkBatch { stream: "news.changes".into(), partition: 2, offsets: vec![7, 8, 10], batch }
+    SinkBatch { folder: "f0".into(), stream: "news.changes".into(), partition: 2, offsets: vec![7, 8, 10], batch }
 }
 
 /// 2024-05-01T12:00:10Z

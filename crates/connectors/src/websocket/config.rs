@@ -38,9 +38,26 @@ pub struct WebsocketSourceConfig {
     /// connection is made again.
     #[serde(default = "crate::file::config::default_max_record")]
     pub max_record: ByteSize,
+    /// Messages that are no records, such as a service's own heartbeats: regular expressions, of which one must be
+    /// found in the message. `['^\{"type":"ping"', '^pong$']`
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignore: Vec<String>,
+    /// A message to send again and again, where the service asks its clients for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat: Option<Heartbeat>,
     /// Waits between attempts to connect.
     #[serde(default)]
     pub backoff: BackoffConfig,
+}
+
+/// A message that is sent again and again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub struct Heartbeat {
+    /// The message. A text is sent as it is, anything else as JSON.
+    pub send: serde_json::Value,
+    /// How often; the first time this long after connecting.
+    pub every: HumanDuration,
 }
 
 pub(crate) fn default_stall_timeout() -> HumanDuration {
@@ -62,6 +79,8 @@ impl WebsocketSourceConfig {
             stall_timeout: default_stall_timeout(),
             ping_interval: default_ping_interval(),
             max_record: crate::file::config::default_max_record(),
+            ignore: Vec::new(),
+            heartbeat: None,
             backoff: BackoffConfig::default(),
         }
     }
@@ -78,6 +97,16 @@ impl WebsocketSourceConfig {
                 "ping_interval",
                 "is not below `stall_timeout`: a quiet but healthy connection would be taken for a stalled one",
             );
+        }
+        for (i, pattern) in self.ignore.iter().enumerate() {
+            if let Err(e) = regex::bytes::Regex::new(pattern) {
+                problems.add(format!("ignore[{i}]"), format!("is no regular expression: {e}"));
+            } else if pattern.is_empty() {
+                problems.add(format!("ignore[{i}]"), "is empty: it would be found in every message");
+            }
+        }
+        if let Some(heartbeat) = &self.heartbeat {
+            problems.check_not_zero("heartbeat.every", heartbeat.every);
         }
         problems.check_max_record(self.max_record);
         self.backoff.check(problems);

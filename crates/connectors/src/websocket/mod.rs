@@ -1,6 +1,8 @@
 //! Reads the messages of a WebSocket.
 
 pub mod config;
+mod connect;
+mod frames;
 pub mod source;
 
 #[cfg(test)]

@@ -11,21 +11,20 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, SinkExt, StreamExt};
 use millstream_core::units::redact_url;
 use millstream_core::{Error, Failure, FailureKind, Result, Source, SourceBatch, SourceRead};
-use tokio::net::TcpStream;
+use regex::bytes::Regex;
+use reqwest::header::RETRY_AFTER;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::error::CapacityError;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 
 use super::config::WebsocketSourceConfig;
+use super::connect::{Socket, connect};
 use crate::backoff::Reconnect;
 use crate::record_buffer::RecordBuffer;
-use crate::source::{SourceContext, json_or_text, request_headers};
-
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+use crate::source::{SERVER_WAIT_MAX, SourceContext, json_or_text, request_headers, retry_after};
 
 /// Reads the messages of a WebSocket; see [`WebsocketSourceConfig`]. It has no cursor: a WebSocket can't be asked for
 /// the past.
@@ -33,6 +32,8 @@ pub struct WebsocketSource {
     config: WebsocketSourceConfig,
     request: Request,
     subscribe: Arc<[String]>,
+    ignore: Vec<Regex>,
+    context: SourceContext,
     reconnect: Reconnect,
     connection: Connection,
     records: RecordBuffer,
@@ -43,12 +44,20 @@ pub struct WebsocketSource {
 enum Connection {
     None,
     /// Kept here, and not in the future of `next`, so that a dropped call does not start it over.
-    Connecting(BoxFuture<'static, Result<Socket, String>>),
+    Connecting(BoxFuture<'static, Result<Socket, Refused>>),
     Open {
         socket: Box<Socket>,
         heard_at: Instant,
         ping_at: Instant,
+        /// When the next heartbeat is due, where there are any.
+        beat_at: Option<Instant>,
     },
+}
+
+/// Why there is no connection, and how long the server wants to be left alone.
+struct Refused {
+    why: String,
+    wait: Duration,
 }
 
 /// What waiting for a message gave.
@@ -77,35 +86,44 @@ impl WebsocketSource {
             subscribe: config.subscribe.iter().map(json_or_text).collect(),
             reconnect: Reconnect::new(&config.backoff, &context),
             connection: Connection::None,
+            ignore: patterns(&config, &context.name)?,
             records: RecordBuffer::for_messages(redact_url(&config.url).into(), &context),
             resumed: false,
+            context,
             config,
         })
     }
 
     /// Connects and subscribes; says why where that fails.
-    fn connect(&self) -> BoxFuture<'static, Result<Socket, String>> {
+    fn connect(&self) -> BoxFuture<'static, Result<Socket, Refused>> {
         let (request, subscribe, patience) =
             (self.request.clone(), self.subscribe.clone(), self.config.stall_timeout.0);
         let max = usize::try_from(self.config.max_record.0).unwrap_or(usize::MAX);
         let limits = WebSocketConfig::default().max_message_size(Some(max)).max_frame_size(Some(max));
-        let connect = async move {
-            let (mut socket, _) =
-                connect_async_with_config(request, Some(limits), true).await.map_err(|e| describe(&e))?;
-            for message in subscribe.iter() {
-                socket.send(Message::text(message.clone())).await.map_err(|e| describe(&e))?;
+        let clock = self.context.clock.clone();
+        async move {
+            match timeout(patience, connect(request, limits, &subscribe)).await {
+                Ok(Ok(socket)) => Ok(socket),
+                Ok(Err(e)) => {
+                    let header = match &e {
+                        WsError::Http(response) => response.headers().get(RETRY_AFTER),
+                        _ => None,
+                    };
+                    let wait = header.and_then(|value| retry_after(value, &*clock)).unwrap_or_default();
+                    Err(Refused { why: describe(&e), wait: wait.min(SERVER_WAIT_MAX) })
+                }
+                Err(_) => Err(Refused { why: format!("no connection within {patience:?}"), wait: Duration::ZERO }),
             }
-            Ok(socket)
-        };
-        async move { timeout(patience, connect).await.unwrap_or_else(|_| Err(format!("no connection within {patience:?}"))) }.boxed()
+        }
+        .boxed()
     }
 
     /// Takes a message; says why where the connection is of no more use.
     fn take(&mut self, message: Option<Result<Message, WsError>>) -> Result<(), String> {
         match message {
-            Some(Ok(Message::Text(text))) => self.records.push_message(text.as_bytes()),
-            Some(Ok(Message::Binary(bytes))) => self.records.push_message(&bytes),
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => return Ok(()),
+            Some(Ok(Message::Text(text))) => self.take_record(text.as_bytes()),
+            Some(Ok(Message::Binary(bytes))) => self.take_record(&bytes),
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
             Some(Ok(Message::Close(Some(frame)))) => {
                 return Err(format!("the server closed with code {} {}", frame.code, frame.reason)
                     .trim_end()
@@ -125,21 +143,45 @@ impl WebsocketSource {
         Ok(())
     }
 
+    fn take_record(&mut self, message: &[u8]) {
+        if !self.ignore.iter().any(|pattern| pattern.is_match(message)) {
+            self.records.push_message(message);
+        }
+    }
+
+    /// Sends the heartbeat that is due.
+    async fn beat(&mut self) -> Result<(), String> {
+        let (Some(heartbeat), stall) = (&self.config.heartbeat, self.config.stall_timeout.0) else { return Ok(()) };
+        let Connection::Open { socket, beat_at, .. } = &mut self.connection else { return Ok(()) };
+        let now = Instant::now();
+        if beat_at.is_none_or(|at| at > now) {
+            return Ok(());
+        }
+        *beat_at = Some(now + heartbeat.every.0);
+        match timeout(stall, socket.send(Message::text(json_or_text(&heartbeat.send)))).await {
+            Ok(sent) => sent.map_err(|e| describe(&e)),
+            Err(_) => Err(format!("nothing could be sent for {stall:?}")),
+        }
+    }
+
     /// Waits for a message or for the time of the next ping, then takes what else is there already.
     async fn read(&mut self) -> Result<(), String> {
         let (stall, ping) = (self.config.stall_timeout.0, self.config.ping_interval.0);
-        let Connection::Open { socket, heard_at, ping_at } = &mut self.connection else { return Ok(()) };
+        self.beat().await?;
+        let Connection::Open { socket, heard_at, ping_at, beat_at } = &mut self.connection else { return Ok(()) };
         if std::mem::take(&mut self.resumed) {
             *heard_at = Instant::now();
         }
         let stalled_at = *heard_at + stall;
-        let heard = match timeout_at(stalled_at.min(*ping_at), socket.next()).await {
+        let wake_at = stalled_at.min(*ping_at).min(beat_at.unwrap_or(stalled_at));
+        let heard = match timeout_at(wake_at, socket.next()).await {
             Ok(message) => Heard::Message(message),
             Err(_) => Heard::Quiet,
         };
         let now = Instant::now();
         match heard {
             Heard::Quiet if now >= stalled_at => Err(format!("nothing came for {stall:?}")),
+            Heard::Quiet if now < *ping_at => Ok(()),
             Heard::Quiet => {
                 *ping_at = now + ping;
                 match timeout_at(stalled_at, socket.send(Message::Ping(Default::default()))).await {
@@ -160,9 +202,9 @@ impl WebsocketSource {
         }
     }
 
-    fn disconnect(&mut self, why: &str) {
+    fn disconnect(&mut self, why: &str, wait: Duration) {
         self.connection = Connection::None;
-        self.reconnect.failed(why, Duration::ZERO);
+        self.reconnect.failed(why, wait);
     }
 }
 
@@ -183,19 +225,26 @@ impl Source for WebsocketSource {
                     Ok(socket) => {
                         let now = Instant::now();
                         let ping_at = now + self.config.ping_interval.0;
-                        self.connection = Connection::Open { socket: Box::new(socket), heard_at: now, ping_at };
+                        let beat_at = self.config.heartbeat.as_ref().map(|beat| now + beat.every.0);
+                        self.connection =
+                            Connection::Open { socket: Box::new(socket), heard_at: now, ping_at, beat_at };
                         self.reconnect.connected();
                     }
-                    Err(why) => self.disconnect(&why),
+                    Err(refused) => self.disconnect(&refused.why, refused.wait),
                 },
                 Connection::Open { .. } => {
                     if let Err(why) = self.read().await {
-                        self.disconnect(&why);
+                        self.disconnect(&why, Duration::ZERO);
                     }
                 }
             }
         }
     }
+}
+
+fn patterns(config: &WebsocketSourceConfig, name: &str) -> Result<Vec<Regex>> {
+    let wrong = |e| Error::config(format!("source {name}: `ignore` holds no regular expression")).caused_by(e);
+    config.ignore.iter().map(|pattern| Regex::new(pattern).map_err(wrong)).collect()
 }
 
 /// What went wrong, without the address, which may hold a token.

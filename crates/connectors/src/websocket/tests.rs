@@ -193,3 +193,38 @@ async fn headers_and_token_are_sent_and_a_refusal_is_told_without_them() {
     let said = said.lock().join("\n");
     assert!(said.contains("401") && !said.contains("hush"), "{said}");
 }
+
+#[tokio::test]
+async fn a_text_that_is_no_utf_8_is_a_record_with_its_bytes_and_the_connection_goes_on() {
+    let url = server(|n, mut client| async move {
+        use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+        use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+        let broken = Frame::message(vec![b'a', 0xff, b'b'], OpCode::Data(Data::Text), true);
+        client.send(Message::Frame(broken)).await.unwrap();
+        client.send(Message::text(format!("behind {n}"))).await.unwrap();
+        client.next().await;
+    })
+    .await;
+    let (mut source, _) = open(config(&url));
+    assert_eq!(read(&mut source, 2).await.0, [b"a\xffb".to_vec(), b"behind 0".to_vec()]);
+}
+
+#[tokio::test]
+async fn heartbeats_are_sent_and_those_of_the_server_are_no_records() {
+    let url = server(|_, mut client| async move {
+        for _ in 0..3 {
+            client.send(Message::text(r#"{"type":"ping"}"#)).await.unwrap();
+            assert_eq!(client.next().await.unwrap().unwrap(), Message::text(r#"{"op":"pong"}"#));
+        }
+        client.send(Message::text("a record with ping in it")).await.unwrap();
+        client.next().await;
+    })
+    .await;
+    let heartbeat = super::config::Heartbeat {
+        send: serde_json::json!({"op": "pong"}),
+        every: HumanDuration(Duration::from_millis(5)),
+    };
+    let ignore = vec![r#"^\{"type":"ping""#.into()];
+    let (mut source, _) = open(WebsocketSourceConfig { ignore, heartbeat: Some(heartbeat), ..config(&url) });
+    assert_eq!(read(&mut source, 1).await.0, [b"a record with ping in it"]);
+}

@@ -71,6 +71,12 @@ pub async fn push(
         }
         Pushed::Stored(stored) => (StatusCode::OK, Json(stored)).into_response(),
         Pushed::Malformed(message) => ApiError::bad_request(message).into_response(),
+        Pushed::KeyReused => ApiError::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "this Idempotency-Key was used for a request with another body: nothing of this one is stored; send it \
+             with a key of its own",
+        )
+        .into_response(),
         Pushed::InProgress => {
             let refused = ApiError::new(
                 StatusCode::CONFLICT,

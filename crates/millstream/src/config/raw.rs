@@ -265,6 +265,8 @@ pub enum Metadata {
     Origin,
     /// Column `_position`, int: where it began there, such as a byte offset.
     Position,
+    /// Column `_event`, string: the type of a server-sent event; null of other sources.
+    Event,
     /// Column `_received_at`, timestamp: when it was read.
     ReceivedAt,
 }

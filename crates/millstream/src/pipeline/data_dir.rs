@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! LOCK              held by the one process that writes
-//! millstream.json   format version and pipeline name
+//! millstream.json   format version, pipeline name and identity of the folder
 //! catalog.json      which streams and tables there are, for commands at rest
 //! schemas/          schemas of stored rows, by fingerprint
 //! log/<stream>/     segments
@@ -13,6 +13,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use millstream_core::disk::{RealDisk, write_atomic};
 use millstream_core::{Error, Result, ResultExt};
@@ -32,6 +33,9 @@ struct Identity {
     format: u32,
     pipeline: String,
     written_by: String,
+    /// A UUID, drawn when the folder is made. A folder of a version that had none gets one when it is opened to write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
 }
 
 /// A data folder.
@@ -60,8 +64,8 @@ impl DataDir {
                     identity.pipeline
                 )));
             }
-            Some(_) => {}
-            None => dir.write_identity(pipeline).doing(doing)?,
+            Some(identity) if identity.id.is_some() => {}
+            _ => dir.write_identity(pipeline).doing(doing)?,
         }
         Ok(dir)
     }
@@ -126,6 +130,17 @@ impl DataDir {
         Ok(self.identity()?.map(|i| i.pipeline).unwrap_or_default())
     }
 
+    /// The identity of the folder: what tells its offsets from those of another folder, or of an earlier one at the
+    /// same place. A copy of the folder is the same folder.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn id(&self) -> Result<Arc<str>> {
+        let id = self.identity()?.and_then(|i| i.id);
+        id.map(Into::into)
+            .ok_or_else(|| Error::bug("the data folder was not opened to write, so it may have no identity"))
+    }
+
     fn identity(&self) -> Result<Option<Identity>> {
         let path = self.root.join("millstream.json");
         let text = match std::fs::read(&path) {
@@ -152,8 +167,12 @@ impl DataDir {
     }
 
     fn write_identity(&self, pipeline: &str) -> Result<()> {
-        let identity =
-            Identity { format: FORMAT, pipeline: pipeline.into(), written_by: env!("CARGO_PKG_VERSION").into() };
+        let identity = Identity {
+            format: FORMAT,
+            pipeline: pipeline.into(),
+            written_by: env!("CARGO_PKG_VERSION").into(),
+            id: Some(uuid::Uuid::new_v4().to_string()),
+        };
         let text = serde_json::to_vec_pretty(&identity).map_err(|e| Error::bug(e.to_string()))?;
         Ok(write_atomic(&RealDisk, &self.root.join("millstream.json"), &text)?)
     }
@@ -236,6 +255,22 @@ mod tests {
         assert_eq!(default_folder(&root, "posts").unwrap(), root.join("posts"));
         assert!(default_folder(&root, "log").unwrap_err().to_string().contains("--data-dir"));
         assert_eq!(found_in(&root), [("news".to_owned(), root)]);
+    }
+
+    #[test]
+    fn each_folder_has_an_identity_that_stays_and_an_old_one_gets_its_own() {
+        let temp = tempfile::tempdir().unwrap();
+        let id = |name: &str| DataDir::open(&temp.path().join(name), "news").unwrap().id().unwrap();
+        let first = id("a");
+        assert_eq!(id("a"), first, "it stays");
+        assert_ne!(id("b"), first);
+        std::fs::remove_dir_all(temp.path().join("a")).unwrap();
+        assert_ne!(id("a"), first, "another folder at the same place");
+        let old = temp.path().join("old");
+        std::fs::create_dir_all(&old).unwrap();
+        let text = r#"{"format":1,"pipeline":"news","written_by":"0.0.9"}"#;
+        std::fs::write(old.join("millstream.json"), text).unwrap();
+        assert_eq!(id("old"), id("old"));
     }
 
     #[test]

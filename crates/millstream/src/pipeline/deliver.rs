@@ -216,6 +216,7 @@ impl Deliver {
             let rows = (batch.batch.num_rows() - start).min(DELIVER_ROWS);
             let first = batch.base_offset + start as u64;
             let out = SinkBatch {
+                folder: self.context.folder.clone(),
                 stream: stream.name().clone(),
                 partition: batch.partition,
                 offsets: (first..first + rows as u64).collect(),

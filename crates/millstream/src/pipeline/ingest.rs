@@ -327,6 +327,10 @@ fn metadata_column(metadata: Metadata, decoded: &Decoded, raw: &RawBatch, now_us
             let position = |&record: &u32| raw.positions.get(record as usize).map(|&p| p as i64);
             Arc::new(decoded.record.iter().map(position).collect::<Int64Array>())
         }
+        Metadata::Event => {
+            let event = |&record: &u32| raw.events.get(record as usize).map(|event| &**event);
+            Arc::new(decoded.record.iter().map(event).collect::<StringArray>())
+        }
         Metadata::ReceivedAt => Arc::new(TimestampMicrosecondArray::from_value(now_us, rows).with_timezone("UTC")),
     }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use millstream_core::{CursorDelta, RawBatch, Result};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::ingest::Ingest;
@@ -30,7 +31,12 @@ pub struct Push {
 #[derive(Debug, Clone)]
 enum Key {
     UnderWay,
-    Done { at_us: i64, answer: Stored },
+    /// `body`: the digest of the body; none of a key that a version without digests has stored.
+    Done {
+        at_us: i64,
+        answer: Stored,
+        body: Option<String>,
+    },
 }
 
 /// What a request came to.
@@ -42,6 +48,8 @@ pub enum Pushed {
     Malformed(String),
     /// A request with the same idempotency key is still under way.
     InProgress,
+    /// The idempotency key was used for another body: nothing is stored.
+    KeyReused,
 }
 
 /// How many records were stored, and why others were not.
@@ -73,9 +81,8 @@ impl Push {
         let mut keys = HashMap::new();
         let known = ingest.stream.log.producer(&ingest.spec.name).map(|p| p.cursor).unwrap_or_default();
         for (key, value) in &known {
-            let stored = key.strip_prefix(KEY_PREFIX).zip(serde_json::from_slice::<(i64, Stored)>(value).ok());
-            if let Some((key, (at_us, answer))) = stored {
-                keys.insert(key.to_owned(), Key::Done { at_us, answer });
+            if let Some((key, known)) = key.strip_prefix(KEY_PREFIX).zip(remembered(value)) {
+                keys.insert(key.to_owned(), known);
             }
         }
         Self { ingest, room: Semaphore::new(BODIES_KIB), window_us, keys: Mutex::new(keys) }
@@ -96,6 +103,7 @@ impl Push {
     /// # Errors
     /// The log can't be written.
     pub async fn push(&self, body: Bytes, charset: Option<&str>, key: Option<&str>) -> Result<Pushed> {
+        let digest = key.map(|_| body_digest(&body, charset)).unwrap_or_default();
         let raw = match self.ingest.decoder.split(body, charset) {
             Ok(raw) => RawBatch { charset: charset.map(Into::into), ..raw },
             Err(failure) => return Ok(Pushed::Malformed(failure.message)),
@@ -105,7 +113,7 @@ impl Push {
             self.ingest.append(chunks, Vec::new()).await?;
             return Ok(Pushed::Stored(stored));
         };
-        if let Some(known) = self.claim(key) {
+        if let Some(known) = self.claim(key, &digest) {
             return Ok(known);
         }
         // Released again if anything below fails or the client goes away before the append is under way.
@@ -113,10 +121,10 @@ impl Push {
         let (chunks, stored) = self.prepare(&raw)?;
         let now_us = self.ingest.clock.now_us();
         let mut cursor = self.forget_old(now_us);
-        let value = serde_json::to_vec(&(now_us, &stored)).unwrap_or_default();
+        let value = serde_json::to_vec(&(now_us, &stored, &digest)).unwrap_or_default();
         cursor.push((format!("{KEY_PREFIX}{key}"), Some(value.into())));
         self.ingest.append(chunks, cursor).await?;
-        claim.done(now_us, stored.clone());
+        claim.done(now_us, stored.clone(), digest);
         Ok(Pushed::Stored(stored))
     }
 
@@ -133,10 +141,11 @@ impl Push {
         Ok((prepared.chunks, stored))
     }
 
-    fn claim(&self, key: &str) -> Option<Pushed> {
+    fn claim(&self, key: &str, digest: &str) -> Option<Pushed> {
         let mut keys = self.keys.lock();
         match keys.get(key) {
             Some(Key::UnderWay) => Some(Pushed::InProgress),
+            Some(Key::Done { body: Some(body), .. }) if body != digest => Some(Pushed::KeyReused),
             Some(Key::Done { answer, .. }) => Some(Pushed::Stored(Stored { duplicate: true, ..answer.clone() })),
             None => {
                 keys.insert(key.to_owned(), Key::UnderWay);
@@ -158,14 +167,34 @@ impl Push {
     }
 }
 
+/// What the log remembers of a key: time, answer and digest; without the digest where an earlier version wrote it.
+fn remembered(value: &[u8]) -> Option<Key> {
+    if let Ok((at_us, answer, body)) = serde_json::from_slice::<(i64, Stored, String)>(value) {
+        return Some(Key::Done { at_us, answer, body: Some(body) });
+    }
+    let (at_us, answer) = serde_json::from_slice(value).ok()?;
+    Some(Key::Done { at_us, answer, body: None })
+}
+
+/// SHA-256 of a body and its encoding, in hexadecimal digits.
+fn body_digest(body: &[u8], charset: Option<&str>) -> String {
+    let mut digest = Sha256::new();
+    digest.update(body);
+    if let Some(charset) = charset {
+        digest.update(b"\0");
+        digest.update(charset.to_ascii_lowercase());
+    }
+    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 struct Claim<'a> {
     push: &'a Push,
     key: &'a str,
 }
 
 impl Claim<'_> {
-    fn done(self, at_us: i64, answer: Stored) {
-        self.push.keys.lock().insert(self.key.to_owned(), Key::Done { at_us, answer });
+    fn done(self, at_us: i64, answer: Stored, body: String) {
+        self.push.keys.lock().insert(self.key.to_owned(), Key::Done { at_us, answer, body: Some(body) });
     }
 }
 

@@ -158,6 +158,7 @@ impl Running {
             watchers: Arc::default(),
             stop: stop_tasks.clone(),
             pipeline_version: pipeline.version.clone(),
+            folder: data_dir.id()?,
         };
         let mut states = BTreeMap::new();
         let tasks = open_tasks(&plan, &context, &data_dir, (&models, &known), &readers, &options, &mut states).await?;
@@ -366,6 +367,7 @@ pub async fn redrive_at_rest(
         watchers: Arc::default(),
         stop: CancellationToken::new(),
         pipeline_version: pipeline.version.clone(),
+        folder: data_dir.id()?,
     };
     let ingests = open_ingests(&pipeline, &context)?;
     let redriver = dead_letters::Redriver { plan: &plan, streams: &streams, ingests: &ingests, schemas: &schemas };

@@ -68,6 +68,8 @@ pub struct TaskContext {
     pub stop: CancellationToken,
     /// Digest of the pipeline file.
     pub pipeline_version: Arc<str>,
+    /// The identity of the data folder; every id that leaves the program begins with it.
+    pub folder: Arc<str>,
 }
 
 /// A task.

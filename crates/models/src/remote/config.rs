@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_core::units::redact_url;
+use millstream_core::units::{redact_url, unencoded_user_info};
 use millstream_core::{Error, HumanDuration, Result, Secret};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use schemars::JsonSchema;
@@ -141,6 +141,11 @@ impl EndpointConfig {
         let place = match target {
             Some(target) => Place::Aws(self.aws_target(target, source)?),
             None => {
+                if unencoded_user_info(source) {
+                    return Err(Error::config(
+                        "the endpoint's address has a character in its user or password that must be encoded: encode the password (`@` as %40, `/` as %2F)",
+                    ));
+                }
                 let url = Url::parse(source)
                     .map_err(|e| Error::config(format!("`{}` is no URL: {e}", redact_url(source))))?;
                 Place::Http(request_url(&url, protocol, self.model_name.as_deref(), task)?)

@@ -108,7 +108,8 @@ async fn rows_go_out_in_order_in_requests_of_the_asked_size() {
     assert_eq!(asked.len(), 2);
     let header = |i: usize, name: &str| asked[i].headers[name].to_str().unwrap().to_owned();
     assert_eq!((asked[0].verb.as_str(), asked[0].uri.as_str()), ("POST", "/hook?a=b"));
-    assert_eq!(header(0, "idempotency-key"), "wire/0/10-14");
+    assert_eq!(header(0, "idempotency-key"), "f0/wire/0/10-14");
+    assert_eq!(header(0, "x-millstream-folder"), "f0");
     assert_eq!(header(0, "x-millstream-stream"), "wire");
     assert_eq!(header(0, "x-millstream-partition"), "0");
     assert_eq!(header(0, "x-millstream-offsets"), "10-11,13-14");
@@ -236,8 +237,8 @@ async fn new_images_of_changes_keep_their_own_offsets() {
     let failures = sink.deliver(&changes()).await.unwrap();
     assert_eq!(failures.iter().map(|f| f.row).collect::<Vec<_>>(), [1]);
     let asked = service.asked();
-    assert_eq!(asked[0].headers["idempotency-key"], "news.changes/2/7");
-    assert_eq!(asked[1].headers["idempotency-key"], "news.changes/2/8");
+    assert_eq!(asked[0].headers["idempotency-key"], "f0/news.changes/2/7");
+    assert_eq!(asked[1].headers["idempotency-key"], "f0/news.changes/2/8");
     assert_eq!(asked[1].uri, "/negative");
     assert_eq!(asked.len(), 2);
 }
@@ -259,8 +260,55 @@ async fn retry_after_is_honoured_up_to_the_limit() {
             axum::http::Response::builder().status(429).header("retry-after", asked).body("slow down").unwrap();
         let before = tokio::time::Instant::now();
         let error =
-            sink(json!({"url": "http://h"})).judge(Response::from(response), "POST http://h").await.err().unwrap();
+            sink(json!({"url": "http://h"})).judge(Response::from(response), "POST http://h", 1).await.err().unwrap();
         assert_eq!(before.elapsed().as_secs(), seconds);
         assert_eq!(error.message(), "POST http://h answers 429 Too Many Requests: slow down");
     }
+}
+
+/// A web service that takes rows one by one, as Elasticsearch does: 2 is refused, 1 and 4 are throttled once.
+async fn picky(State(asked): State<Arc<Mutex<Vec<Vec<i64>>>>>, body: Bytes) -> axum::Json<Value> {
+    let rows: Vec<Value> = serde_json::from_slice(&body).unwrap();
+    let ids: Vec<i64> = rows.iter().map(|row| row["id"].as_i64().unwrap()).collect();
+    let first = asked.lock().unwrap().is_empty();
+    asked.lock().unwrap().push(ids.clone());
+    let item = |id: &i64| match id {
+        2 => json!({"index": {"status": 400, "error": {"reason": "no number"}}}),
+        1 | 4 if first => json!({"index": {"status": 429}}),
+        _ => json!({"index": {"status": 201}}),
+    };
+    let items: Vec<Value> = ids.iter().map(item).collect();
+    let errors = items.iter().any(|item| item["index"]["status"] != 201);
+    axum::Json(json!({"errors": errors, "items": items}))
+}
+
+#[tokio::test]
+async fn of_a_request_taken_in_part_only_what_may_still_go_is_sent_again() {
+    let asked: Arc<Mutex<Vec<Vec<i64>>>> = Arc::default();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let router = Router::new().fallback(picky).with_state(asked.clone());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let mut sink = sink(json!({"url": url}));
+    let batch = ids(0, 6);
+    let error = sink.deliver(&batch).await.unwrap_err();
+    assert!(error.is_retry() && error.to_string().contains("in part"), "{error}");
+    let failures = sink.deliver(&batch).await.unwrap();
+    assert_eq!(failures.iter().map(|f| f.row).collect::<Vec<_>>(), [2]);
+    assert!(failures[0].failure.message.ends_with("400 no number"), "{}", failures[0].failure.message);
+    assert_eq!(*asked.lock().unwrap(), [vec![0, 1, 2, 3, 4, 5], vec![1], vec![4]]);
+}
+
+#[tokio::test]
+async fn a_row_that_would_leave_its_path_is_refused_and_the_others_are_sent() {
+    let service = Service::default();
+    let url = service.start().await;
+    let values = ["a", "..", "", "b"].map(|h| json!({"id": 1, "headline": h}));
+    let failures = sink(json!({"url": format!("{url}/items/{{headline}}"), "method": "PUT"}))
+        .deliver(&rows(0, &values))
+        .await
+        .unwrap();
+    assert_eq!(failures.iter().map(|f| f.row).collect::<Vec<_>>(), [1, 2]);
+    assert!(failures.iter().all(|f| f.failure.kind == FailureKind::Rejected));
+    assert_eq!(service.asked().iter().map(|a| a.uri.clone()).collect::<Vec<_>>(), ["/items/a", "/items/b"]);
 }

@@ -183,6 +183,7 @@ impl Metadata {
             Self::Raw => ArrowField::new("_raw", DataType::Binary, false),
             Self::Origin => ArrowField::new("_origin", DataType::Utf8, true),
             Self::Position => ArrowField::new("_position", DataType::Int64, true),
+            Self::Event => ArrowField::new("_event", DataType::Utf8, true),
             Self::ReceivedAt => ArrowField::new("_received_at", timestamp_type(), false),
         }
     }
