@@ -223,7 +223,7 @@ fn metrics_have_the_names_that_dashboards_know() {
         "component_received_bytes_total{component_kind=\"source\",component_id=\"posts\"} ",
         "component_errors_total{component_kind=\"source\",component_id=\"posts\",error_type=\"missing_field\"} 1",
         "component_received_events_total{component_kind=\"table\",component_id=\"items\"} 1",
-        "dlq_records_total{stage=\"transform\",component_id=\"texts\"} 1",
+        "dlq_records_total{stage=\"transform\",component_id=\"texts\",error_type=\"expression\"} 1",
         "source_lag_seconds{component_kind=\"source\",component_id=\"posts\"} ",
         "watermark_lag_seconds{component_kind=\"source\",component_id=\"posts\"} ",
         "end_to_end_latency_seconds_count{component_kind=\"sink\",component_id=\"files\"} 1",
@@ -414,7 +414,7 @@ fn a_sink_that_is_down_holds_up_nobody_else_and_no_stop() {
     let mut server = place.start(&[]);
     push(&server, r#"[{"id":"a","n":1},{"id":"b","n":1}]"#);
     eventually("the other sink", || (place.sink_rows("out").len() == 2).then_some(()));
-    server.wait_for_log("the sink is not available");
+    server.wait_for_log("sink hook waits");
     server.terminate();
     let status = server.ended_within(PATIENCE).expect("it ends");
     assert_eq!(status.code(), Some(0), "{}", server.log());

@@ -224,7 +224,7 @@ fn pipelines_in_one_folder_keep_their_data_apart_and_commands_find_it() {
     let run = |file: &str| place.stdout(&["run", file, "--listen", "127.0.0.1:0", "--exit-when-idle"]);
     let count = |more: &[&str]| {
         // No server is asked: this port is nobody's.
-        let args = [&["query", "SELECT count(*) AS n FROM items", "--format", "json"], more].concat();
+        let args = [&["query", "SELECT count(*) AS n FROM items", "--format", "jsonl"], more].concat();
         crate::support::json_lines(&place.stdout(&args))[0]["n"].as_u64()
     };
     run("pipeline.yaml");
@@ -261,6 +261,6 @@ fn a_folder_of_an_earlier_version_is_used_where_it_is() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && said.contains("as earlier versions had it"), "{said}");
     assert!(!place.path("millstream-data/kept").exists());
-    let rows = place.stdout(&["query", "SELECT count(*) AS n FROM items", "--format", "json"]);
+    let rows = place.stdout(&["query", "SELECT count(*) AS n FROM items", "--format", "jsonl"]);
     assert_eq!(rows.trim(), "{\"n\":15}");
 }

@@ -62,7 +62,7 @@ fn a_feed_needs_neither_schema_nor_decode_and_what_is_odd_about_it_costs_nothing
     let url = server.url();
     let sql = "SELECT id, title, link, author, published, feed_title FROM entries ORDER BY title";
     let rows = eventually("both entries", || {
-        let rows = crate::support::json_lines(&place.stdout(&["query", sql, "--url", &url, "--format", "json"]));
+        let rows = crate::support::json_lines(&place.stdout(&["query", sql, "--url", &url, "--format", "jsonl"]));
         (rows.len() == 2).then_some(rows)
     });
     assert_eq!(rows[0]["title"], "Caf\u{e9} & Co");

@@ -190,7 +190,7 @@ fn models_of_columns_are_listed_described_evaluated_and_measured() {
     assert!(columns.contains(&"amount: float") && columns.contains(&"country: string"), "{columns:?}");
     let info = json(&["models", "info", "./spend.onnx", "--format", "json"]);
     assert_eq!((&info["task"], info["reads"].as_array().unwrap().len()), (&json!("tabular-regression"), 3));
-    let list = json_lines(&place.stdout(&["models", "list", "pipeline.yaml", "--format", "json"]));
+    let list = json_lines(&place.stdout(&["models", "list", "pipeline.yaml", "--format", "jsonl"]));
     assert!(list[1]["reads"].as_str().unwrap().contains("account_days: float"), "{list:?}");
 
     place.write("cards.csv", "country,amount,hour,label\nDE,20,12,ok\nUS,5000,2,fraud\n");
@@ -242,7 +242,7 @@ fn models_of_columns_are_served_alone_and_by_a_running_pipeline() {
         serde_json::from_str(&post(&url, "/v2/models/spend/infer", "application/json", &tensor.to_string())).unwrap();
     assert_eq!((&answer["outputs"][0]["name"], &answer["outputs"][0]["shape"]), (&json!("value"), &json!([1])));
     assert!((answer["outputs"][0]["data"][0].as_f64().unwrap() - csv).abs() < 1e-3, "{answer}");
-    let list = json_lines(&place.stdout(&["models", "list", "--url", &url, "--format", "json"]));
+    let list = json_lines(&place.stdout(&["models", "list", "--url", &url, "--format", "jsonl"]));
     assert_eq!((&list[0]["task"], &list[0]["name"]), (&json!("tabular-regression"), &json!("spend")));
     drop(alone);
 

@@ -146,7 +146,7 @@ fn a_closed_pipe_ends_a_command_quietly() {
 fn on_terminal(place: &Place, args: &[&str]) -> String {
     let program = env!("CARGO_BIN_EXE_millstream");
     let quoted: Vec<String> = args.iter().map(|arg| format!("'{}'", arg.replace('\'', "'\\''"))).collect();
-    let line = format!("stty cols 60; '{program}' {}", quoted.join(" "));
+    let line = format!("stty rows 40 cols 60; '{program}' {}", quoted.join(" "));
     let settings = place.command(&[]);
     let mut script = Command::new("script");
     script.args(["-qec", &line, "/dev/null"]).current_dir(place.path("")).stdin(Stdio::null());

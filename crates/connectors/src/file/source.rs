@@ -40,7 +40,7 @@ enum State {
 
 /// What one piece of work gave.
 enum Outcome {
-    Batch(SourceBatch),
+    Batch(Box<SourceBatch>),
     /// The round's files have been read; how many there were. None where the round had begun earlier.
     RoundOver(Option<Round>),
 }
@@ -119,7 +119,7 @@ impl FileSource {
 fn work(tracker: &mut Tracker, begin_round: bool) -> Result<Outcome> {
     let round = if begin_round { Some(tracker.scan()?) } else { None };
     Ok(match tracker.next_batch()? {
-        Some(batch) => Outcome::Batch(batch),
+        Some(batch) => Outcome::Batch(Box::new(batch)),
         None => Outcome::RoundOver(round),
     })
 }
@@ -147,7 +147,7 @@ impl Source for FileSource {
                     self.state = State::Reading;
                     // The next block is read while this one is worked on.
                     self.start_work(false);
-                    return Ok(SourceRead::Batch(batch));
+                    return Ok(SourceRead::Batch(*batch));
                 }
                 Outcome::RoundOver(round) => self.round_over(round),
             }

@@ -134,7 +134,7 @@ async fn feed(folder: &Path, pause: Duration) -> Result<()> {
     let written = std::fs::read_to_string(&path).map_or(0, |text| text.lines().count());
     let mut file =
         std::fs::File::options().create(true).append(true).open(&path).doing(|| format!("write {}", path.display()))?;
-    let lines = String::from_utf8_lossy(sample).into_owned() + "{\"id\": \"n-broken\", \"headline\": 17 crates\n";
+    let lines = String::from_utf8_lossy(sample).into_owned() + "{\"id\": \"n-broken\", \"headline\": 17 crates}\n";
     for line in lines.lines().skip(written) {
         writeln!(file, "{line}").doing(|| format!("write {}", path.display()))?;
         tokio::time::sleep(pause).await;

@@ -32,7 +32,8 @@ pub struct Group {
 /// Counts dead letters.
 #[derive(Debug, Default)]
 pub struct Summary {
-    groups: BTreeMap<(String, String, String, String), (u64, i64, i64)>,
+    /// Component, stage, kind and message → how many, and when the first and the last failed.
+    groups: BTreeMap<[String; 4], (u64, i64, i64)>,
 }
 
 impl Summary {
@@ -40,7 +41,7 @@ impl Summary {
     pub fn add(&mut self, entry: &Entry) {
         let letter = &entry.letter;
         let place = |message: &str| {
-            (letter.component.clone(), letter.stage.as_str().to_owned(), letter.kind.clone(), message.to_owned())
+            [letter.component.clone(), letter.stage.as_str().to_owned(), letter.kind.clone(), message.to_owned()]
         };
         let mut key = place(&general(&letter.message));
         if self.groups.len() >= MESSAGES_MAX && !self.groups.contains_key(&key) {
@@ -53,15 +54,16 @@ impl Summary {
 
     /// The groups, the largest first.
     pub fn groups(self) -> Vec<Group> {
-        let group = |((component, stage, kind, message), (records, first_us, last_us))| Group {
-            component,
-            stage,
-            kind,
-            message,
-            records,
-            first_us,
-            last_us,
-        };
+        let group =
+            |([component, stage, kind, message], (records, first_us, last_us)): ([String; 4], (u64, i64, i64))| Group {
+                component,
+                stage,
+                kind,
+                message,
+                records,
+                first_us,
+                last_us,
+            };
         let mut groups: Vec<Group> = self.groups.into_iter().map(group).collect();
         groups.sort_by_key(|group| std::cmp::Reverse(group.records));
         groups
