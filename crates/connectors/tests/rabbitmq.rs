@@ -227,7 +227,7 @@ async fn a_repeat_after_a_restart_carries_the_same_ids() {
         sink.deliver(&ids(0, 5)).await.unwrap();
     }
     let ids: Vec<String> = broker.take_all().await.into_iter().map(|(id, _)| id).collect();
-    let once: Vec<String> = (0..5).map(|offset| format!("news.changes/3/{offset}")).collect();
+    let once: Vec<String> = (0..5).map(|offset| format!("f0/news.changes/3/{offset}")).collect();
     assert_eq!(ids, [once.clone(), once].concat());
     broker.clean_up().await;
 }
