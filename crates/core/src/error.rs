@@ -83,10 +83,16 @@ impl Error {
         self
     }
 
-    /// Adds what was being done, as a present-tense phrase: "open segment 000.seg".
+    /// Adds what was being done, as a present-tense phrase: "open segment 000.seg". What the error says already is not
+    /// said twice: a component and whoever runs it may both name it.
     #[must_use]
     pub fn context(mut self, doing: impl Into<String>) -> Self {
-        self.0.context.push(doing.into());
+        let doing = doing.into();
+        let said = self.0.context.last().unwrap_or(&self.0.message);
+        let is_said = said.strip_prefix(&doing).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'));
+        if !is_said {
+            self.0.context.push(doing);
+        }
         self
     }
 
@@ -170,5 +176,20 @@ pub trait ResultExt<T> {
 impl<T, E: Into<Error>> ResultExt<T> for std::result::Result<T, E> {
     fn doing(self, doing: impl FnOnce() -> String) -> Result<T> {
         self.map_err(|e| e.into().context(doing()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_already_is_not_said_twice() {
+        let once = Error::retry("no answer").context("source wire").context("source wire").context("run");
+        assert_eq!(once.to_string(), "run: source wire: no answer");
+        let in_message = Error::config("source wire: `url` is no URL").context("source wire");
+        assert_eq!(in_message.to_string(), "source wire: `url` is no URL");
+        let other = Error::retry("no answer").context("source wires").context("source wire");
+        assert_eq!(other.to_string(), "source wire: source wires: no answer");
     }
 }
