@@ -255,7 +255,10 @@ impl Deliver {
                 }
             };
             match delivered {
-                Ok(failures) => return Ok(failures),
+                Ok(failures) => {
+                    part.works();
+                    return Ok(failures);
+                }
                 Err(e) if e.is_retry() => {
                     part.waits(&e.to_string());
                     if wait_unless_stopped(&mut self.wish, pause).await {
@@ -410,7 +413,11 @@ async fn publish_sealed(sink: &mut dyn StagedSink, token: Bytes, part: &Part) ->
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(RETRY_PAUSE.1);
             }
-            published => return published,
+            Err(e) => return Err(e),
+            Ok(()) => {
+                part.works();
+                return Ok(());
+            }
         }
     }
 }

@@ -305,12 +305,25 @@ impl ComponentHealth {
         self.show();
     }
 
+    /// A part is gone: what it waited for is of no interest any more, and it did not get on.
+    fn forget(&self, part: u64) {
+        let mut inner = self.0.inner.lock();
+        let waited = inner.waits.remove(&part).is_some();
+        if inner.waits.is_empty() {
+            inner.said = None;
+        }
+        drop(inner);
+        if waited {
+            self.show();
+        }
+    }
+
     fn show(&self) {
         self.0.metrics.state(self.0.kind, &self.0.name, self.view().state);
     }
 }
 
-/// One part of a component. Dropped, it does not wait any more.
+/// One part of a component. Dropped, it does not wait any more; that it got on is said by [`Part::works`] alone.
 #[derive(Debug)]
 pub struct Part {
     component: ComponentHealth,
@@ -336,7 +349,7 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        self.works();
+        self.component.forget(self.id);
     }
 }
 
@@ -413,6 +426,14 @@ mod tests {
         part.waits("access refused");
         assert_eq!(component.view().reason.as_deref(), Some("access refused"), "it knows better itself");
         assert!(!component.is_unreached());
+    }
+
+    #[test]
+    fn a_part_that_is_dropped_does_not_vouch_for_what_was_not_reached() {
+        let (component, _) = component();
+        component.unreached("connection refused");
+        drop(component.part());
+        assert_eq!(component.view().state, State::Waiting, "nothing has shown that it is there");
     }
 
     #[test]

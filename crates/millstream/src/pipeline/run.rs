@@ -594,7 +594,7 @@ fn status_of(component: ComponentHealth) -> Status {
             SourceStatus::Waiting { part, why } => {
                 parts.entry(part.to_owned()).or_insert_with(|| component.part()).waits(why);
             }
-            SourceStatus::Works { part } => drop(parts.remove(part)),
+            SourceStatus::Works { part } => parts.entry(part.to_owned()).or_insert_with(|| component.part()).works(),
             SourceStatus::Trouble { why } => component.error(why),
         }
     })
