@@ -1,7 +1,7 @@
 //! Whole-pipeline tests: every one of them runs the real `millstream` binary on a folder of its own.
 //!
 //! `golden` runs the cases of `tests/cases` (`UPDATE_GOLDEN=1` writes their expected output again), `crash` kills the
-//! process at random moments, the others go through commands, the server, bad input and the data folder.
+//! process at random moments, `chaos` attacks it in every other way, the others go through commands, the server, bad input and the data folder.
 
 // A test that can't go on says where: that is what `unwrap` does.
 #![allow(clippy::unwrap_used)]
@@ -9,6 +9,7 @@
 mod api;
 mod bad_input;
 mod begin;
+mod chaos;
 mod commands;
 mod crash;
 mod data_dir;

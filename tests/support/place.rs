@@ -42,9 +42,11 @@ impl Place {
         std::fs::write(path, content).unwrap();
     }
 
-    /// `millstream ARGS` in the folder, with nothing of this process's own settings.
+    /// `millstream ARGS` in the folder, with nothing of this process's own settings. `MILLSTREAM_BINARY` names another
+    /// binary than the one that was built with the tests.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
+        let binary = std::env::var_os("MILLSTREAM_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_millstream").into());
+        let mut command = Command::new(binary);
         for name in ["DATA_DIR", "LISTEN", "MODEL", "TOKEN", "URL", "LOG"] {
             command.env_remove(format!("MILLSTREAM_{name}"));
         }

@@ -11,6 +11,8 @@
 //! records of the pipeline: through the [`Scorer`] of its model.
 
 mod admission;
+#[cfg(fuzzing)]
+mod fuzz;
 mod kserve;
 mod refusal;
 mod rows;
@@ -31,6 +33,8 @@ use tokio::sync::Semaphore;
 
 use super::auth;
 use crate::pipeline::scorer::Scorer;
+#[cfg(fuzzing)]
+pub use fuzz::read_every_protocol;
 use refusal::Refusal;
 
 /// Loaded models by name.

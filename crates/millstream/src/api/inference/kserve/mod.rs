@@ -2,7 +2,7 @@
 //!
 //! Source: <https://github.com/kserve/open-inference-protocol>, and Triton's binary tensor data extension.
 
-mod wire;
+pub(super) mod wire;
 
 use axum::Json;
 use axum::body::Body;

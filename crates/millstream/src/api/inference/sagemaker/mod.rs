@@ -2,7 +2,7 @@
 //!
 //! Source: "Use Your Own Inference Code with Hosting Services", Amazon SageMaker AI Developer Guide.
 
-mod wire;
+pub(super) mod wire;
 
 pub use wire::ranked;
 

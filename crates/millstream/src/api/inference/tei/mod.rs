@@ -3,7 +3,7 @@
 //! Source: its OpenAPI document. Errors are `{"error", "error_type"}`: 400 `Empty`, 413 `Validation`, 422 `Tokenizer`
 //! (and what can't be read), 424 `Backend`, 429 `Overloaded`, 503 `Unhealthy`.
 
-mod wire;
+pub(super) mod wire;
 
 use axum::Json;
 use axum::body::Body;
