@@ -125,3 +125,28 @@ fn functions_are_listed_with_examples_and_a_wrong_name_is_corrected() {
     assert!(listed.contains("\"substr_index\"") && listed.contains("\"example\""), "{listed}");
     assert!(place.fails(2, &["functions", "uper"]).contains("did you mean `upper`?"));
 }
+
+#[test]
+fn endpoints_of_models_are_looked_at_and_never_asked() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let pipeline = format!(
+        "{SOURCE}models:
+  far: {{ task: text-classification, source: \"http://127.0.0.1:{port}/hush\", protocol: tei, labels: [a, b] }}
+  near: {{ task: text-classification, source: builtin:headline-sentiment }}
+transforms:
+  scored: {{ from: s, predict: {{ model: far, input: id, output: o }} }}
+  again: {{ from: s, predict: {{ model: near, input: id, output: o }} }}
+"
+    );
+    let place = Place::new(&pipeline);
+    place.write("in.jsonl", "");
+    let said = place.stdout(&["validate", "--connect", "pipeline.yaml"]);
+    assert!(said.contains(&format!("model far: ok (127.0.0.1:{port} answers)")), "{said}");
+    assert!(!said.contains("near") && !said.contains("hush"), "{said}");
+    drop(listener);
+    let output = place.output(&["validate", "--connect", "pipeline.yaml"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("model far: away: ") && said.contains("can't be reached"), "{said}");
+}

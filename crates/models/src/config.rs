@@ -212,6 +212,18 @@ impl ModelConfig {
         Ok(self.resolve()?.1)
     }
 
+    /// Looks whether a model's endpoint can be reached, and requests to it signed; none where the model runs in this
+    /// process. Nothing is asked of it.
+    ///
+    /// # Errors
+    /// `Retry`: not now. Others: what a person has to mend.
+    pub async fn probe(&self) -> Result<Option<String>> {
+        match self.resolve()? {
+            (Backend::Remote(endpoint), info) => crate::remote::probe::probe(*endpoint, info).await.map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// Makes the model ready for calls. `name` is the one in the pipeline file. An endpoint is not called yet.
     ///
     /// # Errors

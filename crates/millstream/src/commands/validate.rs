@@ -66,6 +66,9 @@ pub async fn run(args: &ValidateArgs) -> Result<(), Failed> {
                 all.extend(pipeline.warnings.iter().cloned());
                 if args.connect {
                     let looked = preflight::look_at_all(&pipeline, Depth::Full, true).await;
+                    let looked =
+                        looked.into_iter().map(|l| Looked { kind: l.kind.as_str(), name: l.name, found: l.found });
+                    let looked: Vec<_> = looked.chain(preflight::look_at_models(&pipeline).await).collect();
                     away |= looked.iter().any(|l| l.found.is_err());
                     if args.format == Format::Text {
                         looked.iter().for_each(|l| crate::outln!("  {}", said(l)));
@@ -97,8 +100,8 @@ pub async fn run(args: &ValidateArgs) -> Result<(), Failed> {
 }
 
 /// A line about one connection.
-fn said(looked: &Looked) -> String {
-    let (kind, name) = (looked.kind.as_str(), &looked.name);
+fn said(looked: &Looked<&str>) -> String {
+    let (kind, name) = (looked.kind, &looked.name);
     match &looked.found {
         Ok(found) => format!("{kind} {name}: ok ({found})"),
         Err(e) if e.is_retry() => format!("{kind} {name}: away: {e} (a pipeline that runs waits for it)"),
@@ -106,7 +109,7 @@ fn said(looked: &Looked) -> String {
     }
 }
 
-fn connection(looked: &Looked) -> serde_json::Value {
+fn connection(looked: &Looked<&str>) -> serde_json::Value {
     let (ok, said) = match &looked.found {
         Ok(found) => (true, found.clone()),
         Err(e) => (false, e.to_string()),

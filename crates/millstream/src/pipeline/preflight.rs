@@ -22,9 +22,9 @@ const AT_ONCE: usize = 16;
 
 /// What a look at one component found.
 #[derive(Debug)]
-pub struct Looked {
+pub struct Looked<K = ComponentKind> {
     /// What it is.
-    pub kind: ComponentKind,
+    pub kind: K,
     /// Its name.
     pub name: Arc<str>,
     /// What was found, in a few words; or what is wrong.
@@ -44,6 +44,16 @@ pub async fn look_at_all(pipeline: &Pipeline, depth: Depth, sources: bool) -> Ve
         probe::sink(&sink.connector).map(looked).boxed()
     });
     stream::iter(sources.chain(sinks)).buffered(AT_ONCE).collect().await
+}
+
+/// Looks at the endpoints of models that run elsewhere. Not before a start: records wait for a model, and a model that no
+/// record asks holds nobody up.
+pub async fn look_at_models(pipeline: &Pipeline) -> Vec<Looked<&'static str>> {
+    let looks = pipeline.models.iter().map(|model| async move {
+        let found = model.config.probe().await.transpose()?;
+        Some(Looked { kind: "model", name: model.name.clone(), found })
+    });
+    stream::iter(looks).buffered(AT_ONCE).filter_map(std::future::ready).collect().await
 }
 
 /// The look before a start.

@@ -19,7 +19,7 @@ use std::time::Duration;
 use millstream_core::units::redact_url;
 use millstream_core::{Clock, Error, Failure, FailureKind, Result, SystemClock};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Request, Response, StatusCode, redirect};
+use reqwest::{Client, Method, Request, Response, StatusCode, redirect};
 use url::Url;
 
 use super::breaker::{Fate, Refused};
@@ -89,6 +89,21 @@ impl Remote {
         };
         let gate = Arc::new(Gate::new(endpoint.breaker, endpoint.rate));
         Ok(Self { client, endpoint, info, url, shown, signer, gate, clock })
+    }
+
+    /// Where requests go.
+    pub(crate) fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// Whether requests are signed; nothing is sent.
+    ///
+    /// # Errors
+    /// There are no credentials to sign with.
+    pub(crate) async fn can_sign(&self, now_us: i64) -> Result<bool> {
+        let Some(signer) = &self.signer else { return Ok(false) };
+        signer.sign(&mut Request::new(Method::POST, self.url.clone()), now_us).await?;
+        Ok(true)
     }
 
     /// What stands before the endpoint.

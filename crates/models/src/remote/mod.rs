@@ -16,6 +16,7 @@ pub(crate) mod client;
 pub mod config;
 pub mod fallback;
 pub mod gate;
+pub(crate) mod probe;
 pub mod protocol;
 pub mod rate;
 mod retry_after;
