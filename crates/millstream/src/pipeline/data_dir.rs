@@ -20,7 +20,9 @@ use millstream_core::{Error, Result, ResultExt};
 use serde::{Deserialize, Serialize};
 
 /// The version of the layout that this program writes.
-pub const FORMAT: u32 = 1;
+///
+/// 2: every file of a state ends with a seal.
+pub const FORMAT: u32 = 2;
 
 /// Where the data folders of all pipelines are unless told otherwise, each called like its pipeline.
 pub const DEFAULT_ROOT: &str = "millstream-data";
@@ -163,6 +165,14 @@ impl DataDir {
                 version.format
             )));
         }
+        if version.format < FORMAT {
+            return Err(Error::environment(format!(
+                "data folder {} was written before the first release of Millstream (layout {}, this program knows \
+                 {FORMAT}): take another folder with --data-dir, and read the sources again",
+                self.root.display(),
+                version.format
+            )));
+        }
         serde_json::from_slice(&text).map(Some).map_err(broken)
     }
 
@@ -268,7 +278,7 @@ mod tests {
         assert_ne!(id("a"), first, "another folder at the same place");
         let old = temp.path().join("old");
         std::fs::create_dir_all(&old).unwrap();
-        let text = r#"{"format":1,"pipeline":"news","written_by":"0.0.9"}"#;
+        let text = format!(r#"{{"format":{FORMAT},"pipeline":"news","written_by":"0.0.9"}}"#);
         std::fs::write(old.join("millstream.json"), text).unwrap();
         assert_eq!(id("old"), id("old"));
     }
@@ -285,5 +295,8 @@ mod tests {
         std::fs::write(temp.path().join("millstream.json"), r#"{"format": 99, "new": []}"#).unwrap();
         assert!(DataDir::open(temp.path(), "news").unwrap_err().to_string().contains("newer version"));
         assert_eq!(std::fs::read(temp.path().join("millstream.json")).unwrap(), br#"{"format": 99, "new": []}"#);
+        std::fs::write(temp.path().join("millstream.json"), r#"{"format":1,"pipeline":"news","written_by":"0"}"#)
+            .unwrap();
+        assert!(DataDir::open(temp.path(), "news").unwrap_err().to_string().contains("before the first release"));
     }
 }

@@ -1,40 +1,98 @@
-//! A folder as an object store.
+//! A folder as an object store that notices what happens to its files.
 
 use std::fmt;
+use std::fs::File;
+use std::io;
 use std::ops::Range;
-use std::path::Path as FsPath;
+use std::os::unix::fs::FileExt;
+use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::StreamExt;
-use futures::stream::BoxStream;
+use chrono::DateTime;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
 use millstream_core::{Error, Result, ResultExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult, RenameOptions, Result as StoreResult, UploadPart,
+    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions,
+    Result as StoreResult, UploadPart,
 };
 use slatedb_common::retry::NonRetryable;
+use xxhash_rust::xxh3::Xxh3;
 
-/// The folder `dir` as an object store; created where it does not exist. What has been written is on the disk, and in
-/// its folder, when the write returns.
+use super::clock::StateClock;
+use super::damage::{Damage, Damaged};
+use super::seal::{SEAL_BYTES, Seal};
+
+/// A place that keeps states.
+#[derive(Debug, Clone)]
+pub struct StateStore {
+    pub(super) objects: Arc<dyn ObjectStore>,
+    pub(super) clock: Arc<StateClock>,
+    pub(super) damage: Arc<Damage>,
+}
+
+/// The folder `dir` as a place for states; created where it does not exist. What has been written is on the disk, and in
+/// its folder, when the write returns. One process at a time may write.
 ///
 /// # Errors
 /// `Environment` where the folder can't be created or opened.
-pub fn local_store(dir: &FsPath) -> Result<Arc<dyn ObjectStore>> {
+pub fn local_store(dir: &FsPath) -> Result<StateStore> {
+    store_with(dir, StateClock::new())
+}
+
+pub(super) fn store_with(dir: &FsPath, clock: Arc<StateClock>) -> Result<StateStore> {
     std::fs::create_dir_all(dir).doing(|| format!("create folder {}", dir.display()))?;
     let files = LocalFileSystem::new_with_prefix(dir)
         .map_err(|e| Error::environment(format!("folder {} can't be used", dir.display())).caused_by(e))?;
-    Ok(Arc::new(LocalStore { files: files.with_fsync(true) }))
+    let damage = Arc::new(Damage::new(dir));
+    let updates = tokio::sync::Mutex::default();
+    let store = LocalStore { files: files.with_fsync(true), clock: clock.clone(), damage: damage.clone(), updates };
+    Ok(StateStore { objects: Arc::new(store), clock, damage })
 }
 
-/// Object stores fail for a moment, and the engine asks them again for a long time. A disk that is full or read-only
-/// stays so: its errors are marked, so that they come out at once.
+impl StateStore {
+    /// The first file below `path` whose bytes are not those that were written, with what is wrong with it; all of them are
+    /// read.
+    pub(super) async fn find_damage(&self, path: &str) -> Option<Damaged> {
+        let listed = self.objects.list(Some(&Path::from(path))).map_ok(|meta| meta.location);
+        let Ok(mut all) = listed.try_collect::<Vec<_>>().await else { return None };
+        all.sort();
+        for object in all {
+            let read = match self.objects.get(&object).await {
+                Ok(got) => got.bytes().await.map(drop),
+                Err(e) => Err(e),
+            };
+            if read.is_err()
+                && let Some(found) = self.damage.of(object.as_ref())
+            {
+                return Some(found);
+            }
+        }
+        None
+    }
+}
+
+/// A folder. Each file is an object with its [`Seal`] behind it.
+///
+/// * A read of a whole object compares all of its bytes with the seal, a read of a part its length: a file that was cut off,
+///   emptied, grown or written over is an error, and what was found is kept in [`Damage`], because errors lose their
+///   way through the engine.
+/// * The time of an object is that of its seal, by the clock that the engine compares it with.
+/// * Conditional writes, which the folder of the library does not have, are done one at a time.
+/// * Object stores fail for a moment, and the engine asks them again for a long time. A disk that is full or read-only
+///   stays so: its errors are marked, so that they come out at once.
 #[derive(Debug)]
 struct LocalStore {
     files: LocalFileSystem,
+    clock: Arc<StateClock>,
+    damage: Arc<Damage>,
+    /// Held during a conditional write.
+    updates: tokio::sync::Mutex<()>,
 }
 
 impl fmt::Display for LocalStore {
@@ -49,15 +107,168 @@ fn firm(e: object_store::Error) -> object_store::Error {
             object_store::Error::Generic { store, source: Box::new(NonRetryable(source)) }
         }
         object_store::Error::PermissionDenied { source, .. } | object_store::Error::Unauthenticated { source, .. } => {
-            object_store::Error::Generic { store: "LocalFileSystem", source: Box::new(NonRetryable(source)) }
+            generic(source)
         }
         other => other,
     }
 }
 
+fn generic(source: Box<dyn std::error::Error + Send + Sync>) -> object_store::Error {
+    object_store::Error::Generic { store: "LocalFileSystem", source: Box::new(NonRetryable(source)) }
+}
+
+impl LocalStore {
+    /// The error of a file that is not what was written, which is kept.
+    fn damaged(&self, at: &Path, what: &'static str) -> object_store::Error {
+        generic(Box::new(self.damage.found(at.as_ref(), what)))
+    }
+
+    /// A file, opened, with its size and times, and the length of the object in it.
+    async fn open(&self, at: &Path, options: GetOptions) -> StoreResult<Opened> {
+        let got = self.files.get_opts(at, options).await.map_err(|e| self.missing(at, e))?;
+        let GetResultPayload::File(file, _) = got.payload else {
+            return Err(generic("the folder gives no file".into()));
+        };
+        Ok(Opened { file, meta: got.meta })
+    }
+
+    fn missing(&self, at: &Path, e: object_store::Error) -> object_store::Error {
+        if matches!(e, object_store::Error::NotFound { .. }) {
+            self.damage.missing(at.as_ref());
+        }
+        firm(e)
+    }
+
+    /// Reads parts of an object, or all of it.
+    async fn read(&self, at: &Path, opened: Opened, parts: Parts) -> StoreResult<(ObjectMeta, Vec<Bytes>)> {
+        let Opened { file, mut meta } = opened;
+        let raw = meta.size;
+        let read = tokio::task::spawn_blocking(move || read_parts(&file, raw, parts)).await;
+        match read.map_err(|e| generic(Box::new(e)))? {
+            Ok((seal, parts)) => {
+                self.clock.observe(seal.written_ms);
+                described(&mut meta, &seal);
+                Ok((meta, parts))
+            }
+            Err(Unread::Damaged(what)) => Err(self.damaged(at, what)),
+            Err(Unread::Range(source)) => Err(object_store::Error::Generic { store: "LocalFileSystem", source }),
+            Err(Unread::Io(e)) => Err(generic(Box::new(e))),
+        }
+    }
+
+    /// What a list says of files: sizes of objects, times of the state's clock.
+    async fn describe(&self, metas: Vec<ObjectMeta>) -> StoreResult<Vec<ObjectMeta>> {
+        let mut paths = Vec::with_capacity(metas.len());
+        for meta in &metas {
+            paths.push(self.files.path_to_filesystem(&meta.location)?);
+        }
+        let (clock, damage) = (self.clock.clone(), self.damage.clone());
+        let described = tokio::task::spawn_blocking(move || {
+            let files = metas.into_iter().zip(paths);
+            files.filter_map(|(meta, path)| describe_one(meta, path, &clock, &damage)).collect()
+        });
+        described.await.map_err(|e| generic(Box::new(e)))
+    }
+}
+
+/// An open file, and what is known of it.
+struct Opened {
+    file: File,
+    meta: ObjectMeta,
+}
+
+/// What is read of an object.
+enum Parts {
+    /// Nothing.
+    Head,
+    One(Option<object_store::GetRange>),
+    Many(Vec<Range<u64>>),
+}
+
+enum Unread {
+    Damaged(&'static str),
+    Range(Box<dyn std::error::Error + Send + Sync>),
+    Io(io::Error),
+}
+
+impl From<io::Error> for Unread {
+    fn from(e: io::Error) -> Self {
+        Self::Io(e)
+    }
+}
+
+fn read_seal(file: &File, raw: u64) -> std::result::Result<Seal, Unread> {
+    let mut tail = vec![0; raw.min(SEAL_BYTES) as usize];
+    let at = raw - tail.len() as u64;
+    file.read_exact_at(&mut tail, at)?;
+    Seal::decode(&tail, raw).map_err(Unread::Damaged)
+}
+
+fn read_parts(file: &File, raw: u64, parts: Parts) -> std::result::Result<(Seal, Vec<Bytes>), Unread> {
+    let seal = read_seal(file, raw)?;
+    let ranges = match parts {
+        Parts::Head => Vec::new(),
+        Parts::One(None) => vec![0..seal.length],
+        Parts::One(Some(range)) => vec![range.as_range(seal.length).map_err(|e| Unread::Range(Box::new(e)))?],
+        Parts::Many(ranges) => ranges,
+    };
+    let read = |range: Range<u64>| {
+        if range.end > seal.length || range.start > range.end {
+            let asked = format!("bytes {}..{} of an object of {}", range.start, range.end, seal.length);
+            return Err(Unread::Range(asked.into()));
+        }
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        file.read_exact_at(&mut bytes, range.start)?;
+        if range == (0..seal.length) {
+            seal.check(&bytes).map_err(Unread::Damaged)?;
+        }
+        Ok(Bytes::from(bytes))
+    };
+    Ok((seal, ranges.into_iter().map(read).collect::<std::result::Result<_, _>>()?))
+}
+
+fn described(meta: &mut ObjectMeta, seal: &Seal) {
+    meta.size = seal.length;
+    meta.last_modified = DateTime::from_timestamp_millis(seal.written_ms).unwrap_or(meta.last_modified);
+}
+
+/// None where the file has gone meanwhile. One whose seal can't be read is listed as it is, and as written now, so that it
+/// is neither taken for an empty one nor removed as an old one before somebody has read it.
+fn describe_one(mut meta: ObjectMeta, path: PathBuf, clock: &StateClock, damage: &Damage) -> Option<ObjectMeta> {
+    let sealed = File::open(path).map_err(Unread::Io).and_then(|file| read_seal(&file, meta.size));
+    match sealed {
+        Ok(seal) => described(&mut meta, &seal),
+        Err(Unread::Io(e)) if e.kind() == io::ErrorKind::NotFound => return None,
+        Err(unread) => {
+            if let Unread::Damaged(what) = unread {
+                damage.found(meta.location.as_ref(), what);
+            }
+            meta.size = meta.size.max(1);
+            meta.last_modified = DateTime::from_timestamp_millis(clock.now_ms()).unwrap_or(meta.last_modified);
+        }
+    }
+    Some(meta)
+}
+
 #[async_trait]
 impl ObjectStore for LocalStore {
-    async fn put_opts(&self, at: &Path, payload: PutPayload, options: PutOptions) -> StoreResult<PutResult> {
+    async fn put_opts(&self, at: &Path, payload: PutPayload, mut options: PutOptions) -> StoreResult<PutResult> {
+        let mut hash = Xxh3::new();
+        payload.iter().for_each(|piece| hash.update(piece));
+        let seal = Seal::of(&hash, payload.content_length() as u64, self.clock.now_ms()).encode();
+        let payload: PutPayload = payload.iter().cloned().chain([seal]).collect();
+        let PutMode::Update(version) = &options.mode else {
+            return self.files.put_opts(at, payload, options).await.map_err(firm);
+        };
+        let _one_at_a_time = self.updates.lock().await;
+        let changed = |why: &str| object_store::Error::Precondition { path: at.to_string(), source: why.into() };
+        match self.files.head(at).await {
+            Ok(now) if now.e_tag == version.e_tag => {}
+            Ok(_) => return Err(changed("it was written meanwhile")),
+            Err(object_store::Error::NotFound { .. }) => return Err(changed("it is not there any more")),
+            Err(e) => return Err(firm(e)),
+        }
+        options.mode = PutMode::Overwrite;
         self.files.put_opts(at, payload, options).await.map_err(firm)
     }
 
@@ -67,15 +278,28 @@ impl ObjectStore for LocalStore {
         options: PutMultipartOptions,
     ) -> StoreResult<Box<dyn MultipartUpload>> {
         let upload = self.files.put_multipart_opts(at, options).await.map_err(firm)?;
-        Ok(Box::new(LocalUpload(upload)))
+        let clock = self.clock.clone();
+        Ok(Box::new(LocalUpload { upload, clock, hash: Xxh3::new(), length: 0 }))
     }
 
-    async fn get_opts(&self, at: &Path, options: GetOptions) -> StoreResult<GetResult> {
-        self.files.get_opts(at, options).await.map_err(firm)
+    async fn get_opts(&self, at: &Path, mut options: GetOptions) -> StoreResult<GetResult> {
+        let parts = if options.head { Parts::Head } else { Parts::One(options.range.take()) };
+        options.range = None;
+        let asked = if let Parts::One(range) = &parts { range.clone() } else { None };
+        let opened = self.open(at, options).await?;
+        let (meta, mut bytes) = self.read(at, opened, parts).await?;
+        let range = match &asked {
+            Some(range) => range.as_range(meta.size).map_err(|e| generic(Box::new(e)))?,
+            None => 0..meta.size,
+        };
+        let bytes = bytes.pop().unwrap_or_default();
+        let payload = GetResultPayload::Stream(stream::once(std::future::ready(Ok(bytes))).boxed());
+        Ok(GetResult { payload, meta, range, attributes: Default::default(), extensions: Default::default() })
     }
 
     async fn get_ranges(&self, at: &Path, ranges: &[Range<u64>]) -> StoreResult<Vec<Bytes>> {
-        self.files.get_ranges(at, ranges).await.map_err(firm)
+        let opened = self.open(at, GetOptions::default()).await?;
+        Ok(self.read(at, opened, Parts::Many(ranges.to_vec())).await?.1)
     }
 
     fn delete_stream(&self, paths: BoxStream<'static, StoreResult<Path>>) -> BoxStream<'static, StoreResult<Path>> {
@@ -83,15 +307,17 @@ impl ObjectStore for LocalStore {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, StoreResult<ObjectMeta>> {
-        self.files.list(prefix).map(|r| r.map_err(firm)).boxed()
+        described_later(self, self.files.list(prefix))
     }
 
     fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, StoreResult<ObjectMeta>> {
-        self.files.list_with_offset(prefix, offset).map(|r| r.map_err(firm)).boxed()
+        described_later(self, self.files.list_with_offset(prefix, offset))
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> StoreResult<ListResult> {
-        self.files.list_with_delimiter(prefix).await.map_err(firm)
+        let mut listed = self.files.list_with_delimiter(prefix).await.map_err(firm)?;
+        listed.objects = self.describe(listed.objects).await?;
+        Ok(listed)
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> StoreResult<()> {
@@ -103,21 +329,53 @@ impl ObjectStore for LocalStore {
     }
 }
 
-#[derive(Debug)]
-struct LocalUpload(Box<dyn MultipartUpload>);
+/// Files of one list that are described in one go.
+const DESCRIBED_AT_ONCE: usize = 256;
+
+fn described_later(
+    store: &LocalStore,
+    listed: BoxStream<'static, StoreResult<ObjectMeta>>,
+) -> BoxStream<'static, StoreResult<ObjectMeta>> {
+    let (files, clock, damage) = (store.files.clone(), store.clock.clone(), store.damage.clone());
+    let store = Arc::new(LocalStore { files, clock, damage, updates: Default::default() });
+    let some = listed.map(|r| r.map_err(firm)).try_chunks(DESCRIBED_AT_ONCE).map_err(|e| e.1);
+    let described = some.and_then(move |metas| {
+        let store = store.clone();
+        async move { store.describe(metas).await }
+    });
+    described.map_ok(|metas| stream::iter(metas.into_iter().map(Ok))).try_flatten().boxed()
+}
+
+/// An object that comes in parts, which are handed over in their order.
+struct LocalUpload {
+    upload: Box<dyn MultipartUpload>,
+    clock: Arc<StateClock>,
+    hash: Xxh3,
+    length: u64,
+}
+
+impl fmt::Debug for LocalUpload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalUpload").field("length", &self.length).finish_non_exhaustive()
+    }
+}
 
 #[async_trait]
 impl MultipartUpload for LocalUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        let part = self.0.put_part(data);
+        self.length += data.content_length() as u64;
+        data.iter().for_each(|piece| self.hash.update(piece));
+        let part = self.upload.put_part(data);
         Box::pin(async move { part.await.map_err(firm) })
     }
 
     async fn complete(&mut self) -> StoreResult<PutResult> {
-        self.0.complete().await.map_err(firm)
+        let seal = Seal::of(&self.hash, self.length, self.clock.now_ms()).encode();
+        self.upload.put_part(seal.into()).await.map_err(firm)?;
+        self.upload.complete().await.map_err(firm)
     }
 
     async fn abort(&mut self) -> StoreResult<()> {
-        self.0.abort().await
+        self.upload.abort().await
     }
 }

@@ -8,10 +8,14 @@
 //! `cache_bytes`.
 
 mod cache;
+mod clock;
+mod damage;
 mod failure;
 mod local;
 mod reader;
+mod seal;
 mod settings;
+mod whole;
 
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
@@ -20,15 +24,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use millstream_core::{Error, Result, ResultExt};
-use object_store::ObjectStore;
 use slatedb::config::{DurabilityLevel, ReadOptions, ScanOptions};
 use slatedb::{Db, DbIterator, WriteBatch};
 
-pub use local::local_store;
+pub use local::{StateStore, local_store};
 pub use reader::{StateReader, StateView};
 pub use settings::StateOptions;
 
-use failure::translate;
+use failure::Home;
 
 /// Key of the format marker. Tables and tasks use keys that begin with a letter; this one sorts in front of them.
 const FORMAT_KEY: &[u8] = b"\0format";
@@ -46,7 +49,7 @@ const SCAN_READ_AHEAD_BYTES: usize = 256 << 10;
 #[derive(Clone)]
 pub struct State {
     db: Db,
-    path: Arc<str>,
+    home: Home,
 }
 
 impl State {
@@ -55,14 +58,17 @@ impl State {
     /// # Errors
     /// `Environment` where the store can't be used or the state was written by a newer version; `Corruption` where
     /// stored data does not read back.
-    pub async fn open(store: Arc<dyn ObjectStore>, path: &str, options: &StateOptions) -> Result<Self> {
-        let builder = Db::builder(path, store)
+    pub async fn open(store: StateStore, path: &str, options: &StateOptions) -> Result<Self> {
+        store.damage.forget(path);
+        let home = Home::new(store, path);
+        home.check_whole().await?;
+        let builder = Db::builder(path, home.store.objects.clone())
             .with_settings(options.engine())
+            .with_system_clock(home.store.clock.clone())
             .with_db_cache(Arc::new(cache::BlockCache::new(options.cache_bytes)), 0);
         // Boxed: the engine's futures are large, and callers hold many of ours.
-        let opened = Box::pin(builder.build()).await;
-        let db = opened.map_err(translate).doing(|| format!("open state {path}"))?;
-        let state = Self { db, path: path.into() };
+        let db = home.started(Box::pin(builder.build()), "open").await?;
+        let state = Self { db, home };
         match state.get(FORMAT_KEY).await? {
             Some(format) => check_format(&format).doing(|| format!("open state {path}"))?,
             None => {
@@ -80,7 +86,7 @@ impl State {
     /// As for [`Self::open`].
     pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
         let got = Box::pin(self.db.get_with_options(key, &read_options())).await;
-        got.map_err(translate).doing(|| format!("read state {}", self.path))
+        self.home.told(got, "read").await
     }
 
     /// The committed values of `keys`, in their order; the reads run side by side, a bounded number at a time.
@@ -102,8 +108,8 @@ impl State {
     pub async fn scan(&self, range: impl RangeBounds<Bytes>) -> Result<StateScan> {
         let (range, options) = (bounds(&range), scan_options());
         let iter = Box::pin(self.db.scan_with_options(range, &options)).await;
-        let iter = iter.map_err(translate).doing(|| format!("scan state {}", self.path))?;
-        Ok(StateScan { iter, path: self.path.clone() })
+        let iter = self.home.told(iter, "scan").await?;
+        Ok(StateScan { iter, home: self.home.clone() })
     }
 
     /// Applies all writes in one step. They are durable when this returns; a crash before that leaves all or none.
@@ -121,13 +127,13 @@ impl State {
             self.db.flush().await
         };
         match tokio::time::timeout(COMMIT_TIMEOUT, Box::pin(commit)).await {
-            Ok(done) => done.map_err(translate),
+            Ok(done) => self.home.told(done, "commit to").await,
             Err(_) => Err(Error::environment(format!(
-                "writes did not become durable within {} s: check the disk or the object store",
+                "commit to state {}: writes did not become durable within {} s: check the disk or the object store",
+                self.path(),
                 COMMIT_TIMEOUT.as_secs()
             ))),
         }
-        .doing(|| format!("commit to state {}", self.path))
     }
 
     /// Writes out what is only in the write-ahead log, so that the next open is fast, and stops the background work.
@@ -137,18 +143,18 @@ impl State {
     /// As for [`Self::commit`].
     pub async fn close(&self) -> Result<()> {
         let closed = Box::pin(self.db.close()).await;
-        closed.map_err(translate).doing(|| format!("close state {}", self.path))
+        self.home.told(closed, "close").await
     }
 
     /// Where the state lives in its store.
     pub fn path(&self) -> &str {
-        &self.path
+        &self.home.path
     }
 }
 
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("State").field("path", &self.home.path).finish_non_exhaustive()
     }
 }
 
@@ -201,7 +207,7 @@ impl Writes {
 /// Entries in key order.
 pub struct StateScan {
     iter: DbIterator,
-    path: Arc<str>,
+    home: Home,
 }
 
 impl StateScan {
@@ -210,14 +216,15 @@ impl StateScan {
     /// # Errors
     /// As for [`State::open`].
     pub async fn next(&mut self) -> Result<Option<(Bytes, Bytes)>> {
-        let next = self.iter.next().await.map_err(translate).doing(|| format!("scan state {}", self.path))?;
+        let next = self.iter.next().await;
+        let next = self.home.told(next, "scan").await?;
         Ok(next.map(|entry| (entry.key, entry.value)))
     }
 }
 
 impl std::fmt::Debug for StateScan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("StateScan").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("StateScan").field("path", &self.home.path).finish_non_exhaustive()
     }
 }
 

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use millstream_core::{Result, ResultExt};
-use object_store::ObjectStore;
 use slatedb::config::DbReaderOptions;
 use slatedb::{DbReader, DbReaderMode};
 
 use super::cache::BlockCache;
-use super::failure::translate;
+use super::failure::Home;
 use super::{
-    FORMAT_KEY, READS_IN_FLIGHT, State, StateOptions, StateScan, bounds, check_format, read_options, scan_options,
+    FORMAT_KEY, READS_IN_FLIGHT, State, StateOptions, StateScan, StateStore, bounds, check_format, read_options,
+    scan_options,
 };
 
 /// A view of a state at rest, or of one that another process is writing. It writes nothing and fences nobody; it
@@ -21,7 +21,7 @@ use super::{
 #[derive(Clone)]
 pub struct StateReader {
     db: Arc<DbReader>,
-    path: Arc<str>,
+    home: Home,
 }
 
 impl StateReader {
@@ -29,20 +29,23 @@ impl StateReader {
     ///
     /// # Errors
     /// As for [`State::open`]; also where there is no such state.
-    pub async fn open(store: Arc<dyn ObjectStore>, path: &str, options: &StateOptions) -> Result<Self> {
+    pub async fn open(store: StateStore, path: &str, options: &StateOptions) -> Result<Self> {
         let reader_options = DbReaderOptions {
             max_memtable_bytes: options.memtable_bytes as u64,
             object_store_max_retries: options.engine().object_store_max_retries,
             manifest_poll_interval: std::time::Duration::from_secs(2),
             ..DbReaderOptions::default()
         };
-        let builder = DbReader::builder(path, store)
+        store.damage.forget(path);
+        let home = Home::new(store, path);
+        home.check_whole().await?;
+        let builder = DbReader::builder(path, home.store.objects.clone())
+            .with_system_clock(home.store.clock.clone())
             .with_reader_mode(DbReaderMode::FollowLatest)
             .with_options(reader_options)
             .with_db_cache(Arc::new(BlockCache::new(options.cache_bytes)), 0);
-        let opened = Box::pin(builder.build()).await;
-        let db = opened.map_err(translate).doing(|| format!("open state {path} for reading"))?;
-        let reader = Self { db: Arc::new(db), path: path.into() };
+        let db = home.started(Box::pin(builder.build()), "open").await?;
+        let reader = Self { db: Arc::new(db), home };
         if let Some(format) = reader.get(FORMAT_KEY).await? {
             check_format(&format).doing(|| format!("open state {path} for reading"))?;
         }
@@ -55,7 +58,7 @@ impl StateReader {
     /// As for [`State::open`].
     pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
         let got = Box::pin(self.db.get_with_options(key, &read_options())).await;
-        got.map_err(translate).doing(|| format!("read state {}", self.path))
+        self.home.told(got, "read").await
     }
 
     /// The entries with keys in `range`, in key order.
@@ -65,8 +68,8 @@ impl StateReader {
     pub async fn scan(&self, range: impl RangeBounds<Bytes>) -> Result<StateScan> {
         let (range, options) = (bounds(&range), scan_options());
         let iter = Box::pin(self.db.scan_with_options(range, &options)).await;
-        let iter = iter.map_err(translate).doing(|| format!("scan state {}", self.path))?;
-        Ok(StateScan { iter, path: self.path.clone() })
+        let iter = self.home.told(iter, "scan").await?;
+        Ok(StateScan { iter, home: self.home.clone() })
     }
 
     /// Stops following the writer.
@@ -75,13 +78,13 @@ impl StateReader {
     /// As for [`State::open`].
     pub async fn close(&self) -> Result<()> {
         let closed = Box::pin(self.db.close()).await;
-        closed.map_err(translate).doing(|| format!("close state {}", self.path))
+        self.home.told(closed, "close").await
     }
 }
 
 impl std::fmt::Debug for StateReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("StateReader").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("StateReader").field("path", &self.home.path).finish_non_exhaustive()
     }
 }
 

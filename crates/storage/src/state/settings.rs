@@ -24,6 +24,8 @@ pub struct StateOptions {
     pub compaction_interval: Duration,
     /// How long files that are no longer needed stay, for readers in other processes.
     pub garbage_min_age: Duration,
+    /// How often such files are looked for.
+    pub garbage_interval: Duration,
 }
 
 impl Default for StateOptions {
@@ -33,6 +35,7 @@ impl Default for StateOptions {
             cache_bytes: 4 << 20,
             compaction_interval: Duration::from_millis(500),
             garbage_min_age: Duration::from_secs(60),
+            garbage_interval: Duration::from_secs(10),
         }
     }
 }
@@ -49,7 +52,8 @@ impl StateOptions {
             l0_max_ssts: L0_TABLES_MAX,
             l0_max_ssts_per_key: L0_TABLES_MAX,
             l0_flush_parallelism: 1,
-            compression_codec: Some(CompressionCodec::Lz4),
+            // What is new was compressed in the log that it came from, and is merged soon: only merged tables are.
+            compression_codec: None,
             // Our own cache holds blocks; a second copy on the same disk helps nobody.
             object_store_cache_options: ObjectStoreCacheOptions { root_folder: None, ..Default::default() },
             compactor_options: Some(self.compactor()),
@@ -82,18 +86,18 @@ impl StateOptions {
     }
 
     fn garbage_collector(&self) -> GarbageCollectorOptions {
-        let every = |seconds| {
-            Some(GarbageCollectorDirectoryOptions {
-                interval: Some(Duration::from_secs(seconds)),
-                min_age: self.garbage_min_age,
-                ..GarbageCollectorDirectoryOptions::default()
-            })
+        let older = |times, min_age| {
+            let interval = Some(self.garbage_interval * times);
+            Some(GarbageCollectorDirectoryOptions { interval, min_age, dry_run: false })
         };
+        let every = |times| older(times, self.garbage_min_age);
         GarbageCollectorOptions {
-            manifest_options: every(30),
-            wal_options: every(10),
-            compacted_options: every(30),
-            compactions_options: every(30),
+            manifest_options: every(3),
+            wal_options: every(1),
+            // Every start leaves one. It keeps a writer out that had it in mind to write there before; none waits as long.
+            wal_fence_options: older(6, self.garbage_min_age * 10),
+            compacted_options: every(3),
+            compactions_options: every(3),
             object_store_max_retries: Some(STORE_RETRIES_MAX),
             ..GarbageCollectorOptions::default()
         }

@@ -160,3 +160,7 @@ async fn a_disk_that_refuses_the_background_work_stops_the_writer() {
         assert!(state.get(key.as_bytes()).await.unwrap().is_some(), "{key} of {committed} is gone");
     }
 }
+
+mod damage;
+mod garbage;
+mod time;
