@@ -10,6 +10,7 @@ use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 use datafusion::prelude::SessionConfig;
 
+use crate::bounded;
 use crate::checked::{CheckedArithmetic, checked_sum};
 use crate::dialect::DeclaredTypes;
 use crate::error::{SqlError, locate};
@@ -78,6 +79,8 @@ fn with_own(mut state: SessionState) -> Result<SessionState, SqlError> {
         // What is not there need not be taken away.
         let _ = state.deregister_udf(name);
     }
+    bounded::bound_functions(&mut state)
+        .map_err(|e| SqlError::new(format!("the functions can't be registered: {e}")))?;
     Ok(state)
 }
 

@@ -10,6 +10,7 @@
 //! SQL is PostgreSQL's as DataFusion speaks it, with the JSON operators `->`, `->>` and `?`, and `* EXCLUDE (…)`. Names
 //! of columns and streams are case-sensitive, as they stand in the pipeline file; keywords and functions are not.
 
+mod bounded;
 mod catalog;
 mod checked;
 mod culprit;

@@ -13,6 +13,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
+use crate::bounded;
 use crate::dialect::MillstreamDialect;
 use crate::error::SqlError;
 
@@ -42,6 +43,7 @@ pub(crate) fn with_room<T: Send>(work: impl FnOnce() -> Result<T, SqlError> + Se
 
 /// Refuses text with too many operators, before it is parsed. Lists of values may be long.
 pub(crate) fn check_size(sql: &str) -> Result<(), SqlError> {
+    bounded::check_length(sql)?;
     // What can't be cut into tokens is the parser's to explain.
     let Ok(tokens) = Tokenizer::new(&MillstreamDialect, sql).tokenize() else { return Ok(()) };
     let operator = |token: &&Token| match token {

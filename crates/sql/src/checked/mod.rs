@@ -17,9 +17,10 @@ use datafusion::common::{DFSchema, Result};
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
-use datafusion::logical_expr::{BinaryExpr, Case, Expr, ExprSchemable, LogicalPlan, TableScan};
+use datafusion::logical_expr::{BinaryExpr, Case, Expr, ExprSchemable, LogicalPlan, Operator, TableScan};
 use datafusion::optimizer::AnalyzerRule;
 
+use crate::bounded::joined;
 use crate::guard::{guard_keys, is_fallible};
 use crate::moments::{settle, settle_union};
 
@@ -84,6 +85,10 @@ pub(crate) fn checked_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<
 fn with_checks(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     expr.transform_up(|e| {
         let replaced = match &e {
+            Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right }) => {
+                let (l, r) = (left.get_type(schema)?, right.get_type(schema)?);
+                (l == r).then(|| joined(*left.clone(), *right.clone(), &l)).flatten()
+            }
             Expr::BinaryExpr(BinaryExpr { left, op, right }) => match arithmetic::Operation::of(*op) {
                 Some(operation) => {
                     let (l, r) = (left.get_type(schema)?, right.get_type(schema)?);

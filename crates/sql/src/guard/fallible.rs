@@ -7,7 +7,7 @@ use datafusion::logical_expr::{Expr, ExprSchemable, Operator};
 
 use crate::checked::ONE_ZERO;
 
-/// Functions that have an answer for every value of their types.
+/// Functions that have an answer for every value of their types, but for values that are too large to be kept.
 const SAFE_FUNCTIONS: &[&str] = &[
     "array_append",
     "array_concat",
@@ -86,6 +86,7 @@ const SAFE_FUNCTIONS: &[&str] = &[
     "substr_index",
     "translate",
     "upper",
+    "||",
 ];
 
 /// True where computing `expr` can fail on a value of its columns, or always does.

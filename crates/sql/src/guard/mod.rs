@@ -23,6 +23,7 @@ use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 
+use crate::bounded::BoundConstants;
 use crate::checked::checked_plan;
 
 pub(crate) use fallible::is_fallible;
@@ -37,6 +38,8 @@ pub(crate) fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
             "push_down_filter" => Arc::new(filters::PushDownSafeFilters::new(rule)) as _,
             _ => rule,
         })
+        // What is constant has been computed by then.
+        .chain([Arc::new(BoundConstants) as _])
         .collect()
 }
 

@@ -3,6 +3,7 @@
 // A test that can't go on says where: that is what `unwrap` does.
 #![allow(clippy::unwrap_used)]
 
+mod bounds;
 mod catalog;
 mod queries;
 mod safety;

@@ -1,0 +1,93 @@
+//! Functions that make much out of little: refused before they allocate, and in a transform only the row that asks.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+use millstream_core::Rows;
+use millstream_sql::SqlTransform;
+
+use crate::support::field;
+
+/// Runs a transform over `(s, n)`; the rows that failed, and the messages.
+fn failed(expr: &str, rows: &[(&str, i64)]) -> (usize, Vec<(u32, String)>) {
+    let sql = format!("SELECT {expr} AS x FROM s");
+    let texts: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.0)));
+    let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.1)));
+    let batch = RecordBatch::try_from_iter([("s", texts), ("n", numbers)]).unwrap();
+    let inputs = [("s".to_owned(), batch.schema())].into();
+    let mut step = SqlTransform::plan(&sql, &inputs).unwrap_or_else(|e| panic!("{expr}: {e}")).step().unwrap();
+    let rows = Rows::all(batch);
+    let (rows, failures) = step.run("s", &rows).unwrap();
+    (rows.batch.num_rows(), failures.into_iter().map(|f| (f.row, f.failure.message.to_string())).collect())
+}
+
+fn one_number() -> SchemaRef {
+    Arc::new(Schema::new(vec![field("n", DataType::Int64)]))
+}
+
+#[test]
+fn a_row_that_asks_for_too_much_fails_alone() {
+    let long = "x".repeat(200_000);
+    let explosive = [
+        ("repeat(s, n)", "abc", 2_000_000_000),
+        ("lpad(s, n, '0')", "abc", 2_147_483_647),
+        ("rpad(s, n, 'é')", "abc", 900_000_000),
+        ("replace(s, 'x', repeat('y', n))", long.as_str(), 1_000),
+        ("regexp_replace(s, 'x', repeat('y', n), 'g')", long.as_str(), 10_000),
+        ("array_length(range(0, n))", "", 4_000_000_000),
+        ("array_length(generate_series(0, n, 2))", "", i64::MAX),
+        ("array_length(array_repeat(s, n))", long.as_str(), 1_000),
+        ("array_length(array_resize([1], n, 0))", "", 1_000_000_000),
+        ("array_to_string(array_repeat('', n), s)", long.as_str(), 10_000),
+        ("levenshtein(s, repeat('y', n))", long.as_str(), 200_000),
+        ("repeat(s, n) || repeat(s, n) || repeat(s, n)", long.as_str(), 70),
+        ("concat(repeat(s, n), repeat(s, n))", long.as_str(), 70),
+    ];
+    for (expr, text, number) in explosive {
+        let (passed, failures) = failed(expr, &[("a", 1), (text, number), ("b", 2)]);
+        assert_eq!(passed, 2, "{expr}: {failures:?}");
+        assert_eq!(failures.iter().map(|f| f.0).collect::<Vec<_>>(), [1], "{expr}");
+        let said = &failures[0].1;
+        assert!(said.contains("MiB") || said.contains("too long"), "{expr}: {said}");
+    }
+}
+
+#[test]
+fn rows_that_are_much_together_go_through_one_by_one() {
+    let text = "x".repeat(1_000);
+    let rows: Vec<(&str, i64)> = (0..100).map(|_| (text.as_str(), 4_000)).collect();
+    let (passed, failures) = failed("length(repeat(s, n))", &rows);
+    assert_eq!((passed, failures.len()), (100, 0), "{failures:?}");
+}
+
+#[test]
+fn constants_are_bounded_when_a_transform_is_planned() {
+    let inputs = [("s".to_owned(), one_number())].into();
+    for sql in [
+        "SELECT repeat('x', 2000000000) AS x FROM s",
+        "SELECT lpad('x', 2000000000, '0') AS x FROM s",
+        "SELECT repeat(repeat('x', 16000), 1000) AS x FROM s",
+        "SELECT array_length(range(0, 100000000000)) AS x, n FROM s",
+    ] {
+        // Refused, or left to the rows, each of which fails.
+        if let Ok(transform) = SqlTransform::plan(sql, &inputs) {
+            assert!(!transform.warnings().is_empty(), "{sql}");
+        }
+    }
+    let error = SqlTransform::plan("SELECT repeat('x', 100000) AS x FROM s", &inputs).unwrap_err();
+    assert!(error.to_string().contains("constant"), "{error}");
+    let long = format!("SELECT '{}' AS x FROM s", "y".repeat(2 << 20));
+    assert!(SqlTransform::plan(&long, &inputs).unwrap_err().to_string().contains("KiB"));
+}
+
+#[test]
+fn a_type_that_doubles_with_each_level_is_refused() {
+    let mut sql = "SELECT struct(n, n) AS a FROM s".to_owned();
+    for _ in 0..30 {
+        sql = format!("SELECT struct(a, a) AS a FROM ({sql})");
+    }
+    let inputs = [("s".to_owned(), one_number())].into();
+    let error = SqlTransform::plan(&sql, &inputs).unwrap_err();
+    assert!(error.to_string().contains("parts") || error.to_string().contains("deep"), "{error}");
+}
