@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use arrow::array::{RecordBatch, RecordBatchOptions, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -10,9 +11,7 @@ use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result as DataFusionResult};
-use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::GreedyMemoryPool;
-use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_expr::PhysicalExpr;
@@ -28,9 +27,11 @@ use millstream_core::{Error, Result};
 use crate::culprit;
 use crate::error::{SqlError, root, run_time_message};
 use crate::exec::properties;
+use crate::host::{QueryHost, QueryLimits};
 use crate::plan::{at_once, register, unknown_relation};
 use crate::shape::with_room;
 use crate::types::{Unstorable, storable};
+use crate::watched::{Stop, watched};
 use crate::words::declared;
 use crate::{functions, syntax};
 
@@ -55,16 +56,46 @@ pub trait Relation: Debug + Send + Sync {
     ) -> Result<BoxStream<'static, Result<RecordBatch>>>;
 }
 
-/// Answers queries within a memory limit that all of them share. Nothing is written to disk, and no file is read.
+/// Answers queries within the bounds of its host. Nothing is written to disk, and no file is read.
 pub struct QueryEngine {
     relations: RwLock<BTreeMap<String, Arc<dyn Relation>>>,
-    runtime: Arc<RuntimeEnv>,
-    memory_limit_bytes: usize,
+    host: Arc<QueryHost>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone)]
+pub enum QueryError {
+    /// The SQL is wrong, or does something else than read.
+    Sql(SqlError),
+    /// So many queries are running that this one had no turn.
+    Busy(usize),
+    /// It was ended, or can't be planned.
+    Ended(String),
+}
+
+impl fmt::Display for QueryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sql(e) => fmt::Display::fmt(e, f),
+            Self::Busy(running) => {
+                write!(f, "{running} queries are running, which is as many as may at once: ask again later")
+            }
+            Self::Ended(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for QueryError {}
+
+impl From<SqlError> for QueryError {
+    fn from(e: SqlError) -> Self {
+        Self::Sql(e)
+    }
 }
 
 impl Debug for QueryEngine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("QueryEngine").field("memory_limit_bytes", &self.memory_limit_bytes).finish_non_exhaustive()
+        f.debug_struct("QueryEngine").field("host", &self.host).finish_non_exhaustive()
     }
 }
 
@@ -83,14 +114,17 @@ impl Debug for QueryResult {
 }
 
 impl QueryEngine {
-    /// An engine whose queries together use at most about `memory_limit_bytes` for what they must remember.
-    pub fn new(memory_limit_bytes: usize) -> Self {
-        let runtime = RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(GreedyMemoryPool::new(memory_limit_bytes)))
-            .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
-            .build_arc()
-            .expect("a runtime without disk has nothing that can fail");
-        Self { relations: RwLock::default(), runtime, memory_limit_bytes }
+    /// An engine on a host of its own, with so much memory.
+    ///
+    /// # Errors
+    /// As [`QueryHost::new`].
+    pub fn new(memory_bytes: usize) -> Result<Self> {
+        Ok(Self::on(QueryHost::new(QueryLimits { memory_bytes, ..QueryLimits::default() })?))
+    }
+
+    /// An engine whose queries run on `host`.
+    pub fn on(host: Arc<QueryHost>) -> Self {
+        Self { relations: RwLock::default(), host }
     }
 
     /// Makes `relation` readable as `name`, in place of what had that name. `news.changes` can be written with and
@@ -100,26 +134,49 @@ impl QueryEngine {
         relations.insert(name.to_owned(), relation);
     }
 
-    /// Plans and starts a query: SELECT, EXPLAIN, SHOW TABLES or DESCRIBE. Needs a Tokio runtime.
+    /// Plans and starts a query: SELECT, EXPLAIN, SHOW TABLES or DESCRIBE. It ends where the answer is dropped.
     ///
     /// # Errors
-    /// The SQL is wrong, or does something else than read. Errors while reading are in the result's stream.
-    pub async fn run(&self, sql: &str) -> Result<QueryResult, SqlError> {
-        let relations = self.relations.read().unwrap_or_else(|e| e.into_inner()).clone();
-        if let Some(name) = with_room(|| syntax::described(sql))? {
-            return describe(sql, &name, &relations);
-        }
-        let planned = with_room(|| plan(sql, &relations, &self.runtime))?;
-        let Some(Planned { plan, schema, context }) = planned else { return show_tables(&relations) };
-        let stream = execute_stream(plan, context).map_err(|e| SqlError::from_datafusion(sql, &e))?;
-        let (given, limit) = (Arc::clone(&schema), self.memory_limit_bytes);
-        let stream = stream.map(move |batch| {
-            let batch = batch.map_err(|e| run_error(e, limit))?;
-            let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-            Ok(RecordBatch::try_new_with_options(Arc::clone(&given), batch.columns().to_vec(), &options)?)
-        });
-        Ok(QueryResult { schema, stream: stream.boxed() })
+    /// The SQL is wrong, or does something else than read; too many queries are running. Errors while reading are in the
+    /// result's stream.
+    pub async fn run(&self, sql: &str) -> Result<QueryResult, QueryError> {
+        self.run_within(sql, self.host.limits().deadline).await
     }
+
+    /// The same, with another time that it may take; none is as long as it takes.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn run_within(&self, sql: &str, deadline: Option<Duration>) -> Result<QueryResult, QueryError> {
+        let relations = self.relations.read().unwrap_or_else(|e| e.into_inner()).clone();
+        let sql = sql.to_owned();
+        let host = self.host.clone();
+        host.run(deadline, move |memory, limits, stop| start(&sql, &relations, memory, limits.memory_bytes, stop)).await
+    }
+}
+
+/// Plans a query and starts it, on a thread of the host.
+fn start(
+    sql: &str,
+    relations: &BTreeMap<String, Arc<dyn Relation>>,
+    memory: &Arc<RuntimeEnv>,
+    limit: usize,
+    stop: &Arc<Stop>,
+) -> Result<QueryResult, SqlError> {
+    if let Some(name) = with_room(|| syntax::described(sql))? {
+        return describe(sql, &name, relations);
+    }
+    let planned = with_room(|| plan(sql, relations, memory))?;
+    let Some(Planned { plan, schema, context }) = planned else { return show_tables(relations) };
+    let plan = watched(plan, stop).map_err(|e| SqlError::from_datafusion(sql, &e))?;
+    let stream = execute_stream(plan, context).map_err(|e| SqlError::from_datafusion(sql, &e))?;
+    let given = Arc::clone(&schema);
+    let stream = stream.map(move |batch| {
+        let batch = batch.map_err(|e| run_error(e, limit))?;
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&given), batch.columns().to_vec(), &options)?)
+    });
+    Ok(QueryResult { schema, stream: stream.boxed() })
 }
 
 /// A query that is ready to run.

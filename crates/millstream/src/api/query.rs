@@ -1,15 +1,18 @@
 //! `POST /api/v1/query`: one SELECT over tables and streams.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::body::Body;
-use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::extract::{Query, State};
+use axum::http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
 use millstream_core::json::RowWriter;
-use millstream_core::{Error, Result};
+use millstream_core::{Error, HumanDuration, Result};
+use millstream_sql::QueryError;
 use serde::{Deserialize, Serialize};
 
 use super::ApiState;
@@ -28,14 +31,37 @@ pub struct QueryRequest {
     pub sql: String,
 }
 
+/// How long a query may take at most, whatever it asks for.
+const TIMEOUT_MAX: Duration = Duration::from_secs(600);
+
+/// What can be asked beside the SQL.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QueryOptions {
+    /// How long it may take; `5s`.
+    timeout: Option<HumanDuration>,
+}
+
 /// Rows as NDJSON, or as an Arrow stream where the client accepts that.
 pub async fn query(
     State(state): State<ApiState>,
+    Query(options): Query<QueryOptions>,
     headers: HeaderMap,
     Json(request): Json<QueryRequest>,
 ) -> Result<Response, ApiError> {
     let engine = relations::engine_of_running(&state.running)?;
-    let result = engine.run(&request.sql).await.map_err(|e| ApiError::bad_request(e.to_string()))?;
+    let result = match options.timeout {
+        None => engine.run(&request.sql).await,
+        Some(timeout) => engine.run_within(&request.sql, Some(timeout.0.min(TIMEOUT_MAX))).await,
+    };
+    let result = match result {
+        Ok(result) => result,
+        Err(e @ QueryError::Busy(_)) => {
+            let refused = ApiError::new(StatusCode::TOO_MANY_REQUESTS, e.to_string());
+            return Ok(([(RETRY_AFTER, "1")], refused).into_response());
+        }
+        Err(e) => return Err(ApiError::bad_request(e.to_string())),
+    };
     let wants_arrow = headers.get(ACCEPT).is_some_and(|v| v.as_bytes() == ARROW_STREAM.as_bytes());
     if wants_arrow {
         let body = Body::from_stream(ipc::encode(result.schema, result.stream));

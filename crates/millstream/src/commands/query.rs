@@ -39,7 +39,8 @@ pub async fn run(args: QueryArgs) -> Result<()> {
         }
         Target::Folder(folder) => {
             let engine = relations::engine_at_rest(&folder).await?;
-            let result = engine.run(&args.sql).await.map_err(|e| Error::config(e.to_string()))?;
+            // Whoever sits in front of it can end it.
+            let result = engine.run_within(&args.sql, None).await.map_err(|e| Error::config(e.to_string()))?;
             unless_closed(render::print(&result.schema, result.stream, args.format, &mut out).await)
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -11,7 +11,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use millstream_core::disk::RealDisk;
 use millstream_core::schema::timestamp_type;
 use millstream_core::{Clock, Error, Result, SystemClock};
-use millstream_sql::{QueryEngine, Relation};
+use millstream_sql::{QueryEngine, QueryHost, QueryLimits, Relation};
 use millstream_storage::codec::SchemaStore;
 use millstream_storage::log::{LogChunk, StreamLog};
 use millstream_storage::state::{StateOptions, StateReader, StateView, local_store};
@@ -23,13 +23,18 @@ use super::dead_letters::relation::{self, DeadLetters};
 use super::run::Running;
 use super::streams::{StreamBatch, decode_chunk};
 
-/// What the queries of a process may remember together.
-const QUERY_MEMORY_BYTES: usize = 256 << 20;
+/// Where the queries of this process run; none where the system gives no threads.
+static HOST: LazyLock<Option<Arc<QueryHost>>> = LazyLock::new(|| QueryHost::new(QueryLimits::default()).ok());
+
+fn host() -> Result<Arc<QueryHost>> {
+    HOST.clone().ok_or_else(|| Error::environment("the system gives no threads for queries"))
+}
+
 const READ_BYTES: usize = 512 << 10;
 
 /// All tables and streams of a running pipeline.
 pub fn engine_of_running(running: &Running) -> Result<QueryEngine> {
-    let engine = QueryEngine::new(QUERY_MEMORY_BYTES);
+    let engine = QueryEngine::on(host()?);
     // First: a table of that name takes its place.
     let logs = running.streams.values().map(|stream| stream.log.clone()).collect();
     engine.register(relation::NAME, DeadLetters::new(logs, running.schemas.clone()));
@@ -48,7 +53,7 @@ pub fn engine_of_running(running: &Running) -> Result<QueryEngine> {
 /// All tables and streams of a data folder. What another process is writing there shows up to its last commit.
 pub async fn engine_at_rest(folder: &Path) -> Result<QueryEngine> {
     let opened = AtRest::open(folder)?;
-    let engine = QueryEngine::new(QUERY_MEMORY_BYTES);
+    let engine = QueryEngine::on(host()?);
     let logs = opened.catalog.streams.iter().map(|stream| opened.log(&stream.name)).collect::<Result<_>>()?;
     engine.register(relation::NAME, DeadLetters::new(logs, opened.schemas.clone()));
     for stream in opened.catalog.streams.iter().filter(|s| s.visible) {

@@ -1,11 +1,13 @@
 //! Functions that make much out of little: refused before they allocate, and in a transform only the row that asks.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
+use futures::TryStreamExt;
 use millstream_core::Rows;
-use millstream_sql::SqlTransform;
+use millstream_sql::{QueryEngine, QueryError, QueryHost, QueryLimits, QueryResult, SqlTransform};
 
 use crate::support::field;
 
@@ -90,4 +92,67 @@ fn a_type_that_doubles_with_each_level_is_refused() {
     let inputs = [("s".to_owned(), one_number())].into();
     let error = SqlTransform::plan(&sql, &inputs).unwrap_err();
     assert!(error.to_string().contains("parts") || error.to_string().contains("deep"), "{error}");
+}
+
+/// What a query says that can't end well.
+async fn ends(engine: &QueryEngine, sql: &str, deadline: Duration) -> String {
+    let result = match engine.run_within(sql, Some(deadline)).await {
+        Ok(result) => result,
+        Err(e) => return e.to_string(),
+    };
+    match result.stream.try_collect::<Vec<_>>().await {
+        Ok(batches) => panic!("{sql}: {} rows", batches.iter().map(RecordBatch::num_rows).sum::<usize>()),
+        Err(e) => e.to_string(),
+    }
+}
+
+#[tokio::test]
+async fn queries_that_explode_end_with_a_sentence() {
+    let engine = QueryEngine::new(64 << 20).unwrap();
+    for sql in [
+        "SELECT sum(length(repeat(lpad(cast(value AS varchar), 30, '0'), 300000))) FROM generate_series(1, 100000)",
+        "SELECT sum(cardinality(range(0, value * 1000000))) FROM generate_series(1, 1000)",
+        "SELECT replace(repeat('a', 10000), 'a', repeat('b', 15000))",
+        "SELECT array_agg(repeat(cast(value AS varchar), 1000)) FROM generate_series(1, 10000000)",
+        "SELECT levenshtein(repeat(cast(value AS varchar), 20000), repeat('b', 16000)) FROM generate_series(1, 9999)",
+        "SELECT string_agg(lpad(cast(value AS varchar), 10000, 'y'), ',') FROM generate_series(1, 1000000)",
+        "WITH RECURSIVE t AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM t) SELECT count(*) FROM t",
+    ] {
+        let said = ends(&engine, sql, Duration::from_secs(20)).await;
+        assert!(
+            ["MiB", "too long", "longer than", "KiB", "recursive"].iter().any(|w| said.contains(w)),
+            "{sql}: {said}"
+        );
+    }
+    // The memory is given back, and there is a turn for the next one.
+    let one = engine.run("SELECT 1").await.unwrap().stream.try_collect::<Vec<_>>().await.unwrap();
+    assert_eq!(one.len(), 1);
+}
+
+#[tokio::test]
+async fn a_query_ends_at_its_deadline_and_with_its_reader() {
+    let limits = QueryLimits { at_once: 1, wait: Duration::from_millis(50), ..QueryLimits::default() };
+    let engine = QueryEngine::on(QueryHost::new(limits).unwrap());
+    let cross = "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b \
+                 WHERE a.value * b.value = 7";
+    let said = ends(&engine, cross, Duration::from_millis(200)).await;
+    assert!(said.contains("longer than 0.2 s"), "{said}");
+
+    let running = wait_for_turn(&engine, cross).await;
+    let busy = engine.run("SELECT 1").await.unwrap_err();
+    assert!(matches!(busy, QueryError::Busy(1)) && busy.to_string().contains("ask again"), "{busy}");
+    // He goes away, and the next one has a turn soon.
+    drop(running);
+    drop(wait_for_turn(&engine, "SELECT 1").await);
+}
+
+async fn wait_for_turn(engine: &QueryEngine, sql: &str) -> QueryResult {
+    for _ in 0..600 {
+        match engine.run(sql).await {
+            Ok(result) => return result,
+            Err(QueryError::Busy(_)) => {}
+            Err(e) => panic!("{e}"),
+        }
+    }
+    panic!("the place of the query before stays taken");
 }

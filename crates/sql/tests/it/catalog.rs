@@ -11,7 +11,7 @@ use crate::support::json;
 /// What an example gives: the value, or the rows of a SELECT with several columns.
 async fn result_of(function: &Function) -> String {
     let sql = function.example_sql();
-    let result = match QueryEngine::new(64 << 20).run(&sql).await {
+    let result = match QueryEngine::new(64 << 20).unwrap().run(&sql).await {
         Ok(result) => result,
         Err(error) => return format!("{sql}: {error}"),
     };

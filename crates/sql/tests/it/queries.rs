@@ -7,14 +7,14 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Schema};
 use futures::TryStreamExt;
 use millstream_core::{ErrorKind, Rows};
-use millstream_sql::{QueryEngine, SqlTransform};
+use millstream_sql::{QueryEngine, QueryError, SqlTransform};
 use proptest::prelude::*;
 use serde_json::{Value, json as j};
 
 use crate::support::*;
 
 fn engine() -> QueryEngine {
-    let engine = QueryEngine::new(64 << 20);
+    let engine = QueryEngine::new(64 << 20).unwrap();
     engine.register("wire", Arc::new(Memory(vec![wire_rows(), wire_rows()])));
     engine.register("news", Arc::new(Memory(vec![wire_rows()])));
     engine.register("news.changes", Arc::new(Memory(vec![wire_rows()])));
@@ -76,23 +76,24 @@ async fn a_query_only_reads() {
         "EXPLAIN ANALYZE INSERT INTO wire SELECT * FROM wire",
         "EXPLAIN COPY wire TO '/tmp/x.csv'",
     ] {
-        let error = engine().run(sql).await.unwrap_err();
+        let error = of_sql(engine().run(sql).await.unwrap_err());
         assert!(error.message.contains("only reads") || error.message.contains("nothing called"), "{sql}: {error}");
     }
-    let error = engine().run("SELECT * FROM '/etc/passwd'").await.unwrap_err();
+    let error = of_sql(engine().run("SELECT * FROM '/etc/passwd'").await.unwrap_err());
     assert!(!error.message.is_empty());
 }
 
 #[tokio::test]
 async fn errors_name_what_was_meant() {
-    let error = engine().run("SELECT id FROM newz").await.unwrap_err();
+    let error = of_sql(engine().run("SELECT id FROM newz").await.unwrap_err());
     assert!(error.message.contains("did you mean `news`?"), "{error}");
-    let error = engine().run("SELECT idd FROM news").await.unwrap_err();
+    let error = of_sql(engine().run("SELECT idd FROM news").await.unwrap_err());
     assert_eq!((error.line, error.column), (Some(1), Some(8)));
     let result = engine().run("SELECT 1 / words AS x FROM news").await.unwrap();
     let error = result.stream.try_collect::<Vec<_>>().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Input);
-    let error = engine().run(&format!("SELECT {} AS x FROM news", vec!["words"; 3000].join(" + "))).await.unwrap_err();
+    let error =
+        of_sql(engine().run(&format!("SELECT {} AS x FROM news", vec!["words"; 3000].join(" + "))).await.unwrap_err());
     assert!(error.message.contains("nested too deeply"), "{error}");
 }
 
@@ -100,7 +101,7 @@ async fn errors_name_what_was_meant() {
 async fn a_query_beyond_its_memory_ends_with_a_clear_error() {
     let schema = Arc::new(Schema::new(vec![field("n", DataType::Int64)]));
     let lines: String = (0..200_000).map(|n| format!("{{\"n\":{n}}}\n")).collect();
-    let engine = QueryEngine::new(1 << 20);
+    let engine = QueryEngine::new(1 << 20).unwrap();
     engine.register("t", Arc::new(Memory(vec![batch(&schema, &lines)])));
     let sql = "SELECT n, count(*) AS c FROM t GROUP BY n ORDER BY c, n DESC";
     let error = match engine.run(sql).await {
@@ -160,11 +161,16 @@ proptest! {
         let transform = SqlTransform::plan(&sql, &BTreeMap::from([("t".to_owned(), schema)])).unwrap();
         let (streamed, failures) = transform.step().unwrap().run("t", &Rows::all(rows.clone())).unwrap();
         prop_assert!(failures.is_empty());
-        let engine = QueryEngine::new(64 << 20);
+        let engine = QueryEngine::new(64 << 20).unwrap();
         engine.register("t", Arc::new(Memory(vec![rows])));
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let queried = runtime.block_on(answer(&engine, &sql));
         prop_assert_eq!(queried.schema(), transform.schema());
         prop_assert_eq!(json(&queried), json(&streamed.batch));
     }
+}
+
+fn of_sql(error: QueryError) -> millstream_sql::SqlError {
+    let QueryError::Sql(error) = error else { panic!("{error}") };
+    error
 }

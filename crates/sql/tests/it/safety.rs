@@ -51,7 +51,7 @@ fn step(sql: &str) -> (Vec<String>, Vec<String>) {
 }
 
 fn engine() -> QueryEngine {
-    let engine = QueryEngine::new(64 << 20);
+    let engine = QueryEngine::new(64 << 20).unwrap();
     engine.register("t", Arc::new(Memory(vec![rows()])));
     engine.register("u", Arc::new(Memory(vec![rows()])));
     engine
@@ -334,7 +334,7 @@ async fn moments_from_the_year_1_to_9999_have_the_right_value_in_every_function(
     ] {
         let schema = Arc::new(Schema::new(vec![field("at", timestamp_type()), field("s", DataType::Utf8)]));
         let lines: String = MOMENTS.iter().map(|m| format!("{{\"at\":\"{m}\",\"s\":\"{m}\"}}\n")).collect();
-        let engine = QueryEngine::new(64 << 20);
+        let engine = QueryEngine::new(64 << 20).unwrap();
         engine.register("m", Arc::new(Memory(vec![batch(&schema, &lines)])));
         let rows = json(&crate::support::answer(&engine, &format!("SELECT {expr} AS x FROM m")).await);
         let found: Vec<Value> = rows.iter().map(|row| row["x"].clone()).collect();
@@ -354,7 +354,7 @@ async fn moments_from_the_year_1_to_9999_have_the_right_value_in_every_function(
 #[tokio::test]
 async fn zeros_of_both_signs_are_one_value_wherever_values_are_compared() {
     let schema = Arc::new(Schema::new(vec![field("id", DataType::Utf8), field("f", DataType::Float64)]));
-    let engine = QueryEngine::new(64 << 20);
+    let engine = QueryEngine::new(64 << 20).unwrap();
     engine.register("z", Arc::new(Memory(vec![batch(&schema, "{\"id\":\"a\",\"f\":0.0}\n{\"id\":\"b\",\"f\":-0.0}")])));
     for (sql, rows) in [
         ("SELECT f, count(*) AS n FROM z GROUP BY f", 1),
