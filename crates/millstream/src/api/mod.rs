@@ -3,11 +3,15 @@
 //! It binds to loopback unless told otherwise; with a token set, everything but health asks for `Authorization: Bearer`.
 
 mod auth;
+pub mod connections;
 mod dead_letters;
 mod error;
+pub mod guard;
 pub mod inference;
+pub mod listen;
 pub mod model_server;
 mod models;
+pub mod paced;
 mod page;
 mod query;
 mod records;
@@ -27,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::pipeline::Running;
 
 pub use dead_letters::{DeadLetterView, RedriveRequest};
+pub use guard::Guard;
 pub use query::QueryRequest;
 
 /// The OpenAPI document of everything below.
@@ -79,10 +84,10 @@ pub async fn name_server(mut answer: axum::response::Response) -> axum::response
 }
 
 /// Serves until `stop` is cancelled.
-pub async fn serve(listener: TcpListener, state: ApiState) -> Result<()> {
+pub async fn serve(listener: TcpListener, state: ApiState, guard: Guard) -> Result<()> {
     let stop = state.stop.clone();
-    let app = router(state);
-    axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await.map_err(Error::from)
+    let app = guard.over(router(state));
+    listen::serve(listener, listen::Plain, app, listen::Limits::default(), stop).await
 }
 
 /// All routes.

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use millstream_core::{HumanDuration, Secret, SystemClock};
+use millstream_core::{Error, HumanDuration, Result, Secret, SystemClock};
 use tokio_util::sync::CancellationToken;
 
 use super::pipeline_file::Given;
 use super::progress::shown_after_a_while;
 use super::{Failed, LogFormat, asked_to_stop, data_folder, load_given};
-use crate::api::{self, ApiState};
+use crate::api::{self, ApiState, Guard};
 use crate::pipeline::opening::Opening;
 use crate::pipeline::run::Outcome;
 use crate::pipeline::summary::{DeadLetterLimit, Summary};
@@ -53,7 +53,7 @@ impl FailOn {
     ///
     /// # Errors
     /// More dead letters than allowed: exit code 3.
-    pub fn report(&self, summary: &Summary, outcome: Outcome, log: LogFormat) -> Result<(), Failed> {
+    pub fn report(&self, summary: &Summary, outcome: Outcome, log: LogFormat) -> std::result::Result<(), Failed> {
         match log {
             LogFormat::Json => summary.log(),
             LogFormat::Text => crate::errln!("{summary}"),
@@ -96,19 +96,54 @@ pub struct ServerArgs {
     /// Ask clients for this bearer token (everything but health). Better set by environment than on the command line.
     #[arg(long, env = "MILLSTREAM_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+    /// Let the server be open to the network without a token: everybody who reaches it may read and write everything.
+    #[arg(long, env = "MILLSTREAM_WITHOUT_TOKEN")]
+    pub without_token: bool,
+    /// Names under which clients reach the server, beside `localhost` and its addresses: those of a proxy, of a service.
+    /// With a comma between them; `*` is any.
+    #[arg(long, env = "MILLSTREAM_ALLOWED_HOSTS", value_name = "NAMES", value_delimiter = ',')]
+    pub allowed_hosts: Vec<String>,
+    /// Origins of web pages that may ask the server from a browser (CORS): https://board.example.com. With a comma between
+    /// them. Default: none but its own page.
+    #[arg(long, env = "MILLSTREAM_ALLOWED_ORIGINS", value_name = "ORIGINS", value_delimiter = ',')]
+    pub allowed_origins: Vec<String>,
 }
 
 impl ServerArgs {
-    /// The token; says where the server is open to the network without one.
-    pub fn checked_token(&self, address: SocketAddr) -> Option<Arc<Secret>> {
-        if self.token.is_none() && !address.ip().is_loopback() {
-            tracing::warn!(%address, "the server is open to the network without a token: set MILLSTREAM_TOKEN");
+    /// The token.
+    ///
+    /// # Errors
+    /// `Config`: the server would be open to the network without one, and nobody said that it may; or it is empty.
+    pub fn checked_token(&self, address: SocketAddr) -> Result<Option<Arc<Secret>>> {
+        let token = self.token.as_ref().map(|token| token.trim());
+        match token {
+            Some("") => Err(Error::config(
+                "MILLSTREAM_TOKEN (--token) is empty: set a long random text, or leave it out on a loopback address",
+            )),
+            None if !address.ip().is_loopback() && !self.without_token => Err(Error::config(format!(
+                "--listen {address} is open to the network, and there is no token: whoever reaches it could read and \
+                 write everything. Set MILLSTREAM_TOKEN to a long random text (`openssl rand -hex 32`) that clients send as \
+                 `Authorization: Bearer …`; or listen on 127.0.0.1; or, where something else keeps others away, say so \
+                 with --without-token"
+            ))),
+            None if !address.ip().is_loopback() => {
+                tracing::warn!(%address, "the server is open to the network without a token (--without-token)");
+                Ok(None)
+            }
+            token => Ok(token.map(|token| Arc::new(Secret::new(token.to_owned())))),
         }
-        self.token.clone().map(|token| Arc::new(Secret::new(token)))
+    }
+
+    /// Who may ask from a browser.
+    ///
+    /// # Errors
+    /// `Config`: a host or an origin is none.
+    pub fn guard(&self, address: SocketAddr) -> Result<Guard> {
+        Guard::new(&self.listen, address, &self.allowed_hosts, &self.allowed_origins)
     }
 }
 
-pub async fn run(args: RunArgs, log: LogFormat) -> Result<(), Failed> {
+pub async fn run(args: RunArgs, log: LogFormat) -> std::result::Result<(), Failed> {
     let pipeline = load_given(&args.file, &args.given)?;
     let data_dir = data_folder(args.data_dir, &pipeline)?;
     let options = RunOptions {
@@ -121,11 +156,11 @@ pub async fn run(args: RunArgs, log: LogFormat) -> Result<(), Failed> {
     // Before anything is opened: a taken port is the commonest mistake.
     let listener = api::bind(&args.server.listen).await?;
     let address = listener.local_addr()?;
+    let (token, guard) = (args.server.checked_token(address)?, args.server.guard(address)?);
     let supervisor = Running::start(pipeline.clone(), options, Arc::new(SystemClock)).await?;
     let stop_server = CancellationToken::new();
-    let token = args.server.checked_token(address);
     let state = ApiState { running: supervisor.running().clone(), token, stop: stop_server.clone() };
-    let server = tokio::spawn(api::serve(listener, state));
+    let server = tokio::spawn(api::serve(listener, state, guard));
     let running = supervisor.running().clone();
     let data_dir = data_dir.display();
     tracing::info!(pipeline = %pipeline.name, %data_dir, "running; http://{address}{}", but(&running.health.waiting()));
