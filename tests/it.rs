@@ -12,6 +12,7 @@ mod begin;
 mod commands;
 mod crash;
 mod data_dir;
+mod doors;
 mod endpoints;
 mod examples;
 mod failures;

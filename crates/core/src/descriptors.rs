@@ -1,7 +1,54 @@
-//! File descriptors that are used up: a state that passes, since others close theirs.
+//! File descriptors: as many as the system gives, shared out among those that a peer or a folder can make many of. The rest
+//! is for logs, states and the connections that the pipeline itself opens.
+//!
+//! That they are used up passes, since others close theirs: whoever opens something waits for one.
 
 use std::io;
+use std::sync::OnceLock;
 use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// More connections than this are no use to one machine.
+const CONNECTIONS_MAX: u64 = 8192;
+/// The same of followed files that are kept open.
+const FILES_MAX: u64 = 1024;
+/// What is counted on where there is no limit.
+const NO_LIMIT: u64 = 1 << 20;
+
+/// Who may have how many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shares {
+    /// Connections to the server.
+    pub connections: usize,
+    /// Files of sources that are kept open between two reads.
+    pub files: usize,
+}
+
+impl Shares {
+    /// Shares of a limit: a quarter for connections, an eighth for files.
+    fn of(limit: u64) -> Self {
+        let connections = (limit / 4).clamp(8, CONNECTIONS_MAX) as usize;
+        Self { connections, files: (limit / 8).clamp(4, FILES_MAX) as usize }
+    }
+}
+
+/// Raises the limit to what this process may have, once, and shares it out.
+pub fn shares() -> Shares {
+    static SHARES: OnceLock<Shares> = OnceLock::new();
+    *SHARES.get_or_init(|| Shares::of(raise()))
+}
+
+/// The limit, as high as it may be.
+fn raise() -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.unwrap_or(NO_LIMIT).min(NO_LIMIT);
+    let Some(current) = current.filter(|current| *current < wanted) else { return current.unwrap_or(NO_LIMIT) };
+    match setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }) {
+        Ok(()) => wanted,
+        Err(_) => current,
+    }
+}
 
 /// How long an opener that blocks waits for a descriptor before its caller hears of it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -32,5 +79,19 @@ pub fn wait_for_one<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T>
             }
             opened => return opened,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_and_files_leave_room_for_the_logs() {
+        for limit in [64, 256, 1024, 65_536, NO_LIMIT] {
+            let shares = Shares::of(limit);
+            assert!((shares.connections + shares.files) as u64 <= limit / 2, "{limit}: {shares:?}");
+        }
+        assert_eq!(Shares::of(1024), Shares { connections: 256, files: 128 });
     }
 }

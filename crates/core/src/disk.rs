@@ -15,6 +15,8 @@ use std::path::Path;
 
 pub use faulty::{Fault, FaultyDisk};
 
+use crate::descriptors::wait_for_one;
+
 /// How to open a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenMode {
@@ -130,7 +132,7 @@ impl Disk for RealDisk {
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in std::fs::read_dir(dir)? {
+        for entry in wait_for_one(|| std::fs::read_dir(dir))? {
             let entry = entry?;
             if !entry.file_type()?.is_dir() {
                 names.push(entry.file_name().to_string_lossy().into_owned());
@@ -143,7 +145,8 @@ impl Disk for RealDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
         let write = mode != OpenMode::Read;
         let create = mode == OpenMode::CreateNew;
-        let file = OpenOptions::new().read(true).write(write).create_new(create).open(path)?;
+        let open = || OpenOptions::new().read(true).write(write).create_new(create).open(path);
+        let file = wait_for_one(open)?;
         Ok(Box::new(RealFile(file)))
     }
 
@@ -167,7 +170,7 @@ impl Disk for RealDisk {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         // `Path::parent` of a bare name is the empty path, which means the current folder.
         let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-        File::open(dir)?.sync_all()
+        wait_for_one(|| File::open(dir))?.sync_all()
     }
 
     #[cfg(not(unix))]

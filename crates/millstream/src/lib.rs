@@ -5,7 +5,6 @@
 pub mod api;
 pub mod commands;
 pub mod config;
-pub mod descriptors;
 pub mod metrics;
 pub mod output;
 pub mod pipeline;

@@ -29,14 +29,22 @@ pub struct Patience {
     pub idle: Duration,
     /// For a piece of an answer to be taken: [`PIECE_BYTES`] at most.
     pub piece: Duration,
-    /// The same for answers that a person may be reading ([`ReadByHand`]).
+    /// For all of an answer, from its first piece on; not of one that is read by hand.
+    pub answer: Duration,
+    /// For a piece of answers that a person may be reading ([`ReadByHand`]).
     pub piece_by_hand: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { head: seconds(20), idle: seconds(90), piece: seconds(60), piece_by_hand: seconds(15 * 60) }
+        Self {
+            head: seconds(20),
+            idle: seconds(90),
+            piece: seconds(30),
+            answer: seconds(300),
+            piece_by_hand: seconds(15 * 60),
+        }
     }
 }
 
@@ -87,6 +95,8 @@ struct Times {
 struct Handed {
     /// When the last piece was handed over; none while the next one is being made.
     at: Option<Instant>,
+    /// When the first one was.
+    began: Option<Instant>,
     by_hand: bool,
 }
 
@@ -204,7 +214,8 @@ impl Connection {
         let is_idle = times.requests == 0 && longer(times.quiet_since, patience.idle);
         let is_stuck = |answer: &Handed| {
             let piece = if answer.by_hand { patience.piece_by_hand } else { patience.piece };
-            answer.at.is_some_and(|at| longer(at, piece))
+            let is_late = !answer.by_hand && answer.began.is_some_and(|began| longer(began, patience.answer));
+            is_late || answer.at.is_some_and(|at| longer(at, piece))
         };
         waits_for_head || is_idle || times.answers.values().any(is_stuck)
     }
@@ -222,7 +233,7 @@ impl UnderWay {
             let mut times = self.0.times.lock();
             times.next_answer += 1;
             let id = times.next_answer;
-            times.answers.insert(id, Handed { at: None, by_hand });
+            times.answers.insert(id, Handed { at: None, began: None, by_hand });
             id
         };
         answer.map(|body| Body::new(Answer { body, rest: Bytes::new(), id, under_way: self }))
@@ -231,6 +242,7 @@ impl UnderWay {
     fn hand_over(&self, id: u64, at: Option<Instant>) {
         if let Some(answer) = self.0.times.lock().answers.get_mut(&id) {
             answer.at = at;
+            answer.began = answer.began.or(at);
         }
     }
 }

@@ -20,7 +20,7 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
-use millstream_core::Result;
+use millstream_core::{Result, descriptors};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -49,7 +49,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        let connections = crate::descriptors::shares().connections;
+        let connections = descriptors::shares().connections;
         Self { connections, patience: Patience::default(), pace: Pace::default() }
     }
 }
@@ -99,7 +99,7 @@ pub async fn serve<T: Transport>(
         };
         let socket = match accepted {
             Ok((socket, _)) => socket,
-            Err(e) if crate::descriptors::are_used_up(&e) => {
+            Err(e) if descriptors::are_used_up(&e) => {
                 said.once("the server can't take connections for now: the process has no file descriptor left", &e);
                 connections.close_the_quietest();
                 tokio::time::sleep(NO_DESCRIPTOR_PAUSE).await;

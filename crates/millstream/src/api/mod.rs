@@ -3,7 +3,9 @@
 //! It binds to loopback unless told otherwise; with a token set, everything but health asks for `Authorization: Bearer`.
 
 mod auth;
+mod bodies;
 pub mod connections;
+mod crowd;
 mod dead_letters;
 mod error;
 pub mod guard;
@@ -30,9 +32,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::pipeline::Running;
 
+use crowd::{at_most, read_by_hand};
 pub use dead_letters::{DeadLetterView, RedriveRequest};
 pub use guard::Guard;
 pub use query::QueryRequest;
+
+/// Answers of each kind that may be read at once; what one of them holds says how many.
+const TAPS_MAX: usize = 64;
+const QUERIES_MAX: usize = 64;
+const ROWS_MAX: usize = 64;
+const SCANS_MAX: usize = 8;
+/// Of dead letters with all of their bytes.
+const WHOLE_MAX: usize = 4;
 
 /// The OpenAPI document of everything below.
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -100,16 +111,16 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/v1/pipeline", get(status::pipeline))
         .route("/api/v1/components", get(status::components))
         .route("/api/v1/streams", get(status::streams))
-        .route("/api/v1/streams/{name}/tap", get(tap::tap))
+        .route("/api/v1/streams/{name}/tap", read_by_hand(TAPS_MAX, get(tap::tap)))
         .route("/api/v1/models", get(models::list))
         .route("/api/v1/models/{name}/reload", post(models::reload))
         .route("/api/v1/tables", get(tables::list))
-        .route("/api/v1/tables/{name}/rows", get(tables::rows))
-        .route("/api/v1/query", post(query::query))
-        .route("/api/v1/dlq", get(dead_letters::list))
-        .route("/api/v1/dlq/summary", get(dead_letters::summary))
+        .route("/api/v1/tables/{name}/rows", at_most(ROWS_MAX, get(tables::rows)))
+        .route("/api/v1/query", read_by_hand(QUERIES_MAX, post(query::query)))
+        .route("/api/v1/dlq", at_most(SCANS_MAX, get(dead_letters::list)))
+        .route("/api/v1/dlq/summary", at_most(SCANS_MAX, get(dead_letters::summary)))
         .route("/api/v1/dlq/discard", post(dead_letters::discard))
-        .route("/api/v1/dlq/{stream}/{offset}", get(dead_letters::show))
+        .route("/api/v1/dlq/{stream}/{offset}", at_most(WHOLE_MAX, get(dead_letters::show)))
         .route("/api/v1/dlq/redrive", post(dead_letters::redrive))
         // The limit of a body is the source's own, checked where it is read.
         .route("/streams/{name}/records", post(records::push).layer(DefaultBodyLimit::disable()))

@@ -114,6 +114,8 @@ impl<E: Into<Error>> From<E> for Failed {
 /// See [`Failed`].
 pub fn run(cli: Cli) -> std::result::Result<(), Failed> {
     log::start(cli.log)?;
+    // As many file descriptors as there may be, before the first one is needed.
+    millstream_core::descriptors::shares();
     // Fails only where one is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

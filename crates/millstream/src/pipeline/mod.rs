@@ -27,6 +27,7 @@ pub mod push;
 pub mod recompute;
 pub mod relations;
 pub mod replay;
+pub mod room;
 pub mod run;
 pub mod scorer;
 pub mod shadow;

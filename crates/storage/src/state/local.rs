@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use millstream_core::descriptors::are_used_up;
 use millstream_core::{Error, Result, ResultExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -45,6 +46,10 @@ impl fmt::Display for LocalStore {
 
 fn firm(e: object_store::Error) -> object_store::Error {
     match e {
+        // Somebody closes a file sooner or later: to ask again helps.
+        object_store::Error::Generic { source, .. } if lacks_descriptor(&*source) => {
+            object_store::Error::Generic { store: "LocalFileSystem", source }
+        }
         object_store::Error::Generic { store, source } => {
             object_store::Error::Generic { store, source: Box::new(NonRetryable(source)) }
         }
@@ -53,6 +58,18 @@ fn firm(e: object_store::Error) -> object_store::Error {
         }
         other => other,
     }
+}
+
+/// True where no file descriptor was left.
+fn lacks_descriptor(e: &(dyn std::error::Error + 'static)) -> bool {
+    let mut at = Some(e);
+    while let Some(e) = at {
+        if e.downcast_ref::<std::io::Error>().is_some_and(are_used_up) {
+            return true;
+        }
+        at = e.source();
+    }
+    false
 }
 
 #[async_trait]

@@ -14,7 +14,7 @@ use crate::api::connections::{PIECE_BYTES, ReadByHand};
 
 const SHORT: Duration = Duration::from_millis(300);
 const LONG: Duration = Duration::from_secs(600);
-const PATIENT: Patience = Patience { head: LONG, idle: LONG, piece: LONG, piece_by_hand: LONG };
+const PATIENT: Patience = Patience { head: LONG, idle: LONG, piece: LONG, answer: LONG, piece_by_hand: LONG };
 const PACE: Pace = Pace { span: LONG, bytes: 1, whole: LONG };
 /// More than the buffers of a connection hold.
 const LARGE: usize = 64 << 20;
@@ -165,15 +165,18 @@ async fn a_body_has_a_deadline_however_steadily_it_comes() {
 
 #[tokio::test]
 async fn an_answer_that_nobody_reads_is_broken_off() {
-    let served = served(limits(10, Patience { piece: SHORT, ..PATIENT })).await;
-    let mut socket = connect(&served).await;
-    socket.write_all(b"GET /large HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
-    tokio::time::sleep(5 * SHORT).await;
-    let (mut read, mut piece) = (0, vec![0; 1 << 20]);
-    while let Ok(bytes @ 1..) = socket.read(&mut piece).await {
-        read += bytes;
+    for patience in [Patience { piece: SHORT, ..PATIENT }, Patience { answer: SHORT, ..PATIENT }] {
+        let served = served(limits(10, patience)).await;
+        let mut socket = connect(&served).await;
+        socket.write_all(b"GET /large HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        tokio::time::sleep(5 * SHORT).await;
+        let (mut read, mut piece) = (0, vec![0; 1 << 20]);
+        while let Ok(bytes @ 1..) = socket.read(&mut piece).await {
+            read += bytes;
+        }
+        assert!(read < LARGE, "{read}");
     }
-    assert!(read < LARGE, "{read}");
+    let served = served(limits(10, Patience { piece: SHORT, ..PATIENT })).await;
     // Whoever reads gets all of it, and so does a person who reads slowly.
     for path in ["large", "by-hand"] {
         let mut socket = connect(&served).await;

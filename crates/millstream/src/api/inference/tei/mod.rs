@@ -37,7 +37,9 @@ impl IntoResponse for TeiRefusal {
             Reason::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "Overloaded"),
             Reason::Loading | Reason::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "Unhealthy"),
             Reason::Model => (StatusCode::FAILED_DEPENDENCY, "Backend"),
-            Reason::UnknownModel | Reason::NotAcceptable | Reason::UnsupportedType => (self.0.status(), "Validation"),
+            Reason::UnknownModel | Reason::NotAcceptable | Reason::UnsupportedType | Reason::TooSlow => {
+                (self.0.status(), "Validation")
+            }
         };
         self.0.respond(status, json!({ "error": self.0.message, "error_type": error_type }))
     }
