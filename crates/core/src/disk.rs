@@ -72,6 +72,9 @@ pub trait DiskFile: Debug + Send + Sync {
     /// The length, in bytes.
     fn file_len(&self) -> io::Result<u64>;
 
+    /// True where `path` leads to this very file: nobody has removed, renamed or replaced it, or a folder above it.
+    fn is_at(&self, path: &Path) -> io::Result<bool>;
+
     /// Fills `buffer` from `position`.
     ///
     /// # Errors
@@ -223,5 +226,22 @@ impl DiskFile for RealFile {
 
     fn file_len(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
+    }
+
+    #[cfg(unix)]
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        use std::os::unix::fs::MetadataExt;
+        let own = self.0.metadata()?;
+        match std::fs::metadata(path) {
+            Ok(there) => Ok(own.nlink() > 0 && (own.dev(), own.ino()) == (there.dev(), there.ino())),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        // Windows does not remove or rename what is open.
+        path.try_exists()
     }
 }

@@ -18,17 +18,26 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::connections::ReadByHand;
 use super::error::ApiError;
 
-/// At most `max` requests to `route` at once, until their answers are read; one more is told to come back.
-pub fn at_most<S: Clone + Send + Sync + 'static>(max: usize, route: MethodRouter<S>) -> MethodRouter<S> {
-    route.layer(axum::middleware::from_fn_with_state(Arc::new(Semaphore::new(max)), one_of))
+/// Limits of a route.
+pub trait Crowd {
+    /// At most `max` requests at once, until their answers are read; one more is told to come back.
+    fn at_most(self, max: usize) -> Self;
+
+    /// The same for answers that a person may be paging through.
+    fn read_by_hand(self, max: usize) -> Self;
 }
 
-/// The same for answers that a person may be paging through.
-pub fn read_by_hand<S: Clone + Send + Sync + 'static>(max: usize, route: MethodRouter<S>) -> MethodRouter<S> {
-    at_most(max, route).layer(axum::middleware::map_response(|mut answer: Response| async move {
-        answer.extensions_mut().insert(ReadByHand);
-        answer
-    }))
+impl<S: Clone + Send + Sync + 'static> Crowd for MethodRouter<S> {
+    fn at_most(self, max: usize) -> Self {
+        self.layer(axum::middleware::from_fn_with_state(Arc::new(Semaphore::new(max)), one_of))
+    }
+
+    fn read_by_hand(self, max: usize) -> Self {
+        self.at_most(max).layer(axum::middleware::map_response(|mut answer: Response| async move {
+            answer.extensions_mut().insert(ReadByHand);
+            answer
+        }))
+    }
 }
 
 async fn one_of(State(places): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
@@ -74,7 +83,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_keeps_its_place_until_it_is_read() {
-        let app: Router = Router::new().route("/", at_most(1, get(|| async { "answer" })));
+        let app: Router = Router::new().route("/", get(|| async { "answer" }).at_most(1));
         let ask = || TowerToHyperService::new(app.clone()).call(Request::new(Body::empty()));
         let first = ask().await.unwrap();
         assert_eq!(first.status(), StatusCode::OK);

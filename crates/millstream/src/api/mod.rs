@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::pipeline::Running;
 
-use crowd::{at_most, read_by_hand};
+use crowd::Crowd;
 pub use dead_letters::{DeadLetterView, RedriveRequest};
 pub use guard::Guard;
 pub use query::QueryRequest;
@@ -111,16 +111,17 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/v1/pipeline", get(status::pipeline))
         .route("/api/v1/components", get(status::components))
         .route("/api/v1/streams", get(status::streams))
-        .route("/api/v1/streams/{name}/tap", read_by_hand(TAPS_MAX, get(tap::tap)))
+        .route("/api/v1/streams/{name}/tap", get(tap::tap).read_by_hand(TAPS_MAX))
         .route("/api/v1/models", get(models::list))
         .route("/api/v1/models/{name}/reload", post(models::reload))
         .route("/api/v1/tables", get(tables::list))
-        .route("/api/v1/tables/{name}/rows", at_most(ROWS_MAX, get(tables::rows)))
-        .route("/api/v1/query", read_by_hand(QUERIES_MAX, post(query::query)))
-        .route("/api/v1/dlq", at_most(SCANS_MAX, get(dead_letters::list)))
-        .route("/api/v1/dlq/summary", at_most(SCANS_MAX, get(dead_letters::summary)))
+        .route("/api/v1/tables/{name}/rows", get(tables::rows).at_most(ROWS_MAX))
+        .route("/api/v1/query", post(query::query).read_by_hand(QUERIES_MAX))
+        .route("/api/v1/dlq", get(dead_letters::list).at_most(SCANS_MAX))
+        .route("/api/v1/dlq/summary", get(dead_letters::summary).at_most(SCANS_MAX))
         .route("/api/v1/dlq/discard", post(dead_letters::discard))
-        .route("/api/v1/dlq/{stream}/{offset}", at_most(WHOLE_MAX, get(dead_letters::show)))
+        .route("/api/v1/dlq/{stream}/{offset}", get(dead_letters::show).at_most(WHOLE_MAX))
+        .route("/api/v1/dlq/redrive", get(dead_letters::redrive_progress))
         .route("/api/v1/dlq/redrive", post(dead_letters::redrive))
         // The limit of a body is the source's own, checked where it is read.
         .route("/streams/{name}/records", post(records::push).layer(DefaultBodyLimit::disable()))

@@ -42,6 +42,13 @@ pub async fn push(
         Some(_) => return Err(ApiError::bad_request("Idempotency-Key: 1 to 255 visible ASCII characters")),
         None => None,
     };
+    if !running.is_ready() {
+        let refused = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the pipeline is stopping; send this again later");
+        return Ok(([(RETRY_AFTER, "1")], refused).into_response());
+    }
+    if let Some(trouble) = running.whereabouts.trouble() {
+        return Err(ApiError::new(StatusCode::INSUFFICIENT_STORAGE, trouble));
+    }
     let limit = body_limit(&state, &name);
     let charset = headers.get(CONTENT_TYPE).and_then(charset);
     let is_gzip = is_gzip(&headers)?;

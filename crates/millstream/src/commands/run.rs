@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use millstream_core::{Error, HumanDuration, Result, Secret, SystemClock};
@@ -17,6 +17,9 @@ use crate::pipeline::opening::Opening;
 use crate::pipeline::run::Outcome;
 use crate::pipeline::summary::{DeadLetterLimit, Summary};
 use crate::pipeline::{RunOptions, Running};
+
+/// Time of a stop that the server has at least, to answer what is under way.
+const SERVER_ENDS: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub struct RunArgs {
@@ -97,7 +100,7 @@ pub struct ServerArgs {
     #[arg(long, env = "MILLSTREAM_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
     /// Let the server be open to the network without a token: everybody who reaches it may read and write everything.
-    #[arg(long, env = "MILLSTREAM_WITHOUT_TOKEN")]
+    #[arg(long, env = "MILLSTREAM_WITHOUT_TOKEN", value_parser = clap::builder::FalseyValueParser::new())]
     pub without_token: bool,
     /// Names under which clients reach the server, beside `localhost` and its addresses: those of a proxy, of a service.
     /// With a comma between them; `*` is any.
@@ -149,7 +152,8 @@ pub async fn run(args: RunArgs, log: LogFormat) -> std::result::Result<(), Faile
     let options = RunOptions {
         data_dir: data_dir.clone(),
         exit_when_idle: args.exit_when_idle,
-        stop_deadline: args.stop_deadline.0,
+        // The server gets what is left.
+        stop_deadline: args.stop_deadline.0.saturating_sub(SERVER_ENDS.min(args.stop_deadline.0 / 5)),
         replay: None,
         opening: Opening::watched(shown_after_a_while("opening the data folder", "logs and states")),
     };
@@ -164,9 +168,16 @@ pub async fn run(args: RunArgs, log: LogFormat) -> std::result::Result<(), Faile
     let running = supervisor.running().clone();
     let data_dir = data_dir.display();
     tracing::info!(pipeline = %pipeline.name, %data_dir, "running; http://{address}{}", but(&running.health.waiting()));
-    let ended = supervisor.run(asked_to_stop()).await;
+    let mut asked_at = None;
+    let ended = supervisor
+        .run(async {
+            asked_to_stop().await;
+            asked_at = Some(Instant::now());
+        })
+        .await;
     stop_server.cancel();
-    let _ = tokio::time::timeout(Duration::from_secs(2), server).await;
+    let left = asked_at.map_or(args.stop_deadline.0, |at| args.stop_deadline.0.saturating_sub(at.elapsed()));
+    let _ = tokio::time::timeout(left.min(2 * SERVER_ENDS), server).await;
     args.fail_on.report(&Summary::of(&running), ended?, log)
 }
 

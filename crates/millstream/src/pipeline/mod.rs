@@ -38,6 +38,7 @@ pub mod tally;
 pub mod task;
 pub mod trial;
 pub mod watch;
+pub mod whereabouts;
 
 pub use data_dir::DataDir;
 pub use plan::Plan;
