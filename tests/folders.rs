@@ -27,7 +27,10 @@ fn hurt(what: &str, hurt: impl FnOnce(&Path)) -> (Place, Server) {
     let place = Place::new(PIPELINE);
     let server = place.start(&[]);
     assert_eq!(push(&server, 1).status, 200);
-    eventually("it is ready", || (ready(&server).status == 200).then_some(()));
+    // What is under way when it happens ends the run: that is said by its end.
+    let streams = || get(&format!("{}/api/v1/streams", server.url())).json()["streams"].as_array().unwrap().clone();
+    let stored = |name: &str| streams().iter().any(|s| s["name"] == name && s["partitions"][0]["end"] == 1);
+    eventually("it is at rest", || (stored("posts") && stored("items.changes")).then_some(()));
     hurt(&place.path("data"));
     let said = eventually("it is said", || Some(ready(&server)).filter(|answer| answer.status == 503)).text;
     assert!(said.contains("while this process works in it"), "{what}: {said}");
