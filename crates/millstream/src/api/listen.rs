@@ -36,6 +36,9 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Requests that an HTTP/2 connection has under way at most.
 const STREAMS_MAX: u32 = 64;
 
+/// Bytes of a body that an HTTP/2 connection holds while nobody reads them.
+const WINDOW_BYTES: u32 = 64 << 10;
+
 /// What peers may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -176,6 +179,8 @@ async fn connection<T: Transport>(
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(2 * WINDOW_BYTES)
         .max_header_list_size(HEAD_BYTES_MAX as u32)
         .max_send_buf_size(super::connections::PIECE_BYTES)
         .keep_alive_interval(Duration::from_secs(30))
