@@ -122,6 +122,7 @@ pub async fn serve<T: Transport>(
         };
         let Ok(local) = socket.local_addr() else { continue };
         let _ = socket.set_nodelay(true);
+        keep_alive(&socket);
         let open = connections.opened(local, place);
         let (transport, app, stop) = (transport.clone(), app.clone(), stop.clone());
         tasks.spawn(async move {
@@ -196,6 +197,18 @@ async fn connection<T: Transport>(
     };
     if let Err(e) = ended {
         tracing::debug!("a connection broke off: {e}");
+    }
+}
+
+/// Has the system find out where a peer is gone without a word: an answer that waits for more to say would not.
+fn keep_alive(socket: &TcpStream) {
+    use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl};
+    let set = set_socket_keepalive(socket, true)
+        .and_then(|()| set_tcp_keepidle(socket, Duration::from_secs(60)))
+        .and_then(|()| set_tcp_keepintvl(socket, Duration::from_secs(15)))
+        .and_then(|()| set_tcp_keepcnt(socket, 4));
+    if let Err(e) = set {
+        tracing::debug!("a connection goes without keep-alive: {e}");
     }
 }
 
