@@ -104,7 +104,7 @@ pub async fn serve<T: Transport>(
             Ok((socket, _)) => socket,
             Err(e) if descriptors::are_used_up(&e) => {
                 said.once("the server can't take connections for now: the process has no file descriptor left", &e);
-                connections.close_the_quietest();
+                connections.close_one();
                 tokio::time::sleep(NO_DESCRIPTOR_PAUSE).await;
                 continue;
             }
@@ -161,7 +161,7 @@ async fn connection<T: Transport>(
     let about = open.connection.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let under_way = about.request(&request);
-        let mut request = request.map(|body| Body::new(Paced::new(body, pace)));
+        let mut request = request.map(|body| Body::new(Paced::new(body, pace, about.clone())));
         request.extensions_mut().insert(LocalAddress(about.local));
         let answer = app.call(request);
         async move {

@@ -236,10 +236,10 @@ fn shortened(message: &str) -> String {
 /// What the log remembers of a key: time, answer and digest; without the digest where an earlier version wrote it.
 fn remembered(value: &[u8]) -> Option<Key> {
     if let Ok((at_us, answer, body)) = serde_json::from_slice::<(i64, Stored, String)>(value) {
-        return Some(Key::Done { at_us, answer, body: Some(body) });
+        return Some(Key::Done { at_us, answer: answer.brief(), body: Some(body) });
     }
-    let (at_us, answer) = serde_json::from_slice(value).ok()?;
-    Some(Key::Done { at_us, answer, body: None })
+    let (at_us, answer) = serde_json::from_slice::<(i64, Stored)>(value).ok()?;
+    Some(Key::Done { at_us, answer: answer.brief(), body: None })
 }
 
 /// SHA-256 of a body and its encoding, in hexadecimal digits.
