@@ -169,11 +169,13 @@ pub async fn run(args: RunArgs, log: LogFormat) -> std::result::Result<(), Faile
     let server = tokio::spawn(api::serve(listener, state, guard));
     let running = supervisor.running().clone();
     let data_dir = data_dir.display();
+    // Before it is said that it runs: whoever waits for that may ask it to stop at once.
+    let asked_to_stop = asked_to_stop();
     tracing::info!(pipeline = %pipeline.name, %data_dir, "running; http://{address}{}", but(&running.health.waiting()));
     let mut asked_at = None;
     let ended = supervisor
         .run(async {
-            asked_to_stop().await;
+            asked_to_stop.await;
             asked_at = Some(Instant::now());
         })
         .await;
