@@ -125,7 +125,7 @@ impl Connections {
         }
     }
 
-    /// A place for one more connection. Where there is none, one of the others makes room; where all are busy, there is none.
+    /// A place for one more connection. Where there is none, one of the others makes room; none where all are busy.
     pub async fn place(&self) -> Option<OwnedSemaphorePermit> {
         if let Ok(place) = self.places.clone().try_acquire_owned() {
             return Some(place);

@@ -68,7 +68,7 @@ pub struct Redriver<'a> {
 }
 
 impl Redriver<'_> {
-    /// Redrives every dead letter that `filter` takes; `watch` is told how much of the queue is done, and how much there is.
+    /// Redrives every dead letter that `filter` takes; `watch` is told how much of the queue is done, of how much.
     ///
     /// # Errors
     /// A log can't be read or written; what was redriven before stays so.
