@@ -47,7 +47,9 @@ impl Place {
     pub fn command(&self, args: &[&str]) -> Command {
         let binary = std::env::var_os("MILLSTREAM_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_millstream").into());
         let mut command = Command::new(binary);
-        for name in ["DATA_DIR", "LISTEN", "MODEL", "TOKEN", "URL", "LOG"] {
+        for name in
+            ["DATA_DIR", "LISTEN", "MODEL", "TOKEN", "WITHOUT_TOKEN", "ALLOWED_HOSTS", "ALLOWED_ORIGINS", "URL", "LOG"]
+        {
             command.env_remove(format!("MILLSTREAM_{name}"));
         }
         command.args(args).current_dir(self.dir.path()).env("NO_COLOR", "1");
@@ -74,6 +76,21 @@ impl Place {
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(code), "millstream {args:?}\n{stderr}");
         stderr
+    }
+
+    /// The command with at most so many file descriptors.
+    pub fn with_descriptors(&self, most: usize, args: &[&str]) -> Command {
+        let command = self.command(args);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\"")]);
+        shell.arg(command.get_program()).args(command.get_args()).current_dir(self.dir.path());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
+        }
+        shell
     }
 
     /// Starts `millstream run … --data-dir data` with more arguments.

@@ -15,6 +15,8 @@ use std::path::Path;
 
 pub use faulty::{Fault, FaultyDisk};
 
+use crate::descriptors::wait_for_one;
+
 /// How to open a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenMode {
@@ -69,6 +71,9 @@ pub trait DiskFile: Debug + Send + Sync {
 
     /// The length, in bytes.
     fn file_len(&self) -> io::Result<u64>;
+
+    /// True where `path` leads to this very file: nobody has removed, renamed or replaced it, or a folder above it.
+    fn is_at(&self, path: &Path) -> io::Result<bool>;
 
     /// Fills `buffer` from `position`.
     ///
@@ -130,7 +135,7 @@ impl Disk for RealDisk {
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in std::fs::read_dir(dir)? {
+        for entry in wait_for_one(|| std::fs::read_dir(dir))? {
             let entry = entry?;
             if !entry.file_type()?.is_dir() {
                 names.push(entry.file_name().to_string_lossy().into_owned());
@@ -143,7 +148,8 @@ impl Disk for RealDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
         let write = mode != OpenMode::Read;
         let create = mode == OpenMode::CreateNew;
-        let file = OpenOptions::new().read(true).write(write).create_new(create).open(path)?;
+        let open = || OpenOptions::new().read(true).write(write).create_new(create).open(path);
+        let file = wait_for_one(open)?;
         Ok(Box::new(RealFile(file)))
     }
 
@@ -167,7 +173,7 @@ impl Disk for RealDisk {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         // `Path::parent` of a bare name is the empty path, which means the current folder.
         let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-        File::open(dir)?.sync_all()
+        wait_for_one(|| File::open(dir))?.sync_all()
     }
 
     #[cfg(not(unix))]
@@ -220,5 +226,22 @@ impl DiskFile for RealFile {
 
     fn file_len(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
+    }
+
+    #[cfg(unix)]
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        use std::os::unix::fs::MetadataExt;
+        let own = self.0.metadata()?;
+        match std::fs::metadata(path) {
+            Ok(there) => Ok(own.nlink() > 0 && (own.dev(), own.ino()) == (there.dev(), there.ino())),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        // Windows does not remove or rename what is open.
+        path.try_exists()
     }
 }

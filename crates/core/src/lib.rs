@@ -7,6 +7,7 @@ pub mod batch;
 pub mod clock;
 pub mod dead_letter;
 pub mod decode;
+pub mod descriptors;
 pub mod disk;
 pub mod error;
 pub mod json;

@@ -298,6 +298,10 @@ impl Disk for CountingDisk {
 }
 
 impl DiskFile for CountingFile {
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        self.file.is_at(path)
+    }
+
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
         self.file.read_at(buffer, position)
     }

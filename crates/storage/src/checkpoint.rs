@@ -10,6 +10,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind as Io, Read, Write};
 use std::path::{Path, PathBuf};
 
+use millstream_core::descriptors::wait_for_one;
 use millstream_core::{Error, Result, ResultExt};
 
 const MAGIC: &[u8; 4] = b"MSCP";
@@ -41,7 +42,7 @@ impl Checkpoint {
     /// `Corruption` where the file is not what was stored, `Environment` where it can't be read or is of a newer version.
     pub fn load(&self) -> Result<Option<Vec<u8>>> {
         let mut bytes = Vec::new();
-        match File::open(&self.path) {
+        match wait_for_one(|| File::open(&self.path)) {
             Ok(mut file) => file.read_to_end(&mut bytes).doing(|| self.doing("read"))?,
             Err(e) if e.kind() == Io::NotFound => return Ok(None),
             Err(e) => return Err(Error::from(e).context(self.doing("open"))),
@@ -94,12 +95,12 @@ fn parse(bytes: &[u8]) -> Result<Vec<u8>> {
 pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let temporary = path.with_extension(format!("{}.tmp", uuid::Uuid::new_v4().simple()));
     let write = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
+        let mut file = wait_for_one(|| OpenOptions::new().write(true).create_new(true).open(&temporary))?;
         file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)?;
         match path.parent().filter(|p| !p.as_os_str().is_empty()) {
-            Some(folder) => File::open(folder)?.sync_all(),
+            Some(folder) => wait_for_one(|| File::open(folder))?.sync_all(),
             None => Ok(()),
         }
     };

@@ -30,6 +30,7 @@ use arrow::ipc::reader::{StreamReader, read_record_batch};
 use arrow::ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteOptions, StreamWriter};
 use arrow::ipc::{CompressionType, MetadataVersion, root_as_message};
 use bytes::Bytes;
+use millstream_core::descriptors::wait_for_one;
 use millstream_core::{Error, Result, ResultExt};
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
@@ -187,7 +188,7 @@ impl SchemaStore {
         }
         let path = self.path(id);
         let broken = |what: &str| Error::corruption(format!("schema file {} {what}", path.display()));
-        let bytes = match std::fs::read(&path) {
+        let bytes = match wait_for_one(|| std::fs::read(&path)) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 return Err(broken("is missing: records that were written with it can't be read; restore the file"));

@@ -4,6 +4,7 @@ mod block;
 pub mod config;
 mod content;
 mod copies;
+mod handles;
 mod identity;
 mod reader;
 pub mod sink;

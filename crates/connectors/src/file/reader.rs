@@ -11,11 +11,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use millstream_core::descriptors::wait_for_one;
 use millstream_core::{Failure, FailureKind, RawBatch, RowFailure};
 
 use super::block::Block;
 use super::config::Compression;
 use super::content::{Broken, Content};
+use super::handles::Handle;
 use super::identity::{FileId, HEAD_BYTES_MAX, Place, Print, head_hash};
 use super::view::mtime_ns;
 use crate::format::framing::{Frames, Framing, KEPT_BYTES_MAX, RecordScan, frame, next_line, too_large};
@@ -37,6 +39,7 @@ pub(crate) struct ReadOptions {
 #[derive(Debug)]
 pub(crate) struct Reader {
     content: Content,
+    _handle: Handle,
     options: ReadOptions,
     origin: Arc<str>,
     /// The first byte that has not been handed out; a record begins there.
@@ -65,7 +68,7 @@ pub(crate) struct Reader {
 
 /// Opens a file for reading. Does not wait where it has become a named pipe since it was listed.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+    wait_for_one(|| OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path))
 }
 
 impl Reader {
@@ -79,6 +82,7 @@ impl Reader {
         }
         let mut reader = Self {
             content: Content::new(file, options.compression)?,
+            _handle: Handle::new(),
             options,
             origin: path.to_string_lossy().into(),
             offset: place.offset,

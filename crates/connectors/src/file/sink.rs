@@ -26,6 +26,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use bytes::Bytes;
+use millstream_core::descriptors::wait_for_one;
 use millstream_core::{Clock, Error, Result, ResultExt, RowFailure, SinkBatch, StagedSink};
 use serde::{Deserialize, Serialize};
 
@@ -240,7 +241,7 @@ impl Token {
 /// Removes the hidden files of this sink, which no token names any more. Another sink's name may begin with this one's,
 /// so what follows the prefix must be `{partition}-{offset}`.
 fn remove_parts(folder: &Path, prefix: &str) -> Result<()> {
-    let entries = match fs::read_dir(folder) {
+    let entries = match wait_for_one(|| fs::read_dir(folder)) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(Error::from(e).context(format!("read folder {}", folder.display()))),
@@ -258,7 +259,7 @@ fn remove_parts(folder: &Path, prefix: &str) -> Result<()> {
 
 /// Makes names in a folder durable.
 fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder).and_then(|f| f.sync_all()).doing(|| format!("sync folder {}", folder.display()))
+    wait_for_one(|| File::open(folder)).and_then(|f| f.sync_all()).doing(|| format!("sync folder {}", folder.display()))
 }
 
 /// Runs work on the disk where it holds up no other task.

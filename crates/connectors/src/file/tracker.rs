@@ -17,6 +17,7 @@ use millstream_core::{Clock, Cursor, CursorDelta, Error, RawBatch, Result, Resul
 use super::config::{FileSourceConfig, Identity, StartAt};
 use super::content::Broken;
 use super::copies::{COPY_BYTES_MIN, Heads};
+use super::handles;
 use super::identity::{FileId, Place, Print, places};
 use super::reader::{ReadOptions, Reader, folder_of};
 use super::tracked::{GONE_ROUNDS_MAX, Gone, Tracked};
@@ -24,9 +25,6 @@ use super::troubles::Troubles;
 use super::view::{Found, Listing, View, find_by_identity};
 use crate::format::Framing;
 use crate::source::SourceContext;
-
-/// How many files are kept open between rounds. An open file can be read to its end whatever happens to its name.
-const OPEN_FILES_MAX: usize = 256;
 
 /// How many files that do not exist any more are remembered, should they come back.
 const VANISHED_FILES_MAX: usize = 4096;
@@ -54,6 +52,9 @@ pub(crate) struct Tracker {
     heads: Heads,
     /// The files that the path led to in this round.
     in_view: HashSet<FileId>,
+    /// Those that are open, in the order in which they were opened. An open file can be read to its end whatever happens to
+    /// its name.
+    opened: VecDeque<FileId>,
     queue: VecDeque<FileId>,
     /// Those of the queue that could not be read, to be tried once more; none where that has been done.
     again: Option<Vec<FileId>>,
@@ -120,6 +121,7 @@ impl Tracker {
             files,
             heads,
             in_view: HashSet::new(),
+            opened: VecDeque::new(),
             queue: VecDeque::new(),
             again: Some(Vec::new()),
             is_one_file: false,
@@ -227,7 +229,7 @@ impl Tracker {
             self.again = None;
         }
         self.troubles.end_round();
-        self.close_surplus();
+        self.opened.retain(|id| self.files.get(id).is_some_and(|file| file.reader.is_some()));
         Ok(if self.changes.is_empty() { None } else { Some(self.batch(RawBatch::default())) })
     }
 
@@ -445,6 +447,11 @@ impl Tracker {
         {
             self.adopt(id, print, &of);
         }
+        if self.files.get(&id).is_some_and(|file| file.reader.is_none()) {
+            self.close_surplus();
+            self.opened.retain(|opened| *opened != id);
+            self.opened.push_back(id);
+        }
         let Some(file) = self.files.get_mut(&id) else { return Ok(Turn::Done(None)) };
         if file.reader.is_none() {
             file.reader = file.open(id, self.options)?;
@@ -532,16 +539,20 @@ impl Tracker {
         }
     }
 
-    /// Closes the files that have been quiet for longest, where too many are open.
+    /// Closes the files that were opened longest ago, where too many are open. One whose name is gone stays: there would be
+    /// no way back to it.
     fn close_surplus(&mut self) {
-        let mut open: Vec<&mut Tracked> =
-            self.files.values_mut().filter(|file| file.reader.is_some() && file.gone_rounds == 0).collect();
-        if open.len() <= OPEN_FILES_MAX {
-            return;
-        }
-        open.sort_by_key(|file| std::cmp::Reverse(file.stamp.map(|(_, mtime_ns)| mtime_ns)));
-        for file in open.into_iter().skip(OPEN_FILES_MAX) {
-            file.reader = None;
+        for _ in 0..self.opened.len() {
+            if !handles::are_used_up() {
+                return;
+            }
+            let Some(id) = self.opened.pop_front() else { return };
+            let Some(file) = self.files.get_mut(&id).filter(|file| file.reader.is_some()) else { continue };
+            if file.gone_rounds == 0 {
+                file.reader = None;
+            } else {
+                self.opened.push_back(id);
+            }
         }
     }
 }

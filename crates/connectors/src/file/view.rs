@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use millstream_core::descriptors::wait_for_one;
 use millstream_core::{Error, Result, ResultExt};
 
 use super::config::FileSourceConfig;
@@ -103,7 +104,9 @@ impl View {
     }
 
     fn list_folder(&self, folder: &Path, listing: &mut Listing) -> Result<()> {
-        for entry in std::fs::read_dir(folder).doing(|| format!("list the folder {}", folder.display()))? {
+        for entry in
+            wait_for_one(|| std::fs::read_dir(folder)).doing(|| format!("list the folder {}", folder.display()))?
+        {
             let path = entry.doing(|| format!("list the folder {}", folder.display()))?.path();
             let temporary = path.file_name().is_none_or(|name| {
                 let name = name.as_encoded_bytes();

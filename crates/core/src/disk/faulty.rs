@@ -428,6 +428,10 @@ impl DiskFile for FaultyFile {
     fn file_len(&self) -> io::Result<u64> {
         self.with(|inner| Ok(inner.files[self.inode].seen.len() as u64))
     }
+
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        self.with(|inner| Ok(inner.names.get(path) == Some(&self.inode)))
+    }
 }
 
 #[cfg(test)]

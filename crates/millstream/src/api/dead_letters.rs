@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::ApiState;
 use super::error::ApiError;
 use crate::pipeline::dead_letters::summary::{self, Group, Summary};
-use crate::pipeline::dead_letters::{self, Entry, Filter, Redrive, Redriver, scan};
+use crate::pipeline::dead_letters::{self, Entry, Filter, Ids, Redrive, RedriveProgress, Redriver, scan};
 
 /// Entries that one answer lists.
 const LIST_MAX: usize = 1000;
@@ -120,7 +120,12 @@ pub struct RedriveRequest {
 impl RedriveRequest {
     /// As a filter.
     pub fn filter(&self) -> Filter {
-        Filter { ids: self.ids.clone(), component: self.component.clone(), stage: self.stage, kind: self.kind.clone() }
+        Filter {
+            ids: Ids::of(self.ids.iter().map(String::as_str)),
+            component: self.component.clone(),
+            stage: self.stage,
+            kind: self.kind.clone(),
+        }
     }
 }
 
@@ -142,21 +147,25 @@ pub async fn list(
     State(state): State<ApiState>,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<serde_json::Value>, ApiError> {
-    let filter = Filter { ids: Vec::new(), component: query.component, stage: query.stage, kind: query.kind };
+    let filter = Filter { ids: Ids::default(), component: query.component, stage: query.stage, kind: query.kind };
     let limit = query.limit.unwrap_or(LIST_MAX).min(LIST_MAX);
     let (mut letters, mut total) = (Vec::new(), 0_u64);
-    for stream in state.running.streams.values() {
-        if letters.len() >= limit && !query.count {
-            break;
-        }
-        scan(&stream.log, &state.running.schemas, &filter, &mut |entry| {
-            total += 1;
-            if letters.len() < limit {
-                letters.push(DeadLetterView::new(&entry, PREVIEW_BYTES));
+    // It reads files: other requests go on meanwhile.
+    tokio::task::block_in_place(|| {
+        for stream in state.running.streams.values() {
+            if letters.len() >= limit && !query.count {
+                break;
             }
-            query.count || letters.len() < limit
-        })?;
-    }
+            scan(&stream.log, &state.running.schemas, &filter, &mut |entry| {
+                total += 1;
+                if letters.len() < limit {
+                    letters.push(DeadLetterView::new(&entry, PREVIEW_BYTES));
+                }
+                query.count || letters.len() < limit
+            })?;
+        }
+        Ok::<_, millstream_core::Error>(())
+    })?;
     if letters.is_empty() && !filter.is_open() {
         summary::check(&filter, &groups(&state)?, components(&state))?;
     }
@@ -173,14 +182,16 @@ pub async fn summary(State(state): State<ApiState>) -> Result<Json<serde_json::V
 }
 
 fn groups(state: &ApiState) -> millstream_core::Result<Vec<Group>> {
-    let mut summary = Summary::default();
-    for stream in state.running.streams.values() {
-        scan(&stream.log, &state.running.schemas, &Filter::default(), &mut |entry| {
-            summary.add(&entry);
-            true
-        })?;
-    }
-    Ok(summary.groups())
+    tokio::task::block_in_place(|| {
+        let mut summary = Summary::default();
+        for stream in state.running.streams.values() {
+            scan(&stream.log, &state.running.schemas, &Filter::default(), &mut |entry| {
+                summary.add(&entry);
+                true
+            })?;
+        }
+        Ok(summary.groups())
+    })
 }
 
 fn components(state: &ApiState) -> impl Iterator<Item = String> {
@@ -209,17 +220,34 @@ pub async fn show(
     Path((stream, offset)): Path<(String, u64)>,
 ) -> Result<Json<DeadLetterView>, ApiError> {
     let id = format!("{stream}/{offset}");
-    let filter = Filter { ids: vec![id.clone()], ..Filter::default() };
+    let filter = Filter { ids: Ids::of([&*id]), ..Filter::default() };
     let mut found = None;
     if let Some(stream) = state.running.streams.get(stream.as_str()) {
-        scan(&stream.log, &state.running.schemas, &filter, &mut |entry| {
-            found = Some(DeadLetterView::new(&entry, usize::MAX));
-            false
+        tokio::task::block_in_place(|| {
+            scan(&stream.log, &state.running.schemas, &filter, &mut |entry| {
+                found = Some(DeadLetterView::new(&entry, usize::MAX));
+                false
+            })
         })?;
     }
     found
         .map(Json)
         .ok_or_else(|| ApiError::not_found(format!("no dead letter `{id}`; it may have been redriven or discarded")))
+}
+
+/// Resets a progress, however the work ends.
+struct Over<'a>(&'a RedriveProgress);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.set(0, 0);
+    }
+}
+
+/// How far the redrive that is under way is: `{"done": n, "all": n}`, both 0 where there is none.
+pub async fn redrive_progress(State(state): State<ApiState>) -> Json<serde_json::Value> {
+    let (done, all) = state.running.redrive_progress.get();
+    Json(serde_json::json!({ "done": done, "all": all }))
 }
 
 /// Sends dead letters back in front of the stage that failed.
@@ -236,7 +264,8 @@ pub async fn redrive(
         schemas: &running.schemas,
     };
     let filter = request.filter();
-    let done = redriver.redrive(&filter).await?;
+    let _over = Over(&running.redrive_progress);
+    let done = redriver.redrive(&filter, &mut |done, all| running.redrive_progress.set(done, all)).await?;
     if done == Redrive::default() && !filter.is_open() {
         summary::check(&filter, &groups(&state)?, components(&state))?;
     }

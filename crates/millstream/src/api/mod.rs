@@ -3,11 +3,17 @@
 //! It binds to loopback unless told otherwise; with a token set, everything but health asks for `Authorization: Bearer`.
 
 mod auth;
+mod bodies;
+pub mod connections;
+mod crowd;
 mod dead_letters;
 mod error;
+pub mod guard;
 pub mod inference;
+pub mod listen;
 pub mod model_server;
 mod models;
+pub mod paced;
 mod page;
 mod query;
 mod records;
@@ -26,8 +32,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::pipeline::Running;
 
+use crowd::Crowd;
 pub use dead_letters::{DeadLetterView, RedriveRequest};
+pub use guard::Guard;
 pub use query::QueryRequest;
+
+/// Answers of each kind that may be read at once; what one of them holds says how many.
+const TAPS_MAX: usize = 64;
+const QUERIES_MAX: usize = 64;
+const ROWS_MAX: usize = 64;
+const SCANS_MAX: usize = 8;
+/// Of dead letters with all of their bytes.
+const WHOLE_MAX: usize = 4;
 
 /// The OpenAPI document of everything below.
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -79,10 +95,10 @@ pub async fn name_server(mut answer: axum::response::Response) -> axum::response
 }
 
 /// Serves until `stop` is cancelled.
-pub async fn serve(listener: TcpListener, state: ApiState) -> Result<()> {
+pub async fn serve(listener: TcpListener, state: ApiState, guard: Guard) -> Result<()> {
     let stop = state.stop.clone();
-    let app = router(state);
-    axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await.map_err(Error::from)
+    let app = guard.over(router(state));
+    listen::serve(listener, listen::Plain, app, listen::Limits::default(), stop).await
 }
 
 /// All routes.
@@ -95,16 +111,17 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/v1/pipeline", get(status::pipeline))
         .route("/api/v1/components", get(status::components))
         .route("/api/v1/streams", get(status::streams))
-        .route("/api/v1/streams/{name}/tap", get(tap::tap))
+        .route("/api/v1/streams/{name}/tap", get(tap::tap).read_by_hand(TAPS_MAX))
         .route("/api/v1/models", get(models::list))
         .route("/api/v1/models/{name}/reload", post(models::reload))
         .route("/api/v1/tables", get(tables::list))
-        .route("/api/v1/tables/{name}/rows", get(tables::rows))
-        .route("/api/v1/query", post(query::query))
-        .route("/api/v1/dlq", get(dead_letters::list))
-        .route("/api/v1/dlq/summary", get(dead_letters::summary))
+        .route("/api/v1/tables/{name}/rows", get(tables::rows).at_most(ROWS_MAX))
+        .route("/api/v1/query", post(query::query).read_by_hand(QUERIES_MAX))
+        .route("/api/v1/dlq", get(dead_letters::list).at_most(SCANS_MAX))
+        .route("/api/v1/dlq/summary", get(dead_letters::summary).at_most(SCANS_MAX))
         .route("/api/v1/dlq/discard", post(dead_letters::discard))
-        .route("/api/v1/dlq/{stream}/{offset}", get(dead_letters::show))
+        .route("/api/v1/dlq/{stream}/{offset}", get(dead_letters::show).at_most(WHOLE_MAX))
+        .route("/api/v1/dlq/redrive", get(dead_letters::redrive_progress))
         .route("/api/v1/dlq/redrive", post(dead_letters::redrive))
         // The limit of a body is the source's own, checked where it is read.
         .route("/streams/{name}/records", post(records::push).layer(DefaultBodyLimit::disable()))

@@ -8,12 +8,13 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use millstream_core::{Error, Result, Secret};
+use millstream_core::{Result, Secret};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::guard::Guard;
 use super::inference::{self, Inference};
-use super::{auth, status};
+use super::{auth, listen, status};
 use crate::metrics::Metrics;
 
 /// Serves until `stop` is cancelled, and then until what is under way is answered.
@@ -21,10 +22,11 @@ pub async fn serve(
     listener: TcpListener,
     inference: Inference,
     token: Option<Arc<Secret>>,
+    guard: Guard,
     stop: CancellationToken,
 ) -> Result<()> {
-    let app = router(inference, token);
-    axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await.map_err(Error::from)
+    let app = guard.over(router(inference, token));
+    listen::serve(listener, listen::Plain, app, listen::Limits::default(), stop).await
 }
 
 fn router(inference: Inference, token: Option<Arc<Secret>>) -> Router {

@@ -1,23 +1,24 @@
 //! `POST /streams/{name}/records`: answered when the records are durable.
 
-use std::io::Read;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
 use millstream_connectors::source::{SourceConfig, charset};
 
 use super::ApiState;
+use super::bodies::{self, Unread};
 use super::error::ApiError;
 use crate::pipeline::push::Pushed;
 
 /// Header by which a client makes a request safe to repeat.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// How long a piece of a body waits for memory.
+const ROOM_WAIT: Duration = Duration::from_secs(1);
 
 /// One record, a JSON array, or several records; see `docs/decoding.md`. The body may be gzip.
 pub async fn push(
@@ -41,21 +42,28 @@ pub async fn push(
         Some(_) => return Err(ApiError::bad_request("Idempotency-Key: 1 to 255 visible ASCII characters")),
         None => None,
     };
+    if !running.is_ready() {
+        let refused = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the pipeline is stopping; send this again later");
+        return Ok(([(RETRY_AFTER, "1")], refused).into_response());
+    }
+    if let Some(trouble) = running.whereabouts.trouble() {
+        return Err(ApiError::new(StatusCode::INSUFFICIENT_STORAGE, trouble));
+    }
     let limit = body_limit(&state, &name);
     let charset = headers.get(CONTENT_TYPE).and_then(charset);
     let is_gzip = is_gzip(&headers)?;
-    // Of a compressed body nobody knows how large it is: it takes all the room that it may.
-    let length = headers.get(CONTENT_LENGTH).filter(|_| !is_gzip).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
     // Spawned, so that a client that goes away does not leave a half-told story: what was begun is finished.
     let running = running.clone();
     let pushed = tokio::spawn(async move {
         let Some(push) = running.pushes.get(name.as_str()) else { return Err(too_much()) };
-        let Some(_room) = push.reserve(length.unwrap_or(limit).min(limit)) else { return Err(too_much()) };
-        let mut body = read_body(body, limit).await?;
+        let Some(mut share) = push.room() else { return Err(too_much()) };
+        let mut body = bodies::read(body, limit, &mut share, ROOM_WAIT).await.map_err(unread)?;
         if is_gzip {
-            body = unpack(body, limit).await?;
+            (body, share) = bodies::unpack(body, limit, share).await.map_err(unread)?;
         }
-        Ok(push.push(body, charset.as_deref(), key.as_deref()).await?)
+        let pushed = push.push(body, charset.as_deref(), key.as_deref()).await;
+        drop(share);
+        Ok(pushed?)
     });
     let pushed = match pushed.await {
         Ok(Ok(pushed)) => pushed,
@@ -113,35 +121,14 @@ fn is_gzip(headers: &HeaderMap) -> Result<bool, ApiError> {
     }
 }
 
-/// Unpacks a gzip body of one member or several, to at most `limit` bytes.
-async fn unpack(body: Bytes, limit: usize) -> Result<Bytes, ApiError> {
-    let unpacked = tokio::task::spawn_blocking(move || {
-        let mut unpacked = Vec::new();
-        let stream = flate2::bufread::MultiGzDecoder::new(&body[..]);
-        stream.take(limit as u64 + 1).read_to_end(&mut unpacked).map(|_| Bytes::from(unpacked))
-    });
-    match unpacked.await {
-        Ok(Ok(unpacked)) if unpacked.len() > limit => Err(too_large(limit)),
-        Ok(Ok(unpacked)) => Ok(unpacked),
-        Ok(Err(e)) => Err(ApiError::bad_request(format!("the body is no whole gzip: {e}"))),
-        Err(e) => Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string())),
-    }
-}
-
-fn too_large(limit: usize) -> ApiError {
-    let message = format!("the body is larger than {limit} bytes (`max_body` of the source)");
-    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
-}
-
-async fn read_body(body: Body, limit: usize) -> Result<Bytes, ApiError> {
-    let mut stream = body.into_data_stream();
-    let mut read = BytesMut::new();
-    while let Some(piece) = stream.next().await {
-        let piece = piece.map_err(|e| ApiError::bad_request(format!("the body broke off: {e}")))?;
-        if read.len() + piece.len() > limit {
-            return Err(too_large(limit));
+fn unread(why: Unread) -> ApiError {
+    match why {
+        Unread::NoRoom => too_much(),
+        Unread::TooLarge(limit) => {
+            let message = format!("the body is larger than {limit} bytes (`max_body` of the source)");
+            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
         }
-        read.extend_from_slice(&piece);
+        Unread::TooSlow(why) => ApiError::new(StatusCode::REQUEST_TIMEOUT, why),
+        Unread::Broken(why) => ApiError::bad_request(why),
     }
-    Ok(read.freeze())
 }

@@ -29,6 +29,9 @@ pub async fn readyz(State(state): State<ApiState>, Query(asked): Query<Asked>) -
     if let Some((model, why)) = running.models.out_of_order().first() {
         return not_ready(format!("model `{model}` is out of order: {why}"));
     }
+    if let Some(trouble) = running.whereabouts.trouble() {
+        return not_ready(trouble);
+    }
     let waiting = running.health.waiting();
     if !waiting.is_empty() && asked.waiting.as_deref() != Some("ok") {
         return not_ready(waiting.join("; "));

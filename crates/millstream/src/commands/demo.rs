@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use millstream_core::{Result, ResultExt, SystemClock};
+use millstream_core::{Error, Result, ResultExt, SystemClock};
 use tokio_util::sync::CancellationToken;
 
 use super::init::Template;
 use super::shell::{program, quoted};
 use super::{Failed, asked_to_stop, load};
-use crate::api::{self, ApiState};
+use crate::api::{self, ApiState, Guard};
 use crate::pipeline::opening::Opening;
 use crate::pipeline::run::Outcome;
 use crate::pipeline::{RunOptions, Running, relations};
@@ -54,6 +54,12 @@ pub async fn run(args: DemoArgs) -> std::result::Result<(), Failed> {
         Err(_) => api::bind("127.0.0.1:0").await?,
     };
     let address = listener.local_addr()?;
+    let guard = Guard::new(&args.listen, address, &[], &[])?;
+    if !address.ip().is_loopback() {
+        let message =
+            format!("--listen {address}: the demo has no token, so it listens on loopback only (127.0.0.1:8080)");
+        return Err(Error::config(message).into());
+    }
     crate::outln!("pipeline   {}", file.display());
     crate::outln!("data       {}  (log, table, offsets; delete it to start over)", data_dir.display());
     crate::outln!("dashboard  http://{address}\n");
@@ -63,6 +69,7 @@ pub async fn run(args: DemoArgs) -> std::result::Result<(), Failed> {
     let server = tokio::spawn(api::serve(
         listener,
         ApiState { running: running.clone(), token: None, stop: stop_server.clone() },
+        guard,
     ));
     let folder = args.folder.clone();
     let (pause, stay) = (Duration::from_millis(args.pause_ms), args.stay);

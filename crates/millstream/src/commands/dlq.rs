@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use millstream_core::terminal::Escapes;
@@ -12,12 +13,12 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::progress::Progress;
-use super::target::{Target, TargetArgs};
+use super::target::{Server, Target, TargetArgs};
 use super::{Failed, load, print_json};
 use crate::api::{DeadLetterView, RedriveRequest};
 use crate::output;
 use crate::pipeline::dead_letters::summary::{self, Group, Summary};
-use crate::pipeline::dead_letters::{Entry, Filter, Redrive, scan};
+use crate::pipeline::dead_letters::{Entry, Filter, Ids, Redrive, scan};
 use crate::pipeline::relations::AtRest;
 use crate::pipeline::run::{discard_at_rest, redrive_at_rest};
 use crate::render::{Format, JsonArray, print_values, text_table, unless_closed};
@@ -25,6 +26,9 @@ use crate::render::{Format, JsonArray, print_values, text_table, unless_closed};
 /// Bytes of a record that a list shows, and characters of it that a table does.
 const PREVIEW_BYTES: usize = 200;
 const RECORD_CHARS_MAX: usize = 60;
+const REDRIVE: &str = "/api/v1/dlq/redrive";
+/// How often a server is asked how far its redrive is.
+const ASK_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
 pub struct DlqArgs {
@@ -150,9 +154,8 @@ pub async fn run(args: DlqArgs) -> std::result::Result<(), Failed> {
             let done = match target.resolve().await? {
                 Target::Server(server) => {
                     let body = serde_json::to_value(&request).map_err(|e| Error::bug(e.to_string()))?;
-                    let answer = server.json(Method::POST, "/api/v1/dlq/redrive", Some(&body)).await?;
-                    serde_json::from_value(answer)
-                        .map_err(|e| Error::retry("the server's answer is unknown").caused_by(e))?
+                    let answer = server.json(Method::POST, REDRIVE, Some(&body));
+                    serde_json::from_value(watched(&server, answer).await?).map_err(unknown)?
                 }
                 Target::Folder(folder) => {
                     let file = pipeline.ok_or_else(|| {
@@ -168,6 +171,24 @@ pub async fn run(args: DlqArgs) -> std::result::Result<(), Failed> {
             };
             report(&done);
             Ok(())
+        }
+    }
+}
+
+/// Waits for the answer to a redrive, and shows meanwhile how far the server is.
+async fn watched(server: &Server, answer: impl Future<Output = Result<Value>>) -> Result<Value> {
+    let mut progress = None;
+    tokio::pin!(answer);
+    loop {
+        tokio::select! {
+            answer = &mut answer => return answer,
+            () = tokio::time::sleep(ASK_EVERY) => {}
+        }
+        // A server of an earlier version does not say.
+        let Ok(far) = server.json(Method::GET, REDRIVE, None).await else { continue };
+        let (done, all) = (far["done"].as_u64().unwrap_or(0), far["all"].as_u64().unwrap_or(0));
+        if all > 0 {
+            progress.get_or_insert_with(|| Progress::new("redriving", all, "records")).set(done);
         }
     }
 }
@@ -330,7 +351,7 @@ async fn show(target: Target, id: &str, raw: bool) -> Result<()> {
             serde_json::from_value(answer).map_err(|e| Error::retry("the server's answer is unknown").caused_by(e))?
         }
         Target::Folder(folder) => {
-            let filter = Filter { ids: vec![id.to_owned()], ..Filter::default() };
+            let filter = Filter { ids: Ids::of([id]), ..Filter::default() };
             let mut found = None;
             at_rest(&folder, &filter, &mut |entry| {
                 found = Some(DeadLetterView::new(&entry, usize::MAX));

@@ -114,6 +114,8 @@ impl<E: Into<Error>> From<E> for Failed {
 /// See [`Failed`].
 pub fn run(cli: Cli) -> std::result::Result<(), Failed> {
     log::start(cli.log)?;
+    // As many file descriptors as there may be, before the first one is needed.
+    millstream_core::descriptors::shares();
     // Fails only where one is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -174,15 +176,17 @@ fn fetch(model: &ModelConfig) -> Result<()> {
     })
 }
 
-/// Resolves when the process is asked to stop: Ctrl-C, SIGTERM, or its terminal is gone (SIGHUP).
-async fn asked_to_stop() {
+/// Resolves when the process is asked to stop: Ctrl-C, SIGTERM, or its terminal is gone (SIGHUP). Signals are listened for
+/// from this call on, not from the first poll.
+fn asked_to_stop() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let signals = (signal(SignalKind::terminate()), signal(SignalKind::hangup()));
-    let (Ok(mut terminate), Ok(mut hang_up)) = signals else { return std::future::pending().await };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-        _ = hang_up.recv() => {}
+    let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
+    async {
+        let mut signals: Vec<_> = signals.into_iter().filter_map(std::result::Result::ok).collect();
+        if signals.is_empty() {
+            return std::future::pending().await;
+        }
+        futures::future::select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv()))).await;
     }
 }
 

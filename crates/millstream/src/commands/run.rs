@@ -3,20 +3,25 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
-use millstream_core::{HumanDuration, Secret, SystemClock};
+use millstream_core::{Error, HumanDuration, Result, Secret, SystemClock};
 use tokio_util::sync::CancellationToken;
 
 use super::pipeline_file::Given;
 use super::progress::shown_after_a_while;
 use super::{Failed, LogFormat, asked_to_stop, data_folder, load_given};
-use crate::api::{self, ApiState};
+use crate::api::{self, ApiState, Guard};
 use crate::pipeline::opening::Opening;
 use crate::pipeline::run::Outcome;
 use crate::pipeline::summary::{DeadLetterLimit, Summary};
 use crate::pipeline::{RunOptions, Running};
+
+/// Time of a stop that the server has at least, to answer what is under way.
+const SERVER_ENDS: Duration = Duration::from_secs(1);
+/// What comes after that: threads that block are waited for no longer.
+const RUNTIME_ENDS: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Args)]
 pub struct RunArgs {
@@ -53,7 +58,7 @@ impl FailOn {
     ///
     /// # Errors
     /// More dead letters than allowed: exit code 3.
-    pub fn report(&self, summary: &Summary, outcome: Outcome, log: LogFormat) -> Result<(), Failed> {
+    pub fn report(&self, summary: &Summary, outcome: Outcome, log: LogFormat) -> std::result::Result<(), Failed> {
         match log {
             LogFormat::Json => summary.log(),
             LogFormat::Text => crate::errln!("{summary}"),
@@ -96,42 +101,88 @@ pub struct ServerArgs {
     /// Ask clients for this bearer token (everything but health). Better set by environment than on the command line.
     #[arg(long, env = "MILLSTREAM_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+    /// Let the server be open to the network without a token: everybody who reaches it may read and write everything.
+    #[arg(long, env = "MILLSTREAM_WITHOUT_TOKEN", value_parser = clap::builder::FalseyValueParser::new())]
+    pub without_token: bool,
+    /// Names under which clients reach the server, beside `localhost` and its addresses: those of a proxy, of a service.
+    /// With a comma between them; `*` is any.
+    #[arg(long, env = "MILLSTREAM_ALLOWED_HOSTS", value_name = "NAMES", value_delimiter = ',')]
+    pub allowed_hosts: Vec<String>,
+    /// Origins of web pages that may ask the server from a browser (CORS): https://board.example.com. With a comma between
+    /// them. Default: none but its own page.
+    #[arg(long, env = "MILLSTREAM_ALLOWED_ORIGINS", value_name = "ORIGINS", value_delimiter = ',')]
+    pub allowed_origins: Vec<String>,
 }
 
 impl ServerArgs {
-    /// The token; says where the server is open to the network without one.
-    pub fn checked_token(&self, address: SocketAddr) -> Option<Arc<Secret>> {
-        if self.token.is_none() && !address.ip().is_loopback() {
-            tracing::warn!(%address, "the server is open to the network without a token: set MILLSTREAM_TOKEN");
+    /// The token.
+    ///
+    /// # Errors
+    /// `Config`: the server would be open to the network without one, and nobody said that it may; or it is empty.
+    pub fn checked_token(&self, address: SocketAddr) -> Result<Option<Arc<Secret>>> {
+        let token = self.token.as_ref().map(|token| token.trim());
+        match token {
+            Some("") => Err(Error::config(
+                "MILLSTREAM_TOKEN (--token) is empty: set a long random text, or leave it out on a loopback address",
+            )),
+            None if !address.ip().is_loopback() && !self.without_token => Err(Error::config(format!(
+                "--listen {address} is open to the network, and there is no token: whoever reaches it could read and \
+                 write everything. Set MILLSTREAM_TOKEN to a long random text (`openssl rand -hex 32`) that clients send as \
+                 `Authorization: Bearer …`; or listen on 127.0.0.1; or, where something else keeps others away, say so \
+                 with --without-token"
+            ))),
+            None if !address.ip().is_loopback() => {
+                tracing::warn!(%address, "the server is open to the network without a token (--without-token)");
+                Ok(None)
+            }
+            token => Ok(token.map(|token| Arc::new(Secret::new(token.to_owned())))),
         }
-        self.token.clone().map(|token| Arc::new(Secret::new(token)))
+    }
+
+    /// Who may ask from a browser.
+    ///
+    /// # Errors
+    /// `Config`: a host or an origin is none.
+    pub fn guard(&self, address: SocketAddr) -> Result<Guard> {
+        Guard::new(&self.listen, address, &self.allowed_hosts, &self.allowed_origins)
     }
 }
 
-pub async fn run(args: RunArgs, log: LogFormat) -> Result<(), Failed> {
+pub async fn run(args: RunArgs, log: LogFormat) -> std::result::Result<(), Failed> {
     let pipeline = load_given(&args.file, &args.given)?;
     let data_dir = data_folder(args.data_dir, &pipeline)?;
     let options = RunOptions {
         data_dir: data_dir.clone(),
         exit_when_idle: args.exit_when_idle,
-        stop_deadline: args.stop_deadline.0,
+        // The server gets what is left.
+        stop_deadline: args.stop_deadline.0.saturating_sub(SERVER_ENDS.min(args.stop_deadline.0 / 5)),
         replay: None,
         opening: Opening::watched(shown_after_a_while("opening the data folder", "logs and states")),
     };
     // Before anything is opened: a taken port is the commonest mistake.
     let listener = api::bind(&args.server.listen).await?;
     let address = listener.local_addr()?;
+    let (token, guard) = (args.server.checked_token(address)?, args.server.guard(address)?);
     let supervisor = Running::start(pipeline.clone(), options, Arc::new(SystemClock)).await?;
     let stop_server = CancellationToken::new();
-    let token = args.server.checked_token(address);
     let state = ApiState { running: supervisor.running().clone(), token, stop: stop_server.clone() };
-    let server = tokio::spawn(api::serve(listener, state));
+    let server = tokio::spawn(api::serve(listener, state, guard));
     let running = supervisor.running().clone();
     let data_dir = data_dir.display();
+    // Before it is said that it runs: whoever waits for that may ask it to stop at once.
+    let asked_to_stop = asked_to_stop();
     tracing::info!(pipeline = %pipeline.name, %data_dir, "running; http://{address}{}", but(&running.health.waiting()));
-    let ended = supervisor.run(asked_to_stop()).await;
+    let mut asked_at = None;
+    let ended = supervisor
+        .run(async {
+            asked_to_stop.await;
+            asked_at = Some(Instant::now());
+        })
+        .await;
     stop_server.cancel();
-    let _ = tokio::time::timeout(Duration::from_secs(2), server).await;
+    let spent = asked_at.map_or(Duration::ZERO, |at| at.elapsed() + RUNTIME_ENDS);
+    let left = args.stop_deadline.0.saturating_sub(spent);
+    let _ = tokio::time::timeout(left.min(2 * SERVER_ENDS), server).await;
     args.fail_on.report(&Summary::of(&running), ended?, log)
 }
 

@@ -48,11 +48,11 @@ pub async fn run(args: ServeArgs) -> std::result::Result<(), Failed> {
     };
     let listener = api::bind(&args.server.listen).await?;
     let address = listener.local_addr()?;
-    let token = args.server.checked_token(address);
+    let (token, guard) = (args.server.checked_token(address)?, args.server.guard(address)?);
     let inference = Inference::loading(limits);
     let stop = CancellationToken::new();
     // Before the model is loaded: whoever watches sees that it is on its way.
-    let mut server = tokio::spawn(api::model_server::serve(listener, inference.clone(), token, stop.clone()));
+    let mut server = tokio::spawn(api::model_server::serve(listener, inference.clone(), token, guard, stop.clone()));
     // One for all that follows: a signal between two of them would go unheard.
     let asked_to_stop = asked_to_stop();
     tokio::pin!(asked_to_stop);

@@ -14,9 +14,11 @@ use bytes::Bytes;
 use clap::Args;
 use futures::stream;
 use millstream_core::{Error, HumanDuration, Result};
+use tokio_util::sync::CancellationToken;
 
 use super::asked_to_stop;
-use crate::api;
+use crate::api::connections::ReadByHand;
+use crate::api::{self, Guard, listen};
 
 /// A comment goes out this often where there is nothing left to send: the line stays open.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -49,13 +51,16 @@ pub async fn run(args: SseArgs) -> Result<()> {
     let text = std::fs::read_to_string(&args.file).map_err(wrong)?;
     let events: Vec<String> = text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
     let listener = api::bind(&args.listen).await?;
-    tracing::info!(events = events.len(), "http://{}/stream", listener.local_addr()?);
+    let address = listener.local_addr()?;
+    let guard = Guard::new(&args.listen, address, &[], &[])?;
+    tracing::info!(events = events.len(), "http://{address}/stream");
     let feed = Feed { events, pause: args.pause.0, hang_up_after: args.hang_up_after };
-    let app = axum::Router::new().fallback(serve).with_state(Arc::new(feed));
+    let app = guard.over(axum::Router::new().fallback(serve).with_state(Arc::new(feed)));
+    let limits = listen::Limits::default();
     tokio::select! {
         // Connections are open for ever: nobody waits for their end.
         () = asked_to_stop() => Ok(()),
-        ended = async { axum::serve(listener, app).await } => ended.map_err(Error::from),
+        ended = listen::serve(listener, listen::Plain, app, limits, CancellationToken::new()) => ended,
     }
 }
 
@@ -79,7 +84,10 @@ async fn serve(State(feed): State<Arc<Feed>>, headers: HeaderMap) -> Response {
             })
         }
     });
-    ([(CONTENT_TYPE, "text/event-stream")], Body::from_stream(events)).into_response()
+    let mut answer = ([(CONTENT_TYPE, "text/event-stream")], Body::from_stream(events)).into_response();
+    // It has no end, and may be read as slowly as one likes.
+    answer.extensions_mut().insert(ReadByHand);
+    answer
 }
 
 fn event_bytes(number: usize, event: &str) -> std::result::Result<Bytes, Infallible> {

@@ -19,7 +19,7 @@ use crate::api::DeadLetterView;
 use crate::config::checked::Pipeline;
 use crate::config::diagnostics::suggestion;
 use crate::config::is_stdin;
-use crate::pipeline::dead_letters::{Filter, scan};
+use crate::pipeline::dead_letters::{Filter, Ids, scan};
 use crate::pipeline::relations::AtRest;
 use crate::pipeline::trial::{Entering, Step, StepKind, Trial};
 
@@ -164,7 +164,7 @@ async fn dead_letter(target: TargetArgs, id: Option<&str>) -> Result<DeadLetter>
         }
         Target::Folder(folder) => {
             let opened = AtRest::open(&folder)?;
-            let ids = id.map(str::to_owned).into_iter().collect();
+            let ids = Ids::of(id);
             let filter = Filter { ids, ..Filter::default() };
             let mut found = None;
             for stream in &opened.catalog.streams {

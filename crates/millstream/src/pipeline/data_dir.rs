@@ -19,6 +19,8 @@ use millstream_core::disk::{RealDisk, write_atomic};
 use millstream_core::{Error, Result, ResultExt};
 use serde::{Deserialize, Serialize};
 
+use super::whereabouts::Whereabouts;
+
 /// The version of the layout that this program writes.
 ///
 /// 2: every file of a state ends with a seal.
@@ -105,6 +107,19 @@ impl DataDir {
     /// Where all states are.
     pub fn state(&self) -> PathBuf {
         self.root.join("state")
+    }
+
+    /// Where a run with these streams and states keeps what it must find again.
+    pub fn whereabouts<'a>(
+        &self,
+        streams: impl IntoIterator<Item = &'a str>,
+        states: impl IntoIterator<Item = (&'a str, u32)>,
+    ) -> Whereabouts {
+        let logs = streams.into_iter().map(|stream| self.log(stream));
+        let states = states.into_iter().map(|(stage, partition)| self.state().join(Self::state_path(stage, partition)));
+        let states = states.flat_map(|state| [state.join("manifest"), state]);
+        let whole = [self.root.clone(), self.root.join("millstream.json"), self.schemas(), self.root.join("sinks")];
+        Whereabouts::of(whole.into_iter().chain(logs).chain(states))
     }
 
     /// Path of one state below [`DataDir::state`].

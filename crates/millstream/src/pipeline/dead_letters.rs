@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field as ArrowField, SchemaRef};
 use bytes::Bytes;
@@ -16,24 +16,23 @@ use millstream_connectors::format::{DecodeConfig, build};
 use millstream_core::json::RowWriter;
 use millstream_core::schema::is_json;
 use millstream_core::{
-    CursorDelta, DeadLetter, Error, Field, FieldType, RawBatch, Result, RowFailure, Stage, StreamSchema,
+    CursorDelta, DeadLetter, Decoded, Error, Field, FieldType, RawBatch, Result, RowFailure, Stage, StreamSchema,
 };
 use millstream_storage::codec::SchemaStore;
-use millstream_storage::log::{Append, Chunk, DEAD_LETTERS, StreamLog};
+use millstream_storage::log::{Append, DEAD_LETTERS, StreamLog};
 
-use super::deliver::sink_target;
-use super::ingest::Ingest;
-use super::plan::Plan;
-use super::streams::{Stream, Streams, decode_chunk, target_tag};
-use super::tally::Fate;
+use super::streams::decode_chunk;
 
+mod ids;
+mod redrive;
 pub mod relation;
 pub mod summary;
 
+pub use ids::Ids;
+pub use redrive::{Redrive, RedriveProgress, Redriver};
+
 const PRODUCER: &str = "redrive";
 const READ_BYTES: usize = 1 << 20;
-/// Dead letters that one append redrives at most.
-const REDRIVE_BATCH: usize = 1000;
 
 /// A dead letter and its address.
 #[derive(Debug, Clone)]
@@ -112,7 +111,7 @@ impl FailedRows<'_> {
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
     /// Ids.
-    pub ids: Vec<String>,
+    pub ids: Ids,
     /// Name of the source, transform or sink that failed.
     pub component: Option<String>,
     /// Stage that failed.
@@ -128,7 +127,7 @@ impl Filter {
     }
 
     fn takes(&self, entry: &Entry) -> bool {
-        (self.ids.is_empty() || self.ids.contains(&entry.id()))
+        self.ids.take(&entry.stream, entry.offset)
             && self.component.as_ref().is_none_or(|c| *c == entry.letter.component)
             && self.stage.is_none_or(|s| s == entry.letter.stage)
             && self.kind.as_ref().is_none_or(|k| *k == entry.letter.kind)
@@ -155,7 +154,12 @@ fn scan_from(
 ) -> Result<()> {
     let redriven = Redriven::load(log);
     let stream: Arc<str> = log.name().into();
-    let mut reader = log.reader(DEAD_LETTERS, from.max(log.start_offset(DEAD_LETTERS)))?;
+    let (first, behind) = filter.ids.bounds(&stream);
+    let from = from.max(first).max(log.start_offset(DEAD_LETTERS));
+    if from >= behind.min(log.end_offset(DEAD_LETTERS)) {
+        return Ok(());
+    }
+    let mut reader = log.reader(DEAD_LETTERS, from)?;
     loop {
         let chunks = reader.read(READ_BYTES)?;
         if chunks.is_empty() {
@@ -163,6 +167,9 @@ fn scan_from(
         }
         for chunk in chunks {
             let batch = decode_chunk(schemas, chunk)?;
+            if batch.base_offset >= behind {
+                return Ok(());
+            }
             for (row, letter) in DeadLetter::from_batch(&batch.batch)?.into_iter().enumerate() {
                 let entry = Entry { stream: stream.clone(), offset: batch.base_offset + row as u64, letter };
                 let wanted = entry.offset >= from && !redriven.contains(entry.offset) && filter.takes(&entry);
@@ -184,135 +191,6 @@ pub fn oldest(log: &StreamLog, schemas: &SchemaStore) -> Result<u64> {
     Ok(oldest)
 }
 
-/// What a redrive did.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Redrive {
-    /// Records that went back in front of their stage.
-    pub redriven: usize,
-    /// Records that failed again at once and are dead letters as before, with one attempt more.
-    pub failed_again: usize,
-    /// Records whose stage the pipeline no longer has; they stay.
-    pub unknown: usize,
-}
-
-/// What a redrive needs of a pipeline, running or at rest.
-pub struct Redriver<'a> {
-    /// The plan.
-    pub plan: &'a Plan,
-    /// Open logs.
-    pub streams: &'a Streams,
-    /// Sources, by name.
-    pub ingests: &'a BTreeMap<Arc<str>, Arc<Ingest>>,
-    /// Schemas.
-    pub schemas: &'a SchemaStore,
-}
-
-impl Redriver<'_> {
-    /// Redrives every dead letter that `filter` takes.
-    ///
-    /// # Errors
-    /// A log can't be read or written; what was redriven before stays so.
-    pub async fn redrive(&self, filter: &Filter) -> Result<Redrive> {
-        self.redrive_watched(filter, &mut |_, _| {}).await
-    }
-
-    /// The same; `watch` is told how many of how many are done.
-    ///
-    /// # Errors
-    /// As [`Redriver::redrive`].
-    pub async fn redrive_watched(&self, filter: &Filter, watch: &mut (dyn FnMut(u64, u64) + Send)) -> Result<Redrive> {
-        let mut total = Redrive::default();
-        let (mut done, mut all) = (0, 0);
-        for stream in self.streams.values() {
-            scan(&stream.log, self.schemas, filter, &mut |_| {
-                all += 1;
-                true
-            })?;
-        }
-        for stream in self.streams.values() {
-            let mut entries = Vec::new();
-            // What fails again lands behind this end and is not tried twice.
-            let end = stream.log.end_offset(DEAD_LETTERS);
-            let mut from = 0;
-            loop {
-                entries.clear();
-                scan_from(&stream.log, self.schemas, filter, from, &mut |entry| {
-                    if entry.offset < end {
-                        entries.push(entry);
-                    }
-                    entries.len() < REDRIVE_BATCH
-                })?;
-                let Some(last) = entries.last() else { break };
-                from = last.offset + 1;
-                self.redrive_batch(stream, &entries, &mut total).await?;
-                done += entries.len() as u64;
-                watch(done, all);
-            }
-        }
-        Ok(total)
-    }
-
-    async fn redrive_batch(&self, stream: &Stream, entries: &[Entry], total: &mut Redrive) -> Result<()> {
-        let mut marks = Redriven::load(&stream.log);
-        let before = marks.clone();
-        let mut chunks = Vec::new();
-        for entry in entries {
-            let Some(more) = self.chunks(stream, entry, total)? else {
-                total.unknown += 1;
-                continue;
-            };
-            chunks.extend(more);
-            marks.insert(entry.offset);
-        }
-        let append = Append { producer: PRODUCER.into(), sequence: None, cursor: marks.delta(&before), chunks };
-        stream.log.append(append).await.map(drop)
-    }
-
-    /// The record in front of its stage, or as a dead letter again; `None` where that stage is gone.
-    fn chunks(&self, stream: &Stream, entry: &Entry, total: &mut Redrive) -> Result<Option<Vec<Chunk>>> {
-        let letter = &entry.letter;
-        if letter.stage == Stage::Decode {
-            return self.decode_again(stream, letter, total);
-        }
-        let partition = letter.partition.unwrap_or(0);
-        let (target, schema) = match letter.stage {
-            Stage::Deliver => {
-                let known =
-                    self.plan.sinks.iter().any(|s| *s.name == *letter.component && s.from.contains(stream.name()));
-                (sink_target(&letter.component), known.then(|| stream.plan.schema.clone()))
-            }
-            _ => (letter.component.as_str().into(), self.step_input(stream.name(), &letter.component)),
-        };
-        let Some(schema) = schema else { return Ok(None) };
-        let Ok(batch) = row_from_json(&letter.raw, &schema) else { return Ok(None) };
-        total.redriven += 1;
-        let tag = target_tag(&target, letter.attempts + 1);
-        stream.chunks(&batch, partition, Some(&tag), letter.failed_at_us).map(Some)
-    }
-
-    fn decode_again(&self, stream: &Stream, letter: &DeadLetter, total: &mut Redrive) -> Result<Option<Vec<Chunk>>> {
-        let Some(ingest) = self.ingests.get(letter.component.as_str()) else { return Ok(None) };
-        let mut raw = RawBatch::single(letter.raw.clone(), letter.origin.as_deref().unwrap_or_default().into());
-        raw.positions = letter.position.into_iter().collect();
-        raw.header = letter.header.clone();
-        let prepared = ingest.prepare(&raw)?;
-        let Some(failure) = prepared.failures.first() else {
-            total.redriven += 1;
-            return Ok(Some(prepared.chunks));
-        };
-        total.failed_again += 1;
-        ingest.failed(&prepared.failures[..1], Fate::DeadLetter);
-        let again = DeadLetter { attempts: letter.attempts + 1, ..ingest.letter(&raw, failure) };
-        Ok(Some(stream.dead_letters_chunk(&[again], ingest.clock.now_us())?.into_iter().collect()))
-    }
-
-    /// The schema of the rows that `step` takes in the stage that reads `stream`.
-    fn step_input(&self, stream: &str, step: &str) -> Option<SchemaRef> {
-        let stage = self.plan.stages.iter().find(|s| &*s.input == stream)?;
-        stage.entry(step).map(|entry| entry.schema)
-    }
-}
-
 /// Takes every dead letter that `filter` takes out of the queue, for good; how many. Their bytes stay in the log until its
 /// retention removes them.
 ///
@@ -323,10 +201,12 @@ pub async fn discard(logs: &[StreamLog], schemas: &SchemaStore, filter: &Filter)
     for log in logs {
         let mut marks = Redriven::load(log);
         let before = marks.clone();
-        scan(log, schemas, filter, &mut |entry| {
-            marks.insert(entry.offset);
-            discarded += 1;
-            true
+        tokio::task::block_in_place(|| {
+            scan(log, schemas, filter, &mut |entry| {
+                marks.insert(entry.offset);
+                discarded += 1;
+                true
+            })
         })?;
         let cursor = marks.delta(&before);
         if !cursor.is_empty() {
@@ -374,16 +254,33 @@ impl Redriven {
 
 /// A row from the JSON that a dead letter keeps.
 pub(super) fn row_from_json(raw: &Bytes, schema: &SchemaRef) -> Result<RecordBatch> {
+    let decoded = decode_json(&RawBatch::single(raw.clone(), "".into()), schema)?;
+    match decoded.failures.first() {
+        Some(failure) => Err(Error::input(failure.failure.message.clone())),
+        None => cast_to(&decoded.batch, schema),
+    }
+}
+
+/// Rows from the JSON that dead letters keep, and which of them each comes from; without those that do not fit any more.
+fn rows_from_json(raw: &RawBatch, schema: &SchemaRef) -> Result<(RecordBatch, Vec<u32>)> {
+    let decoded = decode_json(raw, schema)?;
+    Ok((cast_to(&decoded.batch, schema)?, decoded.record))
+}
+
+fn decode_json(raw: &RawBatch, schema: &SchemaRef) -> Result<Decoded> {
     let fields = schema.fields().iter().map(|f| declared(f)).collect::<Option<Vec<_>>>();
     let fields = fields.ok_or_else(|| Error::bug("a column of this type can't be read from JSON"))?;
     let decoder = build(&DecodeConfig::default(), &StreamSchema { fields }).map_err(Error::bug)?;
-    let decoded = decoder.decode(&RawBatch::single(raw.clone(), "".into()));
-    if let Some(failure) = decoded.failures.first() {
-        return Err(Error::input(failure.failure.message.clone()));
-    }
-    let columns = schema.fields().iter().zip(decoded.batch.columns()).map(|(f, c)| cast(c, f.data_type()));
+    // What is said of the bytes is said of those that the source received; these are ours.
+    let raw = RawBatch { data: raw.data.clone(), spans: raw.spans.clone(), ..RawBatch::default() };
+    Ok(decoder.decode(&raw))
+}
+
+fn cast_to(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let columns = schema.fields().iter().zip(batch.columns()).map(|(f, c)| cast(c, f.data_type()));
     let columns = columns.collect::<std::result::Result<Vec<_>, _>>()?;
-    Ok(RecordBatch::try_new(schema.clone(), columns)?)
+    let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(schema.clone(), columns, &rows)?)
 }
 
 /// The declared field that reads the JSON of an Arrow column.

@@ -247,12 +247,19 @@ impl Deliver {
         let mut pause = RETRY_PAUSE.0;
         let part = self.health.part();
         loop {
-            let delivered = match &mut self.sink {
-                AnySink::Direct(sink) => sink.deliver(batch).await,
-                AnySink::Staged(sink) => {
-                    self.staged = true;
-                    sink.stage(batch).await
+            let (sink, staged) = (&mut self.sink, &mut self.staged);
+            let delivering = async {
+                match sink {
+                    AnySink::Direct(sink) => sink.deliver(batch).await,
+                    AnySink::Staged(sink) => {
+                        *staged = true;
+                        sink.stage(batch).await
+                    }
                 }
+            };
+            let delivered = tokio::select! {
+                delivered = delivering => delivered,
+                () = self.context.hurry.sinks.cancelled() => return Err(Error::retry(STOPPED)),
             };
             match delivered {
                 Ok(failures) => {
@@ -337,7 +344,8 @@ impl Deliver {
         self.commit(token.clone())?;
         self.staged = false;
         if let (AnySink::Staged(sink), Some(token)) = (&mut self.sink, token) {
-            publish_sealed(sink.as_mut(), token, &self.health.part()).await.map_err(|e| e.context(doing))?;
+            let published = publish_sealed(sink.as_mut(), token, &self.health.part(), &mut self.wish).await;
+            published.map_err(|e| if e.message() == STOPPED { e } else { e.context(doing) })?;
         }
         self.report();
         Ok(())
@@ -403,14 +411,21 @@ fn join_small(batches: Vec<StreamBatch>, schema: &SchemaRef) -> Result<Vec<Strea
 /// What [`Deliver::run`] fails with when it is stopped while its system is away; not an error of the pipeline.
 pub const STOPPED: &str = "stopped while the sink was not available";
 
-/// Once the token is stored the output must appear, however often it takes.
-async fn publish_sealed(sink: &mut dyn StagedSink, token: Bytes, part: &Part) -> Result<()> {
+/// Once the token is stored the output must appear, however often it takes; after a stop, at the next start.
+async fn publish_sealed(
+    sink: &mut dyn StagedSink,
+    token: Bytes,
+    part: &Part,
+    wish: &mut watch::Receiver<Wish>,
+) -> Result<()> {
     let mut pause = RETRY_PAUSE.0;
     loop {
         match sink.publish(token.clone()).await {
             Err(e) if e.is_retry() => {
                 part.waits(&e.to_string());
-                tokio::time::sleep(pause).await;
+                if wait_unless_stopped(wish, pause).await {
+                    return Err(Error::retry(STOPPED));
+                }
                 pause = (pause * 2).min(RETRY_PAUSE.1);
             }
             Err(e) => return Err(e),

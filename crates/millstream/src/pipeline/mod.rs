@@ -27,6 +27,7 @@ pub mod push;
 pub mod recompute;
 pub mod relations;
 pub mod replay;
+pub mod room;
 pub mod run;
 pub mod scorer;
 pub mod shadow;
@@ -37,6 +38,7 @@ pub mod tally;
 pub mod task;
 pub mod trial;
 pub mod watch;
+pub mod whereabouts;
 
 pub use data_dir::DataDir;
 pub use plan::Plan;

@@ -4,25 +4,38 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millstream_core::{CursorDelta, RawBatch, Result};
+use millstream_core::{CursorDelta, Error, RawBatch, Result, RowFailure};
+use millstream_storage::log::Chunk;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
 
 use super::ingest::Ingest;
+use super::room::{Room, Share};
 use super::tally::Fate;
+use crate::blocking::with_bytes;
 
-/// Memory that the bodies of all requests of a source may take together, in KiB; one more is told to come back.
-const BODIES_KIB: usize = 64 << 10;
+/// Memory that the bodies of all requests of a source may take together; one more is told to come back.
+const BODIES_BYTES: usize = 64 << 20;
+/// Bodies that are taken apart at once: the records of one can be many times its size, for a moment.
+const APART: usize = 2;
+/// Records that are decoded together.
+const DECODE_RECORDS: usize = 32 << 10;
+/// Refused records that an answer lists, and that are remembered for a request with an `Idempotency-Key`. Of the others
+/// there is a number.
+const LISTED_MAX: usize = 100;
+const REMEMBERED_MAX: usize = 10;
+/// Characters of the reason for each.
+const MESSAGE_CHARS_MAX: usize = 200;
 const KEY_PREFIX: &str = "idempotency/";
 
 /// The HTTP side of a source.
 #[derive(Debug)]
 pub struct Push {
     ingest: Arc<Ingest>,
-    /// In KiB of bodies.
-    room: Semaphore,
+    room: Arc<Room>,
+    apart: Semaphore,
     window_us: i64,
     // This is a `parking_lot` mutex: nothing awaits while it is held.
     keys: Mutex<HashMap<String, Key>>,
@@ -59,6 +72,9 @@ pub struct Stored {
     pub accepted: usize,
     /// Records that were refused; nothing of them is kept.
     pub rejected: Vec<Rejected>,
+    /// How many more were refused than are listed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rejected_not_listed: usize,
     /// True where a request with this key had been stored before: nothing was written again.
     #[serde(default)]
     pub duplicate: bool,
@@ -75,6 +91,21 @@ pub struct Rejected {
     pub message: String,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+impl Stored {
+    /// What is remembered of it.
+    fn brief(&self) -> Self {
+        let mut brief = self.clone();
+        brief.rejected.truncate(REMEMBERED_MAX);
+        brief.rejected_not_listed += self.rejected.len() - brief.rejected.len();
+        brief
+    }
+}
+
 impl Push {
     /// Takes up the keys that the log remembers.
     pub fn new(ingest: Arc<Ingest>, window_us: i64) -> Self {
@@ -85,17 +116,12 @@ impl Push {
                 keys.insert(key.to_owned(), known);
             }
         }
-        Self { ingest, room: Semaphore::new(BODIES_KIB), window_us, keys: Mutex::new(keys) }
+        Self { ingest, room: Room::new(BODIES_BYTES), apart: Semaphore::new(APART), window_us, keys: Mutex::new(keys) }
     }
 
-    /// Takes room for a body of at most `bytes`, until the answer is dropped; none where there is none, or the tasks are
-    /// too far behind. A body larger than all the room takes all of it.
-    pub fn reserve(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
-        if self.ingest.is_full() {
-            return None;
-        }
-        let kib = bytes.div_ceil(1024).clamp(1, BODIES_KIB);
-        self.room.try_acquire_many(kib as u32).ok()
+    /// Memory for a body, to be kept until the answer; none where the tasks are too far behind.
+    pub fn room(&self) -> Option<Share> {
+        (!self.ingest.is_full()).then(|| self.room.share())
     }
 
     /// Stores the records of a body and returns when they are durable. `charset` is the encoding that came with it.
@@ -103,13 +129,19 @@ impl Push {
     /// # Errors
     /// The log can't be written.
     pub async fn push(&self, body: Bytes, charset: Option<&str>, key: Option<&str>) -> Result<Pushed> {
-        let digest = key.map(|_| body_digest(&body, charset)).unwrap_or_default();
-        let raw = match self.ingest.decoder.split(body, charset) {
+        let apart = self.apart.acquire().await.map_err(|e| Error::bug(e.to_string()))?;
+        let bytes = body.len();
+        let (digest, raw) = with_bytes(bytes, || {
+            let digest = key.map(|_| body_digest(&body, charset)).unwrap_or_default();
+            (digest, self.ingest.decoder.split(body, charset))
+        });
+        let raw = match raw {
             Ok(raw) => RawBatch { charset: charset.map(Into::into), ..raw },
             Err(failure) => return Ok(Pushed::Malformed(failure.message)),
         };
         let Some(key) = key else {
-            let (chunks, stored) = self.prepare(&raw)?;
+            let (chunks, stored) = with_bytes(bytes, || self.prepare(&raw))?;
+            drop((raw, apart));
             self.ingest.append(chunks, Vec::new()).await?;
             return Ok(Pushed::Stored(stored));
         };
@@ -118,27 +150,35 @@ impl Push {
         }
         // Released again if anything below fails or the client goes away before the append is under way.
         let claim = Claim { push: self, key };
-        let (chunks, stored) = self.prepare(&raw)?;
+        let (chunks, stored) = with_bytes(bytes, || self.prepare(&raw))?;
+        drop((raw, apart));
         let now_us = self.ingest.clock.now_us();
         let mut cursor = self.forget_old(now_us);
-        let value = serde_json::to_vec(&(now_us, &stored, &digest)).unwrap_or_default();
+        let value = serde_json::to_vec(&(now_us, stored.brief(), &digest)).unwrap_or_default();
         cursor.push((format!("{KEY_PREFIX}{key}"), Some(value.into())));
         self.ingest.append(chunks, cursor).await?;
-        claim.done(now_us, stored.clone(), digest);
+        claim.done(now_us, stored.brief(), digest);
         Ok(Pushed::Stored(stored))
     }
 
-    fn prepare(&self, raw: &RawBatch) -> Result<(Vec<millstream_storage::log::Chunk>, Stored)> {
-        let prepared = self.ingest.prepare(raw)?;
-        self.ingest.failed(&prepared.failures, Fate::Refused);
-        let rejected = prepared.failures.iter().map(|f| Rejected {
-            index: f.row,
-            kind: f.failure.kind.as_str().into(),
-            message: f.failure.message.clone(),
-        });
-        let stored =
-            Stored { accepted: raw.len() - prepared.failures.len(), rejected: rejected.collect(), duplicate: false };
-        Ok((prepared.chunks, stored))
+    /// Decodes records a part at a time, so that what refusing them takes does not grow with the body.
+    fn prepare(&self, raw: &RawBatch) -> Result<(Vec<Chunk>, Stored)> {
+        let (mut chunks, mut rejected, mut refused) = (Vec::new(), Vec::new(), 0);
+        let first_records = (0..raw.len()).step_by(DECODE_RECORDS);
+        for first in first_records.chain(raw.is_empty().then_some(0)) {
+            let prepared = self.ingest.prepare(&part(raw, first))?;
+            self.ingest.failed(&prepared.failures, Fate::Refused);
+            refused += prepared.failures.len();
+            chunks.extend(prepared.chunks);
+            let room = LISTED_MAX - rejected.len();
+            rejected.extend(prepared.failures.iter().take(room).map(|f| Rejected {
+                index: first as u32 + f.row,
+                kind: f.failure.kind.as_str().into(),
+                message: shortened(&f.failure.message),
+            }));
+        }
+        let rejected_not_listed = refused - rejected.len();
+        Ok((chunks, Stored { accepted: raw.len() - refused, rejected, rejected_not_listed, duplicate: false }))
     }
 
     fn claim(&self, key: &str, digest: &str) -> Option<Pushed> {
@@ -167,13 +207,39 @@ impl Push {
     }
 }
 
+/// The records from `first` on, as many as are decoded together.
+fn part(raw: &RawBatch, first: usize) -> RawBatch {
+    let last = (first + DECODE_RECORDS).min(raw.len());
+    if first == 0 && last == raw.len() {
+        return raw.clone();
+    }
+    let refused = raw.refused.iter().filter(|r| (first..last).contains(&(r.row as usize)));
+    RawBatch {
+        data: raw.data.clone(),
+        spans: raw.spans[first..last].to_vec(),
+        positions: raw.positions.get(first..last).map(<[u64]>::to_vec).unwrap_or_default(),
+        events: raw.events.get(first..last).map(<[_]>::to_vec).unwrap_or_default(),
+        refused: refused.map(|r| RowFailure { row: r.row - first as u32, ..r.clone() }).collect(),
+        origin: raw.origin.clone(),
+        header: raw.header.clone(),
+        charset: raw.charset.clone(),
+    }
+}
+
+fn shortened(message: &str) -> String {
+    match message.char_indices().nth(MESSAGE_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &message[..end]),
+        None => message.to_owned(),
+    }
+}
+
 /// What the log remembers of a key: time, answer and digest; without the digest where an earlier version wrote it.
 fn remembered(value: &[u8]) -> Option<Key> {
     if let Ok((at_us, answer, body)) = serde_json::from_slice::<(i64, Stored, String)>(value) {
-        return Some(Key::Done { at_us, answer, body: Some(body) });
+        return Some(Key::Done { at_us, answer: answer.brief(), body: Some(body) });
     }
-    let (at_us, answer) = serde_json::from_slice(value).ok()?;
-    Some(Key::Done { at_us, answer, body: None })
+    let (at_us, answer) = serde_json::from_slice::<(i64, Stored)>(value).ok()?;
+    Some(Key::Done { at_us, answer: answer.brief(), body: None })
 }
 
 /// SHA-256 of a body and its encoding, in hexadecimal digits.

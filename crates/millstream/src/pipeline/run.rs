@@ -31,8 +31,9 @@ use super::progress::Progress;
 use super::push::Push;
 use super::replay::Replay;
 use super::streams::{Stream, Streams};
-use super::task::{Role, Task, TaskContext};
+use super::task::{Hurry, Role, Task, TaskContext};
 use super::watch::Watchers;
+use super::whereabouts::Whereabouts;
 use super::{dead_letters, outputs, preflight, replay};
 use crate::config::checked::{Pipeline, SinkSpec, Start};
 use crate::metrics::Metrics;
@@ -88,6 +89,10 @@ pub struct Running {
     pub clock: Arc<dyn Clock>,
     /// Serialises redrives: two at once would redrive a record twice.
     pub redrive: tokio::sync::Mutex<()>,
+    /// How far the one that is under way is.
+    pub redrive_progress: dead_letters::RedriveProgress,
+    /// Whether all that is stored is where it was.
+    pub whereabouts: Whereabouts,
     ready: AtomicBool,
     _data_dir: DataDir,
 }
@@ -107,6 +112,7 @@ pub struct Supervisor {
     sinks: JoinSet<Result<()>>,
     stop_sources: CancellationToken,
     stop_tasks: CancellationToken,
+    hurry: Hurry,
     wish: watch::Sender<Wish>,
     options: RunOptions,
 }
@@ -157,6 +163,7 @@ impl Running {
             health,
             watchers: Arc::default(),
             stop: stop_tasks.clone(),
+            hurry: Hurry::default(),
             pipeline_version: pipeline.version.clone(),
             folder: data_dir.id()?,
         };
@@ -166,6 +173,11 @@ impl Running {
         let sinks = open_sinks(&plan, &context, &data_dir, &readers, &wishes, (&pipeline, sinks_are_known)).await?;
         let ingests = open_ingests(&pipeline, &context)?;
         let pushes = open_pushes(&pipeline, &ingests);
+        let whereabouts = data_dir.whereabouts(
+            streams.keys().map(|name| &**name),
+            states.keys().map(|(stage, partition)| (&**stage, *partition)),
+        );
+        let whereabouts = whereabouts.and(streams.values().map(|stream| stream.log.clone()));
         let running = Arc::new(Self {
             pipeline,
             plan,
@@ -182,6 +194,8 @@ impl Running {
             watchers: context.watchers.clone(),
             clock,
             redrive: tokio::sync::Mutex::new(()),
+            redrive_progress: dead_letters::RedriveProgress::default(),
+            whereabouts,
             ready: AtomicBool::new(false),
             _data_dir: data_dir,
         });
@@ -254,6 +268,7 @@ impl Supervisor {
             sinks: JoinSet::new(),
             stop_sources: CancellationToken::new(),
             stop_tasks: context.stop.clone(),
+            hurry: context.hurry.clone(),
             wish,
             options,
         };
@@ -290,6 +305,7 @@ impl Supervisor {
         let mut figures = tokio::time::interval(FIGURES_EVERY);
         let mut retain = tokio::time::interval(RETAIN_EVERY);
         let running = self.running.clone();
+        let mut missing = None;
         tokio::pin!(shutdown);
         let ended = loop {
             tokio::select! {
@@ -302,6 +318,11 @@ impl Supervisor {
                 _ = figures.tick() => {
                     running.take_figures();
                     running.metrics.tally().say_more();
+                    let trouble = running.whereabouts.trouble();
+                    if let Some(trouble) = trouble.as_ref().filter(|_| missing.is_none()) {
+                        tracing::error!("{trouble}");
+                    }
+                    missing = trouble;
                 }
                 _ = retain.tick() => if let Err(e) = running.retain() { break Err(e) },
                 () = running.progress.moved(), if self.options.exit_when_idle => {
@@ -317,7 +338,7 @@ impl Supervisor {
         running.ready.store(false, Ordering::Release);
         running.take_figures();
         let deadline = self.options.stop_deadline;
-        match tokio::time::timeout(deadline, self.stop()).await {
+        match tokio::time::timeout(deadline, self.stop(deadline)).await {
             Ok(stopped) => ended.and_then(|outcome| stopped.map(|()| outcome)),
             Err(_) => {
                 tracing::warn!(
@@ -329,15 +350,19 @@ impl Supervisor {
         }
     }
 
-    /// Sources first, then tasks, then sinks, then logs.
-    async fn stop(mut self) -> Result<()> {
+    /// Sources first, then tasks, then sinks, then logs. Whoever takes more than a share of the deadline drops what is under
+    /// way, so that all get their turn.
+    async fn stop(mut self, deadline: Duration) -> Result<()> {
         self.stop_sources.cancel();
         let mut first = join_all(&mut self.sources).await;
         self.stop_tasks.cancel();
-        first = first.and(join_all(&mut self.tasks).await);
-        first = first.and(self.running.models.close().await);
+        first = first.and(hurried(join_all(&mut self.tasks), &self.hurry.tasks, deadline * 2 / 5).await);
+        // Predictions are kept when they are made: closing only tidies up.
+        if let Ok(closed) = tokio::time::timeout(deadline / 10, self.running.models.close()).await {
+            first = first.and(closed);
+        }
         self.wish.send_replace(Wish::Stop);
-        first = first.and(join_all(&mut self.sinks).await);
+        first = first.and(hurried(join_all(&mut self.sinks), &self.hurry.sinks, deadline / 5).await);
         for stream in self.running.streams.values() {
             first = first.and(stream.log.close().await);
         }
@@ -366,12 +391,13 @@ pub async fn redrive_at_rest(
         health: Arc::default(),
         watchers: Arc::default(),
         stop: CancellationToken::new(),
+        hurry: Hurry::default(),
         pipeline_version: pipeline.version.clone(),
         folder: data_dir.id()?,
     };
     let ingests = open_ingests(&pipeline, &context)?;
     let redriver = dead_letters::Redriver { plan: &plan, streams: &streams, ingests: &ingests, schemas: &schemas };
-    let done = redriver.redrive_watched(filter, watch).await?;
+    let done = redriver.redrive(filter, watch).await?;
     for stream in streams.values() {
         stream.log.close().await?;
     }
@@ -398,6 +424,16 @@ pub async fn discard_at_rest(
         log.close().await?;
     }
     Ok(discarded)
+}
+
+/// Waits for `work`, and tells it to hurry after a while.
+async fn hurried(work: impl Future<Output = Result<()>>, hurry: &CancellationToken, after: Duration) -> Result<()> {
+    tokio::pin!(work);
+    tokio::select! {
+        done = &mut work => return done,
+        () = tokio::time::sleep(after) => hurry.cancel(),
+    }
+    work.await
 }
 
 async fn join_all(set: &mut JoinSet<Result<()>>) -> Result<()> {

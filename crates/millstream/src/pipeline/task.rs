@@ -66,10 +66,22 @@ pub struct TaskContext {
     pub watchers: Arc<Watchers>,
     /// Cancelled when the pipeline stops.
     pub stop: CancellationToken,
+    /// Cancelled where a stop takes too long.
+    pub hurry: Hurry,
     /// Digest of the pipeline file.
     pub pipeline_version: Arc<str>,
     /// The identity of the data folder; every id that leaves the program begins with it.
     pub folder: Arc<str>,
+}
+
+/// A stop has a deadline. What is under way may be finished for a part of it; then it is dropped, and done again at the next
+/// start.
+#[derive(Debug, Clone, Default)]
+pub struct Hurry {
+    /// Tasks drop the batch that they compute.
+    pub tasks: CancellationToken,
+    /// Sinks drop the delivery that they wait for.
+    pub sinks: CancellationToken,
 }
 
 /// A task.
@@ -221,7 +233,7 @@ impl Task {
         if self.role != Role::Run {
             self.report();
             stop.cancelled().await;
-            return self.state.close().await;
+            return self.close().await;
         }
         let has_ttl = self.plan.tables().any(|t| t.spec.ttl.is_some());
         let mut publishing: Option<tokio::task::JoinHandle<Result<()>>> = None;
@@ -241,11 +253,7 @@ impl Task {
                 continue;
             }
             for batch in commit_batches(batches)? {
-                let commit = match self.process(&batch).await {
-                    // Nothing of it is done: the next start reads it again.
-                    Err(e) if e.message() == STOPPED => break,
-                    processed => processed?,
-                };
+                let Some(commit) = self.process_unless_stopped(&batch).await? else { break };
                 finish(&mut publishing).await?;
                 publishing = self.commit(commit).await?;
             }
@@ -259,7 +267,33 @@ impl Task {
         }
         finish(&mut publishing).await?;
         self.report();
-        self.state.close().await
+        self.close().await
+    }
+
+    /// What a batch comes to; none where the pipeline stops before that. Nothing of it is done then: the next start reads
+    /// it again.
+    async fn process_unless_stopped(&mut self, batch: &StreamBatch) -> Result<Option<Pending>> {
+        if self.context.stop.is_cancelled() {
+            return Ok(None);
+        }
+        let hurry = self.context.hurry.tasks.clone();
+        let processed = tokio::select! {
+            processed = self.process(batch) => processed,
+            () = hurry.cancelled() => return Ok(None),
+        };
+        match processed {
+            Err(e) if e.message() == STOPPED => Ok(None),
+            processed => processed.map(Some),
+        }
+    }
+
+    /// Closes the state, unless that takes too long: what was committed is durable without it.
+    async fn close(self) -> Result<()> {
+        let hurry = self.context.hurry.tasks.clone();
+        tokio::select! {
+            closed = self.state.close() => closed,
+            () = hurry.cancelled() => Ok(()),
+        }
     }
 
     /// The first filling: reads a part of the log again, for its outputs alone. A stop leaves it where it is.
@@ -289,10 +323,7 @@ impl Task {
                 self.move_fill(fill.until);
             }
             for batch in batches {
-                let commit = match self.process(&batch).await {
-                    Err(e) if e.message() == STOPPED => break,
-                    processed => processed?,
-                };
+                let Some(commit) = self.process_unless_stopped(&batch).await? else { break };
                 finish(&mut publishing).await?;
                 publishing = self.commit(commit).await?;
             }

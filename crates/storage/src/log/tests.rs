@@ -363,3 +363,47 @@ async fn reading_at_rest_changes_nothing_and_does_not_see_a_torn_tail() {
     let nowhere = StreamLog::open_read_only(Arc::new(disk), Path::new("/data/none"), "none").unwrap_err();
     assert_eq!(nowhere.kind(), ErrorKind::Input);
 }
+
+#[tokio::test]
+async fn nothing_is_acknowledged_into_a_file_that_was_removed_moved_or_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, moved) = (folder.path().join("data"), folder.path().join("moved"));
+    let dir = data.join("wire");
+    let open = || {
+        let clock = Arc::new(ManualClock::new(5_000_000));
+        StreamLog::open(Arc::new(RealDisk), &dir, "wire", small_segments(1), clock)
+    };
+    let log = open().unwrap();
+    let store = |record: &'static str| log.append(append("p", None, vec![chunk(0, 1, record)]));
+    store("first").await.unwrap();
+    // A folder above it is moved, and put back: the log goes on, and nothing of the refused is there.
+    std::fs::rename(&data, &moved).unwrap();
+    for _ in 0..3 {
+        let refused = store("lost").await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Environment);
+        assert!(refused.to_string().contains("removed, moved or replaced"), "{refused}");
+    }
+    assert_eq!(log.end_offset(0), 1);
+    std::fs::rename(&moved, &data).unwrap();
+    store("second").await.unwrap();
+    log.close().await.unwrap();
+    let log = open().unwrap();
+    let payloads = |log: &StreamLog| read_all(log, 0).unwrap().into_iter().map(|c| c.payload).collect::<Vec<_>>();
+    assert_eq!(payloads(&log), ["first", "second"]);
+    let store = |record: &'static str| log.append(append("p", None, vec![chunk(0, 1, record)]));
+    // A copy in its place is another file.
+    std::fs::create_dir_all(&moved).unwrap();
+    for file in std::fs::read_dir(&dir).unwrap().map(|file| file.unwrap()) {
+        std::fs::copy(file.path(), moved.join(file.file_name())).unwrap();
+    }
+    std::fs::remove_dir_all(&dir).unwrap();
+    std::fs::rename(&moved, &dir).unwrap();
+    store("lost").await.unwrap_err();
+    // Gone altogether, and with a frame that would need a new segment.
+    std::fs::remove_dir_all(&dir).unwrap();
+    store("lost").await.unwrap_err();
+    let large = chunk(0, 1, vec![b'x'; 1000]);
+    log.append(append("p", None, vec![large])).await.unwrap_err();
+    assert!(!dir.exists());
+    assert_eq!(log.end_offset(0), 2);
+}

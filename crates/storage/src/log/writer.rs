@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -59,7 +59,7 @@ pub(super) fn start(
 ) -> Result<()> {
     let name = format!("log-{}", shared.name);
     let mut inbox = Inbox { shared: shared.clone(), requests };
-    let mut writer = Writer { shared, active, options, clock, buffer: Vec::new() };
+    let mut writer = Writer { shared, active, options, clock, buffer: Vec::new(), is_gone: false };
     let run = move || {
         let close = writer.run(&mut inbox.requests);
         // The files are let go before `close` is answered: the log can then be opened again.
@@ -74,12 +74,21 @@ pub(super) fn start(
     Ok(())
 }
 
+/// What became of a group.
+enum Written {
+    Stored,
+    /// The file of that name is not the log's any more.
+    Gone(PathBuf),
+}
+
 struct Writer {
     shared: Arc<Shared>,
     active: Active,
     options: LogOptions,
     clock: Arc<dyn Clock>,
     buffer: Vec<u8>,
+    /// The file was not there when the last group was written.
+    is_gone: bool,
 }
 
 /// The requests that wait, and the end of waiting: however the writer ends, a panic included, everyone is told.
@@ -137,18 +146,40 @@ impl Writer {
     /// Writes one group and answers it; false where the log is no longer fit for writing.
     fn commit(&mut self, waiting: Vec<Waiting>) -> bool {
         let group = self.plan(&waiting);
-        if !group.meta.bytes.is_empty()
-            && let Err(error) = self.write(&group, &waiting)
-        {
-            tracing::error!(stream = self.shared.name, %error, "write to the log failed");
-            self.fail(&error, waiting);
-            return false;
+        if !group.meta.bytes.is_empty() {
+            match self.write(&group, &waiting) {
+                Ok(Written::Stored) => self.is_gone = false,
+                Ok(Written::Gone(path)) => {
+                    self.refuse(&path, waiting);
+                    return true;
+                }
+                Err(error) => {
+                    tracing::error!(stream = self.shared.name, %error, "write to the log failed");
+                    self.fail(&error, waiting);
+                    return false;
+                }
+            }
         }
         for (waiting, answer) in waiting.into_iter().zip(group.answers) {
             // A caller who no longer waits needs no answer.
             let _ = waiting.reply.send(Ok(answer));
         }
         true
+    }
+
+    /// Nothing is stored while the file is not where it should be. Its folder may be put back: the log goes on then.
+    fn refuse(&mut self, path: &Path, waiting: Vec<Waiting>) {
+        let message = format!(
+            "{} was removed, moved or replaced while this process writes to it: nothing is stored there. Put the folder \
+             back, or start again (what was in it is lost)",
+            path.display()
+        );
+        if !std::mem::replace(&mut self.is_gone, true) {
+            tracing::error!(stream = self.shared.name, "{message}");
+        }
+        for waiting in waiting {
+            let _ = waiting.reply.send(Err(Error::environment(message.clone())));
+        }
     }
 
     fn fail(&self, error: &Error, waiting: Vec<Waiting>) {
@@ -194,7 +225,15 @@ impl Writer {
         group
     }
 
-    fn write(&mut self, group: &Group, waiting: &[Waiting]) -> Result<()> {
+    fn write(&mut self, group: &Group, waiting: &[Waiting]) -> Result<Written> {
+        let path = |writer: &Self| {
+            let base_group = writer.shared.state.read().active.base_group;
+            segment_path(&writer.shared.dir, base_group)
+        };
+        // Before a segment is created where no folder is.
+        if !self.active.file.is_at(&path(self)).doing(|| "look for the log's file".into())? {
+            return Ok(Written::Gone(path(self)));
+        }
         let now_ms = self.clock.now_ms().max(self.active.last_time_ms);
         let payload_bytes: u64 = group.payloads.iter().map(|p| p.len() as u64).sum();
         if self.is_full(group.meta.bytes.len() as u64 + payload_bytes, now_ms) {
@@ -202,15 +241,17 @@ impl Writer {
         }
         let Active { next_group, position, .. } = self.active;
         let header = Header::new(FrameKind::Data, next_group, position, now_ms, &group.meta, payload_bytes);
-        self.write_frame(&header, group).doing(|| {
-            let base_group = self.shared.state.read().active.base_group;
-            format!("write to {}", segment_path(&self.shared.dir, base_group).display())
-        })?;
+        self.write_frame(&header, group).doing(|| format!("write to {}", path(self).display()))?;
+        if !self.active.file.is_at(&path(self)).doing(|| "look for the log's file".into())? {
+            // Nobody is told that it is stored: should the file come back, it is not.
+            self.active.file.truncate(position).doing(|| format!("cut {}", path(self).display()))?;
+            return Ok(Written::Gone(path(self)));
+        }
         self.active.next_group += 1;
         self.active.position = header.end();
         self.active.last_time_ms = now_ms;
         self.publish(&header, group, waiting);
-        Ok(())
+        Ok(Written::Stored)
     }
 
     fn write_frame(&mut self, header: &Header, group: &Group) -> io::Result<()> {

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use chrono::DateTime;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
+use millstream_core::descriptors::are_used_up;
 use millstream_core::{Error, Result, ResultExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -103,6 +104,10 @@ impl fmt::Display for LocalStore {
 
 fn firm(e: object_store::Error) -> object_store::Error {
     match e {
+        // Somebody closes a file sooner or later: to ask again helps.
+        object_store::Error::Generic { source, .. } if lacks_descriptor(&*source) => {
+            object_store::Error::Generic { store: "LocalFileSystem", source }
+        }
         object_store::Error::Generic { store, source } => {
             object_store::Error::Generic { store, source: Box::new(NonRetryable(source)) }
         }
@@ -115,6 +120,18 @@ fn firm(e: object_store::Error) -> object_store::Error {
 
 fn generic(source: Box<dyn std::error::Error + Send + Sync>) -> object_store::Error {
     object_store::Error::Generic { store: "LocalFileSystem", source: Box::new(NonRetryable(source)) }
+}
+
+/// True where no file descriptor was left.
+fn lacks_descriptor(e: &(dyn std::error::Error + 'static)) -> bool {
+    let mut at = Some(e);
+    while let Some(e) = at {
+        if e.downcast_ref::<std::io::Error>().is_some_and(are_used_up) {
+            return true;
+        }
+        at = e.source();
+    }
+    false
 }
 
 impl LocalStore {
@@ -152,7 +169,9 @@ impl LocalStore {
             }
             Err(Unread::Damaged(what)) => Err(self.damaged(at, what)),
             Err(Unread::Range(source)) => Err(object_store::Error::Generic { store: "LocalFileSystem", source }),
-            Err(Unread::Io(e)) => Err(generic(Box::new(e))),
+            Err(Unread::Io(e)) => {
+                Err(firm(object_store::Error::Generic { store: "LocalFileSystem", source: Box::new(e) }))
+            }
         }
     }
 
@@ -377,5 +396,23 @@ impl MultipartUpload for LocalUpload {
 
     async fn abort(&mut self) -> StoreResult<()> {
         self.upload.abort().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_no_descriptor_is_left_is_asked_again_and_a_full_disk_is_not() {
+        let failed = |code| {
+            let source = Box::new(std::io::Error::from_raw_os_error(code));
+            match firm(object_store::Error::Generic { store: "LocalFileSystem", source }) {
+                object_store::Error::Generic { source, .. } => source.is::<NonRetryable>(),
+                _ => false,
+            }
+        };
+        // EMFILE, ENFILE, ENOSPC.
+        assert_eq!([24, 23, 28].map(failed), [false, false, true]);
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
+use millstream_core::descriptors::wait_for_one;
 use millstream_core::{Error, Result};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
@@ -29,7 +30,7 @@ pub(super) enum Encoder {
 impl Encoder {
     /// Makes the file, or empties it, and writes what comes before the rows.
     pub(super) fn create(path: &Path, format: FileFormat, schema: &Arc<Schema>) -> Result<Self> {
-        let file = File::create(path)?;
+        let file = wait_for_one(|| File::create(path))?;
         Ok(match format {
             FileFormat::JsonLines => Self::Lines { out: BufWriter::new(file), bytes: 0, text: Vec::new() },
             FileFormat::Csv => {

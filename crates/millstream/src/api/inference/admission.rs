@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, HeaderName};
 use axum::response::{IntoResponse, Response};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use millstream_core::{Error, Failure};
 use millstream_models::{Input, ModelInfo, Prediction, Scored, Task};
@@ -17,7 +17,9 @@ use tokio::time::timeout;
 
 use super::refusal::{Reason, Refusal};
 use super::{Inference, Limits};
+use crate::api::bodies::{self, Unread};
 use crate::config::checked::RetrySpec;
+use crate::pipeline::room::Share;
 use crate::pipeline::scorer::{self, Asking, Keep, Scorer};
 
 /// Bytes of bodies that may be held at once.
@@ -25,7 +27,9 @@ const BODY_BYTES_IN_ALL: usize = 128 << 20;
 /// Bytes of answers that may be held at once, sent or not.
 pub const ANSWER_BYTES_IN_ALL: usize = 256 << 20;
 /// What a small body counts as: it bounds the number of requests, each of which takes more than its body.
-const BODY_KIB_MIN: usize = 64;
+const BODY_BYTES_MIN: usize = 64 << 10;
+/// What a value of JSON takes in memory, whatever it takes in the body.
+const VALUE_BYTES: usize = 80;
 /// Texts in one request: an empty text is 3 bytes in a body, but more than a hundred in the queue and in the answer.
 pub const TEXTS_MAX: usize = 16_384;
 /// Texts that requests may have in one model's queue at once.
@@ -41,7 +45,7 @@ const DIMENSIONS_GUESS: usize = 1024;
 /// A body, and the room that it takes until it is dropped.
 pub struct Admitted {
     pub body: Bytes,
-    _room: OwnedSemaphorePermit,
+    _room: Share,
 }
 
 /// What goes with answers.
@@ -62,9 +66,9 @@ impl Receipt {
 /// What a model says about one text.
 pub type Answer = std::result::Result<Prediction, Failure>;
 
-/// KiB of bodies that a server with these limits may hold.
-pub fn body_kib_in_all(limits: &Limits) -> usize {
-    BODY_BYTES_IN_ALL.max(limits.body_bytes_max).div_ceil(1024)
+/// Bytes of bodies that a server with these limits may hold.
+pub fn body_bytes_in_all(limits: &Limits) -> usize {
+    BODY_BYTES_IN_ALL.max(limits.body_bytes_max)
 }
 
 impl Inference {
@@ -75,13 +79,26 @@ impl Inference {
         if length > Some(limits.body_bytes_max) {
             return Err(body_too_large(limits.body_bytes_max));
         }
-        let kib = length.unwrap_or(limits.body_bytes_max).div_ceil(1024).max(BODY_KIB_MIN).min(body_kib_in_all(limits));
-        let room = self.0.body_kib.clone().acquire_many_owned(u32::try_from(kib).unwrap_or(u32::MAX));
-        let Ok(Ok(room)) = timeout(limits.wait_max, room).await else { return Err(overloaded()) };
-        match timeout(limits.answer_max, read_body(body, limits.body_bytes_max)).await {
-            Ok(body) => Ok(Admitted { body: body?, _room: room }),
-            Err(_) => Err(Refusal::input(format!("the body did not arrive within {:?}", limits.answer_max))),
+        let mut share = self.0.bodies.share();
+        if !share.grow(BODY_BYTES_MIN, limits.wait_max).await {
+            return Err(overloaded());
         }
+        let read = bodies::read(body, limits.body_bytes_max, &mut share, limits.wait_max);
+        let body = match timeout(limits.answer_max, read).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(Unread::NoRoom)) => return Err(overloaded()),
+            Ok(Err(Unread::TooLarge(max))) => return Err(body_too_large(max)),
+            Ok(Err(Unread::TooSlow(why))) => return Err(Refusal::new(Reason::TooSlow, why)),
+            Ok(Err(Unread::Broken(why))) => return Err(Refusal::input(why)),
+            Err(_) => {
+                let why = format!("the body did not arrive within {:?}", limits.answer_max);
+                return Err(Refusal::new(Reason::TooSlow, why));
+            }
+        };
+        if !share.grow(body.len() + VALUE_BYTES * values(&body), limits.wait_max).await {
+            return Err(overloaded());
+        }
+        Ok(Admitted { body, _room: share })
     }
 
     /// One answer per text or row, in order; and what goes with them.
@@ -200,17 +217,9 @@ pub fn all_good(answers: Vec<Answer>) -> Result<Vec<Prediction>, Refusal> {
     answers.into_iter().enumerate().map(|(i, answer)| answer.map_err(|failure| Refusal::text(i, &failure))).collect()
 }
 
-async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Refusal> {
-    let mut pieces = body.into_data_stream();
-    let mut read = BytesMut::new();
-    while let Some(piece) = pieces.next().await {
-        let piece = piece.map_err(|e| Refusal::input(format!("the body broke off: {e}")))?;
-        if read.len() + piece.len() > bytes_max {
-            return Err(body_too_large(bytes_max));
-        }
-        read.extend_from_slice(&piece);
-    }
-    Ok(read.freeze())
+/// How many values a body has at most: whatever it is, something stands between two of them.
+fn values(body: &[u8]) -> usize {
+    1 + body.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{' | b':' | b'\n')).count()
 }
 
 fn body_too_large(bytes_max: usize) -> Refusal {

@@ -32,6 +32,7 @@ use millstream_models::Task;
 use tokio::sync::Semaphore;
 
 use super::auth;
+use crate::pipeline::room::Room;
 use crate::pipeline::scorer::Scorer;
 #[cfg(fuzzing)]
 pub use fuzz::read_every_protocol;
@@ -67,8 +68,8 @@ struct Inner {
     /// Empty while they are being loaded.
     models: OnceLock<Models>,
     limits: Limits,
-    /// KiB of bodies that may be held at once.
-    body_kib: Arc<Semaphore>,
+    /// For bodies, and for what they are while they are read.
+    bodies: Arc<Room>,
     /// KiB of answers that may be held at once.
     answer_kib: Arc<Semaphore>,
     /// By model, once it is asked for: texts that may be in its queue at once on behalf of requests.
@@ -87,7 +88,7 @@ impl Inference {
         Self(Arc::new(Inner {
             models: OnceLock::new(),
             limits,
-            body_kib: Arc::new(Semaphore::new(admission::body_kib_in_all(&limits))),
+            bodies: Room::new(admission::body_bytes_in_all(&limits)),
             answer_kib: Arc::new(Semaphore::new(admission::ANSWER_BYTES_IN_ALL >> 10)),
             turns: parking_lot::Mutex::default(),
         }))

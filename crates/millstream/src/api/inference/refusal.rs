@@ -17,6 +17,8 @@ pub enum Reason {
     NotAcceptable,
     /// The body, or the number of texts.
     TooLarge,
+    /// The body did not arrive in time.
+    TooSlow,
     /// The body is of a type that nobody here reads.
     UnsupportedType,
     /// The model fails on one of the texts; the others might go through.
@@ -82,6 +84,7 @@ impl Refusal {
             Reason::UnknownModel => StatusCode::NOT_FOUND,
             Reason::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Reason::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Reason::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Reason::UnsupportedType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Reason::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Reason::Loading | Reason::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
