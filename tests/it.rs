@@ -6,6 +6,7 @@
 // A test that can't go on says where: that is what `unwrap` does.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod api;
 mod bad_input;
 mod begin;
@@ -30,6 +31,7 @@ mod settings;
 mod stops;
 mod support;
 mod taps;
+mod tls;
 mod trials;
 mod validate;
 mod waiting;

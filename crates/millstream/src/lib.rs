@@ -9,3 +9,4 @@ pub mod metrics;
 pub mod output;
 pub mod pipeline;
 pub mod render;
+pub mod secrets;
