@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::support::http::{Answer, try_send};
-use crate::support::{Place, Server, eventually, json_lines};
+use crate::support::process::eventually;
+use crate::support::{Place, Server, json_lines};
 
 const PIPELINE: &str = "
 pipeline: access
@@ -64,16 +65,23 @@ fn a_token_may_do_what_its_roles_say_and_a_refusal_says_which_one_is_asked_for()
         (Method::GET, "/v2/models/tone", &Value::Null, "any"),
         (Method::GET, "/api/v1/openapi.json", &Value::Null, "any"),
     ] {
-        for (token, roles) in
-            [(READ, "read"), (WRITE, "write"), (BOTH, "read,write"), (ADMIN, "admin"), ("the-one-of-the-environment", "admin")]
-        {
+        for (token, roles) in [
+            (READ, "read"),
+            (WRITE, "write"),
+            (BOTH, "read,write"),
+            (ADMIN, "admin"),
+            ("the-one-of-the-environment", "admin"),
+        ] {
             let answer = ask(&server, token, method.clone(), path, body);
             if role == "any" || roles == "admin" || roles.split(',').any(|has| has == role) {
                 assert_eq!(answer.status, 200, "{method} {path} with {roles}: {answer:?}");
             } else {
                 assert_eq!(answer.status, 403, "{method} {path} with {roles}: {answer:?}");
                 let said = answer.json()["error"].as_str().unwrap().to_owned();
-                assert!(said.contains(&format!("has the role {roles};")) && said.contains(&format!("asks for {role}")), "{said}");
+                assert!(
+                    said.contains(&format!("has the role {roles};")) && said.contains(&format!("asks for {role}")),
+                    "{said}"
+                );
                 assert!(answer.header("www-authenticate").unwrap().contains("insufficient_scope"));
             }
         }
@@ -141,7 +149,7 @@ fn every_write_of_an_administrator_is_a_line_and_nothing_else_is() {
     let lines = || json_lines(&std::fs::read_to_string(place.path("audit.jsonl")).unwrap());
     assert_eq!(lines().len(), 0);
     assert_eq!(post(ADMIN, "/api/v1/dlq/discard?why=tests", &json!({ "kind": null, "token": "hush" })), 422);
-    assert_eq!(post(ADMIN, "/api/v1/dlq/redrive", &json!({ "component": "posts" })), 400);
+    assert_eq!(post(ADMIN, "/api/v1/dlq/redrive", &json!({ "component": "nobody" })), 400);
     assert_eq!(post(ADMIN, "/api/v1/models/tone/reload", &Value::Null), 200);
     assert_eq!(post(READ, "/api/v1/dlq/redrive", &json!({})), 403);
     assert_eq!(post("nobody-0123456789abcdef", "/api/v1/dlq/redrive", &json!({})), 401);
@@ -162,7 +170,7 @@ fn every_write_of_an_administrator_is_a_line_and_nothing_else_is() {
     );
     let discard = &lines[0]["parameters"];
     assert_eq!(discard, &json!({ "query": { "why": "tests" }, "body": { "kind": null, "token": "***" } }));
-    assert_eq!(lines[1]["parameters"], json!({ "component": "posts" }));
+    assert_eq!(lines[1]["parameters"], json!({ "component": "nobody" }));
     assert!(lines[1]["answer"]["error"].is_string() && lines[2]["answer"]["digest"].is_string(), "{lines:?}");
     for line in &lines {
         assert!(line["from"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");

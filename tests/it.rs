@@ -26,6 +26,7 @@ mod model_commands;
 mod models;
 mod output;
 mod reload;
+mod secrets;
 mod serve;
 mod settings;
 mod stops;

@@ -3,12 +3,14 @@
 use std::io::{Read, Write};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose,
 };
 use serde_json::{Value, json};
 
 use crate::support::http::{Answer, block_on};
-use crate::support::{Place, Server, eventually, json_lines};
+use crate::support::process::eventually;
+use crate::support::{Place, Server, json_lines};
 
 const PIPELINE: &str = "
 pipeline: tls

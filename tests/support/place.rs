@@ -45,7 +45,8 @@ impl Place {
     /// `millstream ARGS` in the folder, with nothing of this process's own settings.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
-        let names = ["DATA_DIR", "LISTEN", "MODEL", "TOKEN", "WITHOUT_TOKEN", "ALLOWED_HOSTS", "ALLOWED_ORIGINS", "URL", "LOG"];
+        let names =
+            ["DATA_DIR", "LISTEN", "MODEL", "TOKEN", "WITHOUT_TOKEN", "ALLOWED_HOSTS", "ALLOWED_ORIGINS", "URL", "LOG"];
         let of_tls = ["TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "CA", "CLIENT_CERT", "CLIENT_KEY"];
         for name in names.into_iter().chain(of_tls).chain(["TOKENS", "AUDIT_LOG"]) {
             command.env_remove(format!("MILLSTREAM_{name}"));

@@ -48,7 +48,9 @@ impl<'a> Asker<'a> {
                 let path = file.path.display();
                 let size = std::fs::metadata(&file.path).map(|meta| meta.len());
                 let bytes = match size {
-                    Ok(size) if size > FILE_BYTES_MAX => return Err(Error::config(format!("{path} is too large for one"))),
+                    Ok(size) if size > FILE_BYTES_MAX => {
+                        return Err(Error::config(format!("{path} is too large for one")));
+                    }
                     _ => std::fs::read(&file.path).map_err(|e| Error::config(format!("{path} can't be read: {e}")))?,
                 };
                 text(bytes, &format!("{path}"))?

@@ -62,7 +62,12 @@ impl Files {
 
     /// Calls `load` with the contents whenever they have changed from `known`, for as long as there is a `target`. Where
     /// they can't be read or `load` refuses them, what there is stays, and that is said once.
-    pub fn watch<T: Send + Sync + 'static>(self, known: &Contents, target: Weak<T>, load: fn(&T, &Contents) -> Result<()>) {
+    pub fn watch<T: Send + Sync + 'static>(
+        self,
+        known: &Contents,
+        target: Weak<T>,
+        load: fn(&T, &Contents) -> Result<()>,
+    ) {
         let mut loaded = fingerprint(&Ok(known.clone()));
         let mut seen = loaded;
         tokio::spawn(async move {

@@ -174,6 +174,22 @@ mod tests {
     }
 
     #[test]
+    fn the_api_document_says_the_same() {
+        let document: serde_json::Value = serde_json::from_str(crate::api::OPENAPI).unwrap();
+        for (method, path, access) in ROUTES {
+            let role = match access {
+                Access::Open => "none",
+                Access::Any => "any",
+                Access::Role(role) => role.as_str(),
+            };
+            let said = &document["paths"][path][method.to_lowercase()];
+            assert_eq!(said["x-role"], role, "{method} {path}");
+            let refuses = matches!(access, Access::Role(_));
+            assert_eq!(said["responses"].get("403").is_some(), refuses, "{method} {path}");
+        }
+    }
+
+    #[test]
     fn what_is_not_listed_is_the_administrators_and_reading_is_not_writing() {
         assert_eq!(asked(&Method::DELETE, "/metrics"), ADMIN);
         assert_eq!(asked(&Method::GET, "/api/v1/new"), ADMIN);

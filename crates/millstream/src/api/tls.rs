@@ -125,8 +125,12 @@ fn config(files: &Files, contents: &Contents) -> Result<Arc<ServerConfig>> {
         let named = files.named(KEY);
         let is_encrypted = content(KEY).windows(21).any(|text| text == b"ENCRYPTED PRIVATE KEY");
         Error::config(match e {
-            _ if is_encrypted => format!("{named}: the key is encrypted; `openssl pkey -in …` writes it without a password"),
-            pem::Error::NoItemsFound => format!("{named}: there is no private key in it (`-----BEGIN PRIVATE KEY-----`)"),
+            _ if is_encrypted => {
+                format!("{named}: the key is encrypted; `openssl pkey -in …` writes it without a password")
+            }
+            pem::Error::NoItemsFound => {
+                format!("{named}: there is no private key in it (`-----BEGIN PRIVATE KEY-----`)")
+            }
             e => format!("{named}: it is no PEM: {e}"),
         })
     })?;

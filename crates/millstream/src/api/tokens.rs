@@ -173,7 +173,10 @@ mod tests {
         let hex: String = digest.iter().map(|byte| format!("{byte:02X}")).collect();
         let text = format!("\u{feff}# who may\r\n\r\nboard read sha256:{hex}\r\n shop\twrite  a-long-enough-token\n");
         let tokens = Tokens { single: None, of_file: Some(RwLock::new(parse(&text).unwrap())) };
-        assert_eq!(tokens.find("of-the-dashboard").map(|t| (t.name, t.roles.to_string())), Some(("board".into(), "read".into())));
+        assert_eq!(
+            tokens.find("of-the-dashboard").map(|t| (t.name, t.roles.to_string())),
+            Some(("board".into(), "read".into()))
+        );
         assert_eq!(tokens.find("a-long-enough-token").map(|t| t.roles.to_string()), Some("write".into()));
         assert_eq!((tokens.find(&format!("sha256:{hex}")), tokens.find(&hex), tokens.find("")), (None, None, None));
         assert!(!format!("{tokens:?}").contains("long-enough"));

@@ -104,8 +104,7 @@ pub async fn run(args: RunArgs, log: LogFormat) -> std::result::Result<(), Faile
     // Before anything is opened: a taken port is the commonest mistake.
     let listener = api::bind(&args.server.listen).await?;
     let address = listener.local_addr()?;
-    let (auth, guard, entrance) =
-        (args.server.auth(address)?, args.server.guard(address)?, args.server.entrance()?);
+    let (auth, guard, entrance) = (args.server.auth(address)?, args.server.guard(address)?, args.server.entrance()?);
     let scheme = entrance.scheme();
     let supervisor = Running::start(pipeline.clone(), options, Arc::new(SystemClock)).await?;
     let stop_server = CancellationToken::new();

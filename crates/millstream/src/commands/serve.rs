@@ -48,20 +48,13 @@ pub async fn run(args: ServeArgs) -> std::result::Result<(), Failed> {
     };
     let listener = api::bind(&args.server.listen).await?;
     let address = listener.local_addr()?;
-    let (auth, guard, entrance) =
-        (args.server.auth(address)?, args.server.guard(address)?, args.server.entrance()?);
+    let (auth, guard, entrance) = (args.server.auth(address)?, args.server.guard(address)?, args.server.entrance()?);
     let scheme = entrance.scheme();
     let inference = Inference::loading(limits);
     let stop = CancellationToken::new();
     // Before the model is loaded: whoever watches sees that it is on its way.
-    let mut server = tokio::spawn(api::model_server::serve(
-        listener,
-        entrance,
-        inference.clone(),
-        auth,
-        guard,
-        stop.clone(),
-    ));
+    let mut server =
+        tokio::spawn(api::model_server::serve(listener, entrance, inference.clone(), auth, guard, stop.clone()));
     // One for all that follows: a signal between two of them would go unheard.
     let asked_to_stop = asked_to_stop();
     tokio::pin!(asked_to_stop);

@@ -119,7 +119,8 @@ impl ClientTlsArgs {
     /// `Config`: a file can't be read, or is not what it should be.
     pub fn over(&self, mut client: reqwest::ClientBuilder) -> Result<reqwest::ClientBuilder> {
         let read = |option: &str, path: &PathBuf| {
-            let wrong = |e: std::io::Error| Error::config(format!("{option} {}: it can't be read: {e}", path.display()));
+            let wrong =
+                |e: std::io::Error| Error::config(format!("{option} {}: it can't be read: {e}", path.display()));
             std::fs::read(path).map_err(wrong)
         };
         if let Some(path) = &self.ca {

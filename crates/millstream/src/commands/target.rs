@@ -219,8 +219,14 @@ impl Server {
                 "its certificate is for another name: ask it by a name that is in the certificate"
             }
             t if t.contains("Expired") || t.contains("expired") => "its certificate has ended",
-            t if t.contains("CertificateRequired") || t.contains("certificate required") => {
-                "it asks for a certificate: name yours with --client-cert and --client-key"
+            // With TLS 1.3 a client without a certificate is told so when it has begun to send.
+            t if self.url.starts_with("https:")
+                && ["channel closed", "connection closed", "reset", "fatal alert", "broken pipe"]
+                    .iter()
+                    .any(|end| t.to_lowercase().contains(end)) =>
+            {
+                "it closes the connection: it may ask for a certificate of an authority that it knows, which --client-cert \
+                 and --client-key name"
             }
             t if t.contains("InvalidContentType") || t.contains("corrupt message") => {
                 "it does not speak TLS: write http:// in place of https://"

@@ -145,8 +145,7 @@ fn replace(
     env: &dyn Fn(&str) -> Option<String>,
     secret: &Find<'_>,
 ) -> Result<Option<Interpolated>, Wrong> {
-    let mut result =
-        Interpolated { text: String::new(), pieces: Vec::new(), secrets: Vec::new(), is_unknown: false };
+    let mut result = Interpolated { text: String::new(), pieces: Vec::new(), secrets: Vec::new(), is_unknown: false };
     let mut rest = typed;
     let mut replaced = false;
     let add = |result: &mut Interpolated, text: &str, typed: &str| {

@@ -72,11 +72,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// As [`Pipeline::load`].
-    pub fn load_with(
-        path: &Path,
-        settings: &[Setting],
-        outside: &Outside<'_>,
-    ) -> Result<Self, Diagnostics> {
+    pub fn load_with(path: &Path, settings: &[Setting], outside: &Outside<'_>) -> Result<Self, Diagnostics> {
         let shown = if is_stdin(path) { "<stdin>".to_owned() } else { path.display().to_string() };
         let unreadable =
             |message: String, help: Option<&str>| Diagnostics::unreadable(&shown, message, help.map(str::to_owned));

@@ -149,7 +149,8 @@ impl<'a> Section<'a> {
         let Some(index) = self.entries.iter().position(|known| known.name == name) else {
             let names: Vec<&str> = self.entries.iter().map(|known| known.name.as_str()).collect();
             let help = suggestion(name, "secrets", &names);
-            let help = help.unwrap_or_else(|| format!("name it below `secrets:`, such as `{name}: {{ from: file, path: … }}`"));
+            let help = help
+                .unwrap_or_else(|| format!("name it below `secrets:`, such as `{name}: {{ from: file, path: … }}`"));
             return Found::Wrong { message: format!("there is no secret `{name}`"), help };
         };
         let known = &self.entries[index];

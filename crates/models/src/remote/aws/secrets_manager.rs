@@ -21,7 +21,8 @@ use crate::secrets::Managed;
 const TIMEOUT: Duration = Duration::from_secs(15);
 const SERVICE: &str = "secretsmanager";
 /// What the service says when the same request may work later.
-const LATER: [&str; 4] = ["ThrottlingException", "InternalServiceError", "ExpiredTokenException", "RequestLimitExceeded"];
+const LATER: [&str; 4] =
+    ["ThrottlingException", "InternalServiceError", "ExpiredTokenException", "RequestLimitExceeded"];
 
 /// The value of a secret.
 ///
@@ -43,7 +44,8 @@ async fn value_with(
     place: impl Place + 'static,
     clock: Arc<dyn Clock>,
 ) -> Result<String> {
-    let credentials = CredentialSource::of(place, clock.clone()).get().await.doing(|| "find credentials for AWS".into())?;
+    let credentials =
+        CredentialSource::of(place, clock.clone()).get().await.doing(|| "find credentials for AWS".into())?;
     let of_environment = || environment.endpoint_url("SECRETS_MANAGER");
     let address = secret.endpoint_url.clone().or_else(of_environment);
     let address = address.unwrap_or_else(|| format!("https://{SERVICE}.{region}.{}/", dns_suffix(region)));
@@ -103,7 +105,8 @@ fn read(secret: &Managed, text: &str) -> Result<String> {
         Value::Number(number) => Ok(number.to_string()),
         _ => {
             let known: Vec<&str> = fields.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
-            let known = if known.is_empty() { "it is no JSON object".into() } else { format!("it has {}", known.join(", ")) };
+            let known =
+                if known.is_empty() { "it is no JSON object".into() } else { format!("it has {}", known.join(", ")) };
             Err(Error::config(format!("AWS Secrets Manager: there is no text `{field}` in the secret; {known}")))
         }
     }
@@ -121,16 +124,21 @@ mod tests {
 
     #[test]
     fn the_text_a_field_of_it_or_its_bytes_are_read() {
-        let json = json!({ "SecretString": "{\"user\":\"u\",\"password\":\"hush\",\"port\":5432,\"on\":true}" }).to_string();
+        let json =
+            json!({ "SecretString": "{\"user\":\"u\",\"password\":\"hush\",\"port\":5432,\"on\":true}" }).to_string();
         assert_eq!(read(&secret(Some("password")), &json).unwrap(), "hush");
         assert_eq!(read(&secret(Some("port")), &json).unwrap(), "5432");
         assert!(read(&secret(None), &json).unwrap().starts_with("{\"user\""));
         assert_eq!(read(&secret(None), "{\"SecretBinary\":\"aHVzaA==\"}").unwrap(), "hush");
-        for (field, text) in [(Some("pass"), json.as_str()), (Some("on"), &json), (Some("a"), "{\"SecretString\":\"hush\"}")] {
+        for (field, text) in
+            [(Some("pass"), json.as_str()), (Some("on"), &json), (Some("a"), "{\"SecretString\":\"hush\"}")]
+        {
             let said = read(&secret(field), text).unwrap_err().to_string();
             assert!(!said.contains("hush"), "{said}");
         }
-        assert!(read(&secret(Some("pass")), &json).unwrap_err().to_string().contains("it has user, password, port, on"));
+        assert!(
+            read(&secret(Some("pass")), &json).unwrap_err().to_string().contains("it has user, password, port, on")
+        );
         assert!(read(&secret(None), "<html>").is_err());
     }
 
