@@ -128,6 +128,10 @@ fn validate_calls_nobody_unless_it_is_to_connect() {
     let said = place.stdout(&["check", "pipeline.yaml"]);
     assert!(said.contains("source wire: ok") && !said.contains("hush"), "{said}");
     assert!(asked_of_aws.lock().unwrap().len() == 1 && place.path("called").exists());
+    place.write("pipeline.yaml", pipeline(feed, aws).replace("prod/feed", "slow"));
+    let said = place.fails(1, &["check", "pipeline.yaml"]);
+    assert!(said.contains("ThrottlingException"), "{said}");
+    place.write("pipeline.yaml", pipeline(feed, aws));
     // Files and variables are on this machine: they are looked at.
     std::fs::remove_file(place.path("keys/feed")).unwrap();
     let said = place.fails(2, &["validate", "pipeline.yaml"]);
@@ -192,6 +196,8 @@ fn what_is_wrong_with_a_secret_is_said_with_its_place_and_its_name_and_never_its
         1,
         &["did not end within 100ms"],
     );
+    // … but not where the file is wrong as well.
+    says("id: prod/feed", "id: slow, idd: 1", 2, &["`idd`"]);
     says("[./print-key, of-command-hush]", "[/bin/true]", 2, &["`of_command`", "it is empty"]);
     // A value with a secret in it is shown nowhere, wherever it stands.
     says("schema: { id: int }", "schema: { id: \"${secret:of_env}\" }", 2, &["${secret:of_env}"]);

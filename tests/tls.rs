@@ -92,6 +92,11 @@ fn the_server_speaks_https_and_the_commands_do() {
     place.write("no.pem", "nothing");
     let said = place.fails(2, &["query", "SELECT 1", "--url", &url, "--ca", "no.pem"]);
     assert!(said.contains("--ca no.pem: there is no certificate in it"), "{said}");
+    // Who says nothing keeps nobody waiting.
+    let silent: Vec<_> =
+        (0..50).map(|_| std::net::TcpStream::connect(url.trim_start_matches("https://")).unwrap()).collect();
+    assert_eq!(ask(&server, &authority, None).unwrap().status, 200);
+    drop(silent);
     // HTTP without TLS gets no answer, and no record out of it.
     let mut plain = std::net::TcpStream::connect(url.trim_start_matches("https://")).unwrap();
     plain.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();

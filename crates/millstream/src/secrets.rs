@@ -17,14 +17,14 @@ pub struct Asker<'a> {
     env: &'a dyn Fn(&str) -> Option<String>,
     /// Whether commands and services may be called.
     calls: bool,
-    /// Whether one of them did not answer: trying again may help.
-    is_away: Cell<bool>,
+    /// How often one of them did not answer: trying again may help.
+    away: Cell<usize>,
 }
 
 impl<'a> Asker<'a> {
     /// Asks everywhere; variables are those of `env`.
     pub fn new(env: &'a dyn Fn(&str) -> Option<String>) -> Self {
-        Self { env, calls: true, is_away: Cell::new(false) }
+        Self { env, calls: true, away: Cell::new(0) }
     }
 
     /// Reads variables and files only, unless `calls`.
@@ -33,9 +33,9 @@ impl<'a> Asker<'a> {
         Self { calls, ..self }
     }
 
-    /// True where a command or a service has failed in a way that may pass.
-    pub fn is_away(&self) -> bool {
-        self.is_away.get()
+    /// How many commands and services have failed in a way that may pass, since this was asked last.
+    pub fn take_away(&self) -> usize {
+        self.away.take()
     }
 
     /// The secret; none where it may not be asked for.
@@ -80,7 +80,7 @@ impl<'a> Asker<'a> {
             });
             waiting.join().unwrap_or_else(|_| Err(Error::bug("asking for a secret panicked")))
         });
-        self.is_away.set(self.is_away.get() || called.as_ref().is_err_and(Error::is_retry));
+        self.away.set(self.away.get() + usize::from(called.as_ref().is_err_and(Error::is_retry)));
         called
     }
 }

@@ -61,13 +61,16 @@ impl Files {
     }
 
     /// Calls `load` with the contents whenever they have changed from `known`, for as long as there is a `target`. Where
-    /// they can't be read or `load` refuses them, what there is stays, and that is said once.
+    /// they can't be read or `load` refuses them, what there is stays, and that is said once. A pipe is read once only.
     pub fn watch<T: Send + Sync + 'static>(
         self,
         known: &Contents,
         target: Weak<T>,
         load: fn(&T, &Contents) -> Result<()>,
     ) {
+        if !self.0.iter().all(|(_, path)| path.is_file()) {
+            return;
+        }
         let mut loaded = fingerprint(&Ok(known.clone()));
         let mut seen = loaded;
         tokio::spawn(async move {

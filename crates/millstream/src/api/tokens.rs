@@ -124,6 +124,9 @@ fn parse(text: &str) -> Result<Vec<Token>> {
         if name.len() > NAME_CHARS_MAX || !name.chars().all(fits) {
             return Err(wrong("a name has letters, digits, `_`, `-`, `.` and `@`, 64 at most"));
         }
+        if *name == SINGLE {
+            return Err(wrong("`token` is the name of that of --token: choose another"));
+        }
         let roles = Roles::parse(roles).ok_or_else(|| {
             wrong("roles are `read`, `write` and `admin`; of several, write `read,write` without a space")
         })?;
@@ -191,6 +194,7 @@ mod tests {
             ("a read, hush-hush", 1),
             ("a read sha256:hush-hush", 1),
             ("a/b read hush-hush", 1),
+            ("token read hush-hush", 1),
             ("a read hush-hush-1\na write hush-hush-2", 2),
             ("a read hush-hush\nb write hush-hush", 2),
         ] {

@@ -168,7 +168,7 @@ fn load_given(path: &Path, given: &Given) -> std::result::Result<Arc<Pipeline>, 
         Err(diagnostics) => {
             crate::errln!("{diagnostics}");
             // What is away may come back: whoever starts processes may try again.
-            Err(Failed::Said(if asker.is_away() { 1 } else { 2 }))
+            Err(Failed::Said(if diagnostics.errors() == asker.take_away() { 1 } else { 2 }))
         }
     }
 }
