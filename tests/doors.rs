@@ -81,6 +81,31 @@ fn no_page_of_another_server_gets_through_to_a_server_on_loopback() {
 }
 
 #[test]
+fn http_2_has_the_same_door() {
+    let place = Place::new(PIPELINE);
+    let server = place.start(&[]);
+    let client = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+    let status = |url: &str, origin: Option<&str>| {
+        let mut request = client.post(format!("{url}/streams/posts/records")).body(RECORD);
+        if let Some(origin) = origin {
+            request = request.header("origin", origin);
+        }
+        let answer = crate::support::http::block_on(request.send()).unwrap();
+        assert_eq!(answer.version(), reqwest::Version::HTTP_2);
+        answer.status().as_u16()
+    };
+    let url = server.url();
+    assert_eq!(status(&url, None), 200);
+    assert_eq!(status(&url.replace("127.0.0.1", "localhost"), None), 200);
+    assert_eq!(status(&url, Some("http://evil.example")), 403);
+    let port = url.rsplit_once(':').unwrap().1;
+    let at = std::net::SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap()));
+    let rebound = reqwest::Client::builder().http2_prior_knowledge().resolve("evil.example", at).build().unwrap();
+    let answer = crate::support::http::block_on(rebound.get(format!("http://evil.example:{port}/metrics")).send());
+    assert_eq!(answer.unwrap().status().as_u16(), 403);
+}
+
+#[test]
 fn names_and_pages_that_are_configured_get_through() {
     let place = Place::new(PIPELINE);
     let allowed = ["--allowed-hosts", "news.internal,other.internal", "--allowed-origins", "https://board.example.com"];

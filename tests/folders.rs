@@ -76,7 +76,8 @@ fn the_file_of_a_log_that_is_removed_takes_nothing_more() {
     }
     let refused = push(&server, 2);
     assert_eq!(refused.status, 507, "{refused:?}");
-    assert!(refused.text.contains("removed, moved or replaced"), "{refused:?}");
+    assert!(refused.text.contains("was removed"), "{refused:?}");
+    eventually("it is said", || (ready(&server).status == 503).then_some(()));
 }
 
 #[test]

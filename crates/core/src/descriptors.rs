@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// More connections than this are no use to one machine.
-const CONNECTIONS_MAX: u64 = 8192;
+const CONNECTIONS_MAX: u64 = 4096;
 /// The same of followed files that are kept open.
 const FILES_MAX: u64 = 1024;
 /// What is counted on where there is no limit.
@@ -85,6 +85,24 @@ pub fn wait_for_one<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_opener_waits_for_a_descriptor_and_for_nothing_else() {
+        for used_up in [23, 24] {
+            let mut left = 3;
+            let opened = wait_for_one(|| {
+                left -= 1;
+                if left > 0 { Err(io::Error::from_raw_os_error(used_up)) } else { Ok(left) }
+            });
+            assert_eq!((opened.unwrap(), left), (0, 0));
+        }
+        let mut tries = 0;
+        let opened: io::Result<()> = wait_for_one(|| {
+            tries += 1;
+            Err(io::ErrorKind::NotFound.into())
+        });
+        assert_eq!((opened.unwrap_err().kind(), tries), (io::ErrorKind::NotFound, 1));
+    }
 
     #[test]
     fn connections_and_files_leave_room_for_the_logs() {

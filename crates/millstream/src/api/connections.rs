@@ -54,6 +54,8 @@ pub struct ReadByHand;
 
 /// Bytes of an answer that go to the connection at once.
 pub const PIECE_BYTES: usize = 64 << 10;
+/// A body that has come on within this time is not slow.
+const SLOW_AFTER: Duration = Duration::from_secs(1);
 /// How often connections are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -82,6 +84,8 @@ struct Times {
     requests: u32,
     /// Since when a request's head is on its way.
     head_since: Option<Instant>,
+    /// Since when a request's body has not come on as it should.
+    body_since: Option<Instant>,
     /// When it was opened, or had its last request answered.
     quiet_since: Instant,
     /// Heads come in frames: a byte says nothing about one.
@@ -121,28 +125,31 @@ impl Connections {
         }
     }
 
-    /// A place for one more connection. Where there is none, the one that has been quiet for longest makes room; where all
-    /// have something under way, there is none.
+    /// A place for one more connection. Where there is none, one of the others makes room; where all are busy, there is none.
     pub async fn place(&self) -> Option<OwnedSemaphorePermit> {
         if let Ok(place) = self.places.clone().try_acquire_owned() {
             return Some(place);
         }
-        if !self.close_the_quietest() {
+        if !self.close_one() {
             return None;
         }
         let place = self.places.clone().acquire_owned();
         tokio::time::timeout(Duration::from_secs(1), place).await.ok()?.ok()
     }
 
-    /// Closes the connection on which nothing has been under way for longest; false where there is none.
-    pub fn close_the_quietest(&self) -> bool {
+    /// Closes the connection on which nothing has been under way for longest, else the one whose request's body has been
+    /// waited for longest; false where there is neither.
+    pub fn close_one(&self) -> bool {
         let open = self.open.lock();
-        let quiet = open.values().filter_map(|connection| Some((connection.quiet_since()?, connection)));
-        let quietest = quiet.min_by_key(|(since, _)| *since);
-        if let Some((_, connection)) = quietest {
+        let first = |since: fn(&Connection) -> Option<Instant>| {
+            let since = open.values().filter_map(|connection| Some((since(connection)?, connection)));
+            since.min_by_key(|(since, _)| *since).map(|(_, connection)| connection)
+        };
+        let closed = first(Connection::quiet_since).or_else(|| first(Connection::slow_since));
+        if let Some(connection) = closed {
             connection.end.cancel();
         }
-        quietest.is_some()
+        closed.is_some()
     }
 
     /// Counts a connection until what this returns is dropped.
@@ -151,6 +158,7 @@ impl Connections {
         let times = Times {
             requests: 0,
             head_since: Some(now),
+            body_since: None,
             quiet_since: now,
             is_http2: false,
             answers: BTreeMap::new(),
@@ -200,6 +208,16 @@ impl Connection {
         times.head_since = None;
         times.is_http2 = request.version() == Version::HTTP_2;
         UnderWay(self.clone())
+    }
+
+    /// A request's body is waited for; or it has come on, or is there.
+    pub fn waits_for_body(&self, waits: bool) {
+        self.times.lock().body_since = waits.then(Instant::now);
+    }
+
+    fn slow_since(&self) -> Option<Instant> {
+        let since = self.times.lock().body_since.filter(|_| !self.end.is_cancelled());
+        since.filter(|since| since.elapsed() > SLOW_AFTER)
     }
 
     fn quiet_since(&self) -> Option<Instant> {

@@ -5,6 +5,9 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use millstream_core::{Error, ErrorKind};
 
+/// Of a message that repeats what was sent, which may be long.
+const MESSAGE_BYTES_MAX: usize = 16 << 10;
+
 /// An error on its way to a client.
 #[derive(Debug)]
 pub struct ApiError {
@@ -48,6 +51,23 @@ impl From<Error> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(serde_json::json!({ "error": self.message }))).into_response()
+        let mut message = self.message;
+        if message.len() > MESSAGE_BYTES_MAX {
+            message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+            message.push('…');
+        }
+        (self.status, Json(serde_json::json!({ "error": message }))).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_message_that_repeats_a_large_body_is_cut() {
+        let answer = ApiError::bad_request("ö".repeat(1 << 20)).into_response();
+        let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+        assert!(body.len() < 2 * MESSAGE_BYTES_MAX, "{}", body.len());
     }
 }

@@ -32,6 +32,8 @@ const ALLOW_PRIVATE: HeaderName = HeaderName::from_static("access-control-allow-
 const CORS_METHODS: &str = "GET, POST";
 const CORS_HEADERS: &str =
     "authorization, content-type, content-encoding, accept, idempotency-key, x-amzn-sagemaker-custom-attributes";
+/// Where a link of another page may lead.
+const LINKED: [&str; 5] = ["/", "/healthz", "/readyz", "/metrics", "/api/v1/openapi.json"];
 /// Characters of a wrong name that an error repeats.
 const QUOTED_MAX: usize = 100;
 
@@ -156,7 +158,7 @@ impl Guard {
         let is_link = method == Method::GET
             && text(&FETCH_MODE) == Some("navigate")
             && text(&FETCH_DEST) == Some("document")
-            && !uri.path().starts_with("/api/v1/streams/");
+            && LINKED.contains(&uri.path());
         if is_foreign && !is_link {
             return Err(foreign(site.unwrap_or_default()));
         }

@@ -37,6 +37,9 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Requests that an HTTP/2 connection has under way at most.
 const STREAMS_MAX: u32 = 64;
 
+/// Bytes of a body that an HTTP/2 connection holds while nobody reads them.
+const WINDOW_BYTES: u32 = 64 << 10;
+
 /// What peers may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -107,7 +110,7 @@ pub async fn serve<T: Transport>(
             Ok((socket, _)) => socket,
             Err(e) if descriptors::are_used_up(&e) => {
                 said.once("the server can't take connections for now: the process has no file descriptor left", &e);
-                connections.close_the_quietest();
+                connections.close_one();
                 tokio::time::sleep(NO_DESCRIPTOR_PAUSE).await;
                 continue;
             }
@@ -125,6 +128,7 @@ pub async fn serve<T: Transport>(
         };
         let Ok(local) = socket.local_addr() else { continue };
         let _ = socket.set_nodelay(true);
+        keep_alive(&socket);
         let open = connections.opened(local, place);
         let (transport, app, stop) = (transport.clone(), app.clone(), stop.clone());
         tasks.spawn(async move {
@@ -165,7 +169,7 @@ async fn connection<T: Transport>(
     let about = open.connection.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let under_way = about.request(&request);
-        let mut request = request.map(|body| Body::new(Paced::new(body, pace)));
+        let mut request = request.map(|body| Body::new(Paced::new(body, pace, about.clone())));
         request.extensions_mut().insert(LocalAddress(about.local));
         request.extensions_mut().insert(peer.clone());
         let answer = app.call(request);
@@ -185,6 +189,8 @@ async fn connection<T: Transport>(
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(2 * WINDOW_BYTES)
         .max_header_list_size(HEAD_BYTES_MAX as u32)
         .max_send_buf_size(super::connections::PIECE_BYTES)
         .keep_alive_interval(Duration::from_secs(30))
@@ -200,6 +206,18 @@ async fn connection<T: Transport>(
     };
     if let Err(e) = ended {
         tracing::debug!("a connection broke off: {e}");
+    }
+}
+
+/// Has the system find out where a peer is gone without a word: an answer that waits for more to say would not.
+fn keep_alive(socket: &TcpStream) {
+    use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl};
+    let set = set_socket_keepalive(socket, true)
+        .and_then(|()| set_tcp_keepidle(socket, Duration::from_secs(60)))
+        .and_then(|()| set_tcp_keepintvl(socket, Duration::from_secs(15)))
+        .and_then(|()| set_tcp_keepcnt(socket, 4));
+    if let Err(e) = set {
+        tracing::debug!("a connection goes without keep-alive: {e}");
     }
 }
 

@@ -2,6 +2,7 @@
 //! told so (408) and hung up on.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -9,6 +10,8 @@ use axum::body::HttpBody;
 use bytes::Bytes;
 use hyper::body::{Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep};
+
+use super::connections::Connection;
 
 /// How fast a body must arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,14 +57,25 @@ pub struct Paced<B = Incoming> {
     /// Time that its reader has waited: in this span, and in all.
     waited: (Duration, Duration),
     waiting_since: Option<Instant>,
+    /// Is told that this body does not come on as it should.
+    connection: Arc<Connection>,
+    is_slow: bool,
     give_up: Pin<Box<Sleep>>,
 }
 
 impl<B> Paced<B> {
     /// `body` at that pace.
-    pub fn new(body: B, pace: Pace) -> Self {
+    pub fn new(body: B, pace: Pace, connection: Arc<Connection>) -> Self {
         let give_up = Box::pin(tokio::time::sleep(Duration::ZERO));
-        Self { body, pace, arrived: 0, waited: (Duration::ZERO, Duration::ZERO), waiting_since: None, give_up }
+        let waited = (Duration::ZERO, Duration::ZERO);
+        Self { body, pace, arrived: 0, waited, waiting_since: None, connection, is_slow: false, give_up }
+    }
+
+    fn set_slow(&mut self, is_slow: bool) {
+        if self.is_slow != is_slow {
+            self.is_slow = is_slow;
+            self.connection.waits_for_body(is_slow);
+        }
     }
 
     fn wait(&mut self) {
@@ -70,6 +84,7 @@ impl<B> Paced<B> {
                 (self.pace.span.saturating_sub(self.waited.0)).min(self.pace.whole.saturating_sub(self.waited.1));
             let now = Instant::now();
             self.waiting_since = Some(now);
+            self.set_slow(true);
             self.give_up.as_mut().reset(now + left);
         }
     }
@@ -80,7 +95,14 @@ impl<B> Paced<B> {
         self.arrived += bytes;
         if self.arrived >= self.pace.bytes {
             (self.arrived, self.waited.0) = (0, Duration::ZERO);
+            self.set_slow(false);
         }
+    }
+}
+
+impl<B> Drop for Paced<B> {
+    fn drop(&mut self) {
+        self.set_slow(false);
     }
 }
 
@@ -99,7 +121,10 @@ where
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(e))) => Poll::Ready(Some(Err(e.into()))),
-            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(None) => {
+                self.set_slow(false);
+                Poll::Ready(None)
+            }
             Poll::Pending => {
                 self.wait();
                 std::task::ready!(self.give_up.as_mut().poll(cx));

@@ -34,6 +34,9 @@ use crate::pipeline::streams::{Stream, is_visible};
 use crate::pipeline::watch::Watch;
 
 const READ_BYTES: usize = 128 << 10;
+/// Bytes of rows, as they are in memory, that are written at once; and pieces that wait for the reader.
+const PIECE_BYTES: usize = 256 << 10;
+const PIECES: usize = 2;
 /// Streams and transforms that one tap shows at most.
 const NAMES_MAX: usize = 32;
 
@@ -70,7 +73,7 @@ pub async fn tap(
     let origins =
         names.iter().map(|name| origin(&state.running, name, &query, follow)).collect::<Result<Vec<_>, _>>()?;
     let filters = origins.iter().map(|o| o.filter(query.condition.as_deref())).collect::<Result<Vec<_>, _>>()?;
-    let (lines, body) = mpsc::channel::<Result<Bytes>>(16);
+    let (lines, body) = mpsc::channel::<Result<Bytes>>(PIECES);
     let left = Arc::new(Left::new(query.limit.unwrap_or(u64::MAX)));
     for (origin, predicate) in origins.into_iter().zip(filters) {
         let (name, stop) = (origin.name(), state.stop.clone());
@@ -275,9 +278,13 @@ impl Out {
         if room == 0 {
             return Ok(());
         }
-        let lines = lines(&self.name, batch.partition, &offsets[..room], &rows.slice(0, room))?;
-        self.line(lines.into()).await?;
-        self.left.sent(room);
+        let at_once = (room * PIECE_BYTES).checked_div(rows.get_array_memory_size()).unwrap_or(room).clamp(1, room);
+        for first in (0..room).step_by(at_once) {
+            let end = (first + at_once).min(room);
+            let lines = lines(&self.name, batch.partition, &offsets[first..end], &rows.slice(first, end - first))?;
+            self.line(lines.into()).await?;
+            self.left.sent(end - first);
+        }
         Ok(())
     }
 

@@ -183,15 +183,17 @@ fn fetch(model: &ModelConfig) -> Result<()> {
     })
 }
 
-/// Resolves when the process is asked to stop: Ctrl-C, SIGTERM, or its terminal is gone (SIGHUP).
-async fn asked_to_stop() {
+/// Resolves when the process is asked to stop: Ctrl-C, SIGTERM, or its terminal is gone (SIGHUP). Signals are listened for
+/// from this call on, not from the first poll.
+fn asked_to_stop() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let signals = (signal(SignalKind::terminate()), signal(SignalKind::hangup()));
-    let (Ok(mut terminate), Ok(mut hang_up)) = signals else { return std::future::pending().await };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-        _ = hang_up.recv() => {}
+    let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
+    async {
+        let mut signals: Vec<_> = signals.into_iter().filter_map(std::result::Result::ok).collect();
+        if signals.is_empty() {
+            return std::future::pending().await;
+        }
+        futures::future::select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv()))).await;
     }
 }
 

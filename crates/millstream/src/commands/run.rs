@@ -20,6 +20,8 @@ use crate::pipeline::{RunOptions, Running};
 
 /// Time of a stop that the server has at least, to answer what is under way.
 const SERVER_ENDS: Duration = Duration::from_secs(1);
+/// What comes after that: threads that block are waited for no longer.
+const RUNTIME_ENDS: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Args)]
 pub struct RunArgs {
@@ -112,16 +114,19 @@ pub async fn run(args: RunArgs, log: LogFormat) -> std::result::Result<(), Faile
     let server = tokio::spawn(api::serve(listener, entrance, state, guard));
     let running = supervisor.running().clone();
     let data_dir = data_dir.display();
+    // Before it is said that it runs: whoever waits for that may ask it to stop at once.
+    let asked_to_stop = asked_to_stop();
     tracing::info!(pipeline = %pipeline.name, %data_dir, "running; {scheme}://{address}{}", but(&running.health.waiting()));
     let mut asked_at = None;
     let ended = supervisor
         .run(async {
-            asked_to_stop().await;
+            asked_to_stop.await;
             asked_at = Some(Instant::now());
         })
         .await;
     stop_server.cancel();
-    let left = asked_at.map_or(args.stop_deadline.0, |at| args.stop_deadline.0.saturating_sub(at.elapsed()));
+    let spent = asked_at.map_or(Duration::ZERO, |at| at.elapsed() + RUNTIME_ENDS);
+    let left = args.stop_deadline.0.saturating_sub(spent);
     let _ = tokio::time::timeout(left.min(2 * SERVER_ENDS), server).await;
     args.fail_on.report(&Summary::of(&running), ended?, log)
 }

@@ -17,6 +17,7 @@ use millstream_core::{Error, HumanDuration, Result};
 use tokio_util::sync::CancellationToken;
 
 use super::asked_to_stop;
+use crate::api::connections::ReadByHand;
 use crate::api::{self, Guard, listen};
 
 /// A comment goes out this often where there is nothing left to send: the line stays open.
@@ -83,7 +84,10 @@ async fn serve(State(feed): State<Arc<Feed>>, headers: HeaderMap) -> Response {
             })
         }
     });
-    ([(CONTENT_TYPE, "text/event-stream")], Body::from_stream(events)).into_response()
+    let mut answer = ([(CONTENT_TYPE, "text/event-stream")], Body::from_stream(events)).into_response();
+    // It has no end, and may be read as slowly as one likes.
+    answer.extensions_mut().insert(ReadByHand);
+    answer
 }
 
 fn event_bytes(number: usize, event: &str) -> std::result::Result<Bytes, Infallible> {

@@ -275,8 +275,14 @@ fn only_variables(typed: &str) -> String {
     shown
 }
 
+/// What is longer is no slip of a name, and to compare it takes as much memory as both together, squared.
+pub const NAME_BYTES_MAX: usize = 200;
+
 /// The one of `known` that `name` was probably meant to be.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    if name.len() > NAME_BYTES_MAX {
+        return None;
+    }
     let lower = name.to_lowercase().replace('-', "_");
     let scored = known.into_iter().map(|k| (strsim::osa_distance(&lower, &k.to_lowercase().replace('-', "_")), k));
     let (distance, best) = scored.min_by_key(|(distance, _)| *distance)?;

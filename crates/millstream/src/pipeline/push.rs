@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use super::ingest::Ingest;
 use super::room::{Room, Share};
 use super::tally::Fate;
+use crate::blocking::with_bytes;
 
 /// Memory that the bodies of all requests of a source may take together; one more is told to come back.
 const BODIES_BYTES: usize = 64 << 20;
@@ -129,13 +130,17 @@ impl Push {
     /// The log can't be written.
     pub async fn push(&self, body: Bytes, charset: Option<&str>, key: Option<&str>) -> Result<Pushed> {
         let apart = self.apart.acquire().await.map_err(|e| Error::bug(e.to_string()))?;
-        let digest = key.map(|_| body_digest(&body, charset)).unwrap_or_default();
-        let raw = match self.ingest.decoder.split(body, charset) {
+        let bytes = body.len();
+        let (digest, raw) = with_bytes(bytes, || {
+            let digest = key.map(|_| body_digest(&body, charset)).unwrap_or_default();
+            (digest, self.ingest.decoder.split(body, charset))
+        });
+        let raw = match raw {
             Ok(raw) => RawBatch { charset: charset.map(Into::into), ..raw },
             Err(failure) => return Ok(Pushed::Malformed(failure.message)),
         };
         let Some(key) = key else {
-            let (chunks, stored) = self.prepare(&raw)?;
+            let (chunks, stored) = with_bytes(bytes, || self.prepare(&raw))?;
             drop((raw, apart));
             self.ingest.append(chunks, Vec::new()).await?;
             return Ok(Pushed::Stored(stored));
@@ -145,7 +150,7 @@ impl Push {
         }
         // Released again if anything below fails or the client goes away before the append is under way.
         let claim = Claim { push: self, key };
-        let (chunks, stored) = self.prepare(&raw)?;
+        let (chunks, stored) = with_bytes(bytes, || self.prepare(&raw))?;
         drop((raw, apart));
         let now_us = self.ingest.clock.now_us();
         let mut cursor = self.forget_old(now_us);
@@ -231,10 +236,10 @@ fn shortened(message: &str) -> String {
 /// What the log remembers of a key: time, answer and digest; without the digest where an earlier version wrote it.
 fn remembered(value: &[u8]) -> Option<Key> {
     if let Ok((at_us, answer, body)) = serde_json::from_slice::<(i64, Stored, String)>(value) {
-        return Some(Key::Done { at_us, answer, body: Some(body) });
+        return Some(Key::Done { at_us, answer: answer.brief(), body: Some(body) });
     }
-    let (at_us, answer) = serde_json::from_slice(value).ok()?;
-    Some(Key::Done { at_us, answer, body: None })
+    let (at_us, answer) = serde_json::from_slice::<(i64, Stored)>(value).ok()?;
+    Some(Key::Done { at_us, answer: answer.brief(), body: None })
 }
 
 /// SHA-256 of a body and its encoding, in hexadecimal digits.

@@ -177,6 +177,7 @@ impl Running {
             streams.keys().map(|name| &**name),
             states.keys().map(|(stage, partition)| (&**stage, *partition)),
         );
+        let whereabouts = whereabouts.and(streams.values().map(|stream| stream.log.clone()));
         let running = Arc::new(Self {
             pipeline,
             plan,

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use millstream_storage::log::StreamLog;
 use parking_lot::Mutex;
 
 /// For how long an answer holds: whoever asks at each request costs next to nothing.
@@ -14,6 +15,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct Whereabouts {
     known: Vec<(PathBuf, Identity)>,
+    logs: Vec<StreamLog>,
     // This is a `parking_lot` mutex: nothing awaits while it is held.
     last: Mutex<Option<(Instant, Option<String>)>>,
 }
@@ -25,7 +27,18 @@ impl Whereabouts {
     /// Of those of `paths` that are there.
     pub fn of(paths: impl IntoIterator<Item = PathBuf>) -> Self {
         let known = paths.into_iter().filter_map(|path| Some((identity(&path)?, path)));
-        Self { known: known.map(|(identity, path)| (path, identity)).collect(), last: Mutex::default() }
+        Self {
+            known: known.map(|(identity, path)| (path, identity)).collect(),
+            logs: Vec::new(),
+            last: Mutex::default(),
+        }
+    }
+
+    /// And whether these logs have the files that they write to.
+    #[must_use]
+    pub fn and(mut self, logs: impl IntoIterator<Item = StreamLog>) -> Self {
+        self.logs.extend(logs);
+        self
     }
 
     /// What is not where it was, and what to do; looks again where the last look is a while ago.
@@ -41,7 +54,8 @@ impl Whereabouts {
 
     fn look(&self) -> Option<String> {
         let moved = |(path, was): &&(PathBuf, Identity)| identity(path) != Some(*was);
-        let (path, _) = self.known.iter().find(moved)?;
+        let moved = self.known.iter().find(moved).map(|(path, _)| path.clone());
+        let path = moved.or_else(|| self.logs.iter().find_map(StreamLog::missing))?;
         let what = if path.exists() { "was replaced" } else { "was removed or moved" };
         Some(format!(
             "{} {what} while this process works in it: what it would store is lost at the next start. Stop it; put the \

@@ -78,7 +78,7 @@ mod tail;
 mod tests;
 mod writer;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -356,6 +356,13 @@ impl StreamLog {
     /// always stays. Blocks.
     pub fn retain(&self, now_ms: i64, keep_from: &dyn Fn(u32) -> u64) -> Result<RetainReport> {
         retention::retain(&self.shared, now_ms, keep_from)
+    }
+
+    /// The file that is being written, where nothing has its name any more: somebody removed or moved it.
+    pub fn missing(&self) -> Option<PathBuf> {
+        let base_group = self.shared.state.read().active.base_group;
+        let path = segment::segment_path(&self.shared.dir, base_group);
+        matches!(self.shared.disk.exists(&path), Ok(false)).then_some(path)
     }
 
     /// The size of the segments, in bytes.

@@ -138,3 +138,21 @@ impl MultipartUpload for LocalUpload {
         self.0.abort().await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_no_descriptor_is_left_is_asked_again_and_a_full_disk_is_not() {
+        let failed = |code| {
+            let source = Box::new(std::io::Error::from_raw_os_error(code));
+            match firm(object_store::Error::Generic { store: "LocalFileSystem", source }) {
+                object_store::Error::Generic { source, .. } => source.is::<NonRetryable>(),
+                _ => false,
+            }
+        };
+        // EMFILE, ENFILE, ENOSPC.
+        assert_eq!([24, 23, 28].map(failed), [false, false, true]);
+    }
+}

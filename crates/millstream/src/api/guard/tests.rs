@@ -64,6 +64,7 @@ fn the_page_of_another_server_may_not_ask() {
         assert_eq!(refused(&guard, "GET", "/api/v1/dlq", &image), Some(403));
         let link = [host, ("sec-fetch-site", site), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
         assert_eq!(refused(&guard, "GET", "/", &link), None);
+        assert_eq!(refused(&guard, "GET", "/api/v1/dlq", &link), Some(403));
         assert_eq!(refused(&guard, "POST", "/api/v1/dlq/redrive", &link), Some(403));
         let frame = [host, ("sec-fetch-site", site), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")];
         assert_eq!(refused(&guard, "GET", "/", &frame), Some(403));

@@ -132,6 +132,27 @@ async fn where_all_are_busy_one_more_is_told_so() {
 }
 
 #[tokio::test]
+async fn who_sends_no_body_makes_room_for_one_more() {
+    let served = served(limits(4, PATIENT)).await;
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        let mut socket = connect(&served).await;
+        let head = b"POST /length HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n1";
+        socket.write_all(head).await.unwrap();
+        silent.push(socket);
+    }
+    // Others are told that all are busy, for as long as these may be about to go on.
+    loop {
+        let mut socket = connect(&served).await;
+        match &*ask(&mut socket, GET).await {
+            "HTTP/1.1 200 OK" => break,
+            "HTTP/1.1 503 Service Unavailable" | "" => tokio::time::sleep(SHORT).await,
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_does_not_come_is_given_up() {
     let pace = Pace { span: SHORT, bytes: 1000, whole: LONG };
     let served = served(Limits { connections: 10, patience: PATIENT, pace }).await;
@@ -221,5 +242,5 @@ async fn an_answer_is_handed_over_in_pieces_and_whole() {
     let head = all.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
     assert_eq!(all.len() - head, LARGE);
     assert!(String::from_utf8_lossy(&all[..head]).contains(&format!("content-length: {LARGE}")));
-    assert!(LARGE > PIECE_BYTES);
+    const { assert!(LARGE > PIECE_BYTES) };
 }

@@ -6,6 +6,7 @@ use millstream_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::{Entry, Filter};
+use crate::config::diagnostics::NAME_BYTES_MAX;
 
 /// Messages that are counted apart; what comes then is counted as one.
 const MESSAGES_MAX: usize = 1000;
@@ -111,13 +112,15 @@ pub fn check(filter: &Filter, groups: &[Group], components: impl IntoIterator<It
 
 fn is_known(what: &str, name: Option<&str>, known: &BTreeSet<String>) -> Result<()> {
     let Some(name) = name.filter(|name| !known.contains(*name)) else { return Ok(()) };
-    let nearest = known.iter().map(|k| (strsim::damerau_levenshtein(k, name), k)).min();
+    let shown: String = name.chars().take(NAME_BYTES_MAX).collect();
+    let comparable = known.iter().filter(|_| name.len() <= NAME_BYTES_MAX);
+    let nearest = comparable.map(|k| (strsim::damerau_levenshtein(k, name), k)).min();
     let meant = nearest.filter(|(distance, k)| *distance <= 1 + k.len() / 3);
     let hint = match meant {
         Some((_, k)) => format!("did you mean `{k}`?"),
         None => format!("there are: {}", known.iter().map(String::as_str).collect::<Vec<_>>().join(", ")),
     };
-    Err(Error::config(format!("no {what} `{name}`; {hint}")))
+    Err(Error::config(format!("no {what} `{shown}`; {hint}")))
 }
 
 #[cfg(test)]

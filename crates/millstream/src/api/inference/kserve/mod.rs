@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::Inference;
 use super::admission::{all_good, answered};
 use super::refusal::Refusal;
+use crate::blocking::with_bytes;
 use crate::pipeline::scorer::Scorer;
 
 /// Where the JSON of a body ends and binary tensors begin.
@@ -90,7 +91,7 @@ pub async fn infer(
         length => length.flatten(),
     };
     let admitted = inference.read(&headers, body).await?;
-    let request = wire::decode(&admitted.body, header_length, &model.info().reads)?;
+    let request = with_bytes(admitted.body.len(), || wire::decode(&admitted.body, header_length, &model.info().reads))?;
     let outputs = wire::outputs(&request, &model.info())?;
     let (answers, receipt) = inference.predict(model, request.inputs.clone()).await?;
     let predictions = all_good(answers)?;

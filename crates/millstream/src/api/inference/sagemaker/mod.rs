@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use super::admission::answered;
 use super::refusal::Refusal;
 use super::{Inference, model_of_query};
+use crate::blocking::with_bytes;
 
 /// What a client tells the container beside the body, and the container the client.
 const CUSTOM_ATTRIBUTES: HeaderName = HeaderName::from_static("x-amzn-sagemaker-custom-attributes");
@@ -41,7 +42,8 @@ pub async fn invocations(
     let format = wire::body_format(header(CONTENT_TYPE))?;
     let answer_format = wire::accepted_format(header(ACCEPT), format)?;
     let admitted = inference.read(&headers, body).await?;
-    let (texts, envelope) = wire::decode(format, &admitted.body, &model.info().reads)?;
+    let (texts, envelope) =
+        with_bytes(admitted.body.len(), || wire::decode(format, &admitted.body, &model.info().reads))?;
     let (answers, receipt) = inference.predict(model, texts).await?;
     let body = wire::encode(answer_format, envelope, &model.info().labels, &answers)?;
     let attributes = wire::attributes(receipt.scored_by());

@@ -17,6 +17,7 @@ use serde_json::json;
 use super::admission::{Receipt, all_good, answered};
 use super::refusal::{Reason, Refusal};
 use super::{Inference, model_of_query};
+use crate::blocking::with_bytes;
 
 /// A refusal as this API says it.
 #[derive(Debug)]
@@ -71,7 +72,7 @@ pub async fn embed(
 ) -> Result<Response, TeiRefusal> {
     let model = inference.choose(model_of_query(query.as_deref()).as_deref(), Some(Task::Embedding))?;
     let admitted = inference.read(&headers, body).await?;
-    let request = wire::decode_embed(&admitted.body)?;
+    let request = with_bytes(admitted.body.len(), || wire::decode_embed(&admitted.body))?;
     let (answers, receipt) = inference.predict(model, request.texts.iter().cloned().map(Into::into).collect()).await?;
     let predictions = all_good(answers)?;
     as_json(wire::encode_embed(&request, predictions)?, receipt)
@@ -86,7 +87,7 @@ pub async fn predict(
 ) -> Result<Response, TeiRefusal> {
     let model = inference.choose(model_of_query(query.as_deref()).as_deref(), Some(Task::TextClassification))?;
     let admitted = inference.read(&headers, body).await?;
-    let request = wire::decode_predict(&admitted.body)?;
+    let request = with_bytes(admitted.body.len(), || wire::decode_predict(&admitted.body))?;
     let (answers, receipt) = inference.predict(model, request.texts.iter().cloned().map(Into::into).collect()).await?;
     let predictions = all_good(answers)?;
     as_json(wire::encode_predict(&request, &model.info().labels, &predictions)?, receipt)
