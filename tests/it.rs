@@ -6,6 +6,7 @@
 // A test that can't go on says where: that is what `unwrap` does.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod api;
 mod bad_input;
 mod begin;
@@ -26,11 +27,13 @@ mod model_commands;
 mod models;
 mod output;
 mod reload;
+mod secrets;
 mod serve;
 mod settings;
 mod stops;
 mod support;
 mod taps;
+mod tls;
 mod trials;
 mod validate;
 mod waiting;

@@ -47,9 +47,10 @@ impl Place {
     pub fn command(&self, args: &[&str]) -> Command {
         let binary = std::env::var_os("MILLSTREAM_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_millstream").into());
         let mut command = Command::new(binary);
-        for name in
-            ["DATA_DIR", "LISTEN", "MODEL", "TOKEN", "WITHOUT_TOKEN", "ALLOWED_HOSTS", "ALLOWED_ORIGINS", "URL", "LOG"]
-        {
+        let names =
+            ["DATA_DIR", "LISTEN", "MODEL", "TOKEN", "WITHOUT_TOKEN", "ALLOWED_HOSTS", "ALLOWED_ORIGINS", "URL", "LOG"];
+        let of_tls = ["TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "CA", "CLIENT_CERT", "CLIENT_KEY"];
+        for name in names.into_iter().chain(of_tls).chain(["TOKENS", "AUDIT_LOG"]) {
             command.env_remove(format!("MILLSTREAM_{name}"));
         }
         command.args(args).current_dir(self.dir.path()).env("NO_COLOR", "1");

@@ -76,9 +76,9 @@ impl Server {
         assert!(lines.0.contains(text), "`{text}` was never logged:\n{}", lines.0);
     }
 
-    /// Waits until it runs; `http://127.0.0.1:…`.
+    /// Waits until it runs; `http://127.0.0.1:…`, or `https://`.
     pub fn url(&self) -> String {
-        self.wait_for_log("running; http://");
+        self.wait_for_log("running; http");
         let log = self.log();
         let (_, rest) = log.split_once("running; ").unwrap();
         rest.split_whitespace().next().unwrap().to_owned()
@@ -86,7 +86,7 @@ impl Server {
 
     /// True once it has said that it runs.
     pub fn is_running(&self) -> bool {
-        self.log().contains("running; http://")
+        self.log().contains("running; http")
     }
 
     /// `kill -9`. True where that is what ended it; false where it had ended by itself.

@@ -10,3 +10,4 @@ pub mod metrics;
 pub mod output;
 pub mod pipeline;
 pub mod render;
+pub mod secrets;

@@ -23,6 +23,7 @@ pub mod output;
 pub mod queue;
 pub mod regression;
 pub mod remote;
+pub mod secrets;
 pub mod sharing;
 pub mod source;
 pub mod text_model;

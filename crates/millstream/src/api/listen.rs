@@ -26,6 +26,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::auth::Peer;
 use super::connections::{Connection, Connections, Open, Patience};
 use super::paced::{Pace, Paced};
 
@@ -64,6 +65,11 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Shakes hands. It may take its time: the deadline of a request's head is over it.
     fn accept(&self, socket: TcpStream) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// The subject of the certificate that the peer had to show.
+    fn certificate(_stream: &Self::Stream) -> Option<Arc<str>> {
+        None
+    }
 }
 
 /// HTTP on the socket itself.
@@ -148,6 +154,7 @@ async fn connection<T: Transport>(
     open: &Open,
     stop: CancellationToken,
 ) {
+    let Ok(address) = socket.peer_addr() else { return };
     let shaken = tokio::select! {
         // Nothing was asked yet.
         () = stop.cancelled() => return,
@@ -157,12 +164,14 @@ async fn connection<T: Transport>(
         Ok(stream) => stream,
         Err(e) => return tracing::debug!("a connection broke off: {e}"),
     };
+    let peer = Peer { address, certificate: T::certificate(&stream) };
     let stream = TokioIo::new(Heard { stream, connection: open.connection.clone() });
     let about = open.connection.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let under_way = about.request(&request);
         let mut request = request.map(|body| Body::new(Paced::new(body, pace, about.clone())));
         request.extensions_mut().insert(LocalAddress(about.local));
+        request.extensions_mut().insert(peer.clone());
         let answer = app.call(request);
         async move {
             let mut answer = answer.await?;

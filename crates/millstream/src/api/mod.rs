@@ -1,13 +1,16 @@
 //! The server: records in, tables and streams out, dead letters, models, metrics and health.
 //!
 //! It binds to loopback unless told otherwise; with a token set, everything but health asks for `Authorization: Bearer`.
+//! [`roles`] says which route asks for which role.
 
-mod auth;
+mod audit;
+pub mod auth;
 mod bodies;
 pub mod connections;
 mod crowd;
 mod dead_letters;
 mod error;
+mod files;
 pub mod guard;
 pub mod inference;
 pub mod listen;
@@ -17,21 +20,25 @@ pub mod paced;
 mod page;
 mod query;
 mod records;
+pub mod roles;
 mod status;
 mod tables;
 pub mod tap;
+pub mod tls;
+mod tokens;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
-use millstream_core::{Error, Result, Secret};
+use millstream_core::{Error, Result};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::pipeline::Running;
 
+pub use auth::Auth;
 use crowd::Crowd;
 pub use dead_letters::{DeadLetterView, RedriveRequest};
 pub use guard::Guard;
@@ -53,8 +60,8 @@ pub const OPENAPI: &str = include_str!("openapi.json");
 pub struct ApiState {
     /// The pipeline.
     pub running: Arc<Running>,
-    /// Asked for as a bearer token, where set.
-    pub token: Option<Arc<Secret>>,
+    /// Who may ask for what.
+    pub auth: Auth,
     /// Cancelled when the server goes down: ends endless answers.
     pub stop: CancellationToken,
 }
@@ -95,17 +102,26 @@ pub async fn name_server(mut answer: axum::response::Response) -> axum::response
 }
 
 /// Serves until `stop` is cancelled.
-pub async fn serve(listener: TcpListener, state: ApiState, guard: Guard) -> Result<()> {
+pub async fn serve(listener: TcpListener, entrance: tls::Entrance, state: ApiState, guard: Guard) -> Result<()> {
     let stop = state.stop.clone();
     let app = guard.over(router(state));
-    listen::serve(listener, listen::Plain, app, listen::Limits::default(), stop).await
+    listen::serve(listener, entrance, app, listen::Limits::default(), stop).await
 }
 
 /// All routes.
 pub fn router(state: ApiState) -> Router {
     let models = inference::Inference::of(state.running.models.scorers.clone(), inference::Limits::default());
-    let token = state.token.clone();
-    let guarded = Router::new()
+    let auth = state.auth.clone();
+    let app = auth.over(routes().with_state(state).merge(inference::router(models)));
+    app.layer(axum::middleware::map_response(name_server))
+}
+
+/// The pipeline's own.
+fn routes() -> Router<ApiState> {
+    Router::new()
+        .route("/healthz", get(status::healthz))
+        .route("/readyz", get(status::readyz))
+        .route("/", get(page::page))
         .route("/metrics", get(status::metrics))
         .route("/api/v1/openapi.json", get(status::openapi))
         .route("/api/v1/pipeline", get(status::pipeline))
@@ -125,14 +141,5 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/v1/dlq/redrive", post(dead_letters::redrive))
         // The limit of a body is the source's own, checked where it is read.
         .route("/streams/{name}/records", post(records::push).layer(DefaultBodyLimit::disable()))
-        .layer(axum::middleware::from_fn_with_state(token.clone(), auth::require_token));
-    Router::new()
-        .route("/healthz", get(status::healthz))
-        .route("/readyz", get(status::readyz))
-        .route("/", get(page::page))
-        .merge(guarded)
         .fallback(status::not_found)
-        .with_state(state)
-        .merge(inference::router(models, token))
-        .layer(axum::middleware::map_response(name_server))
 }

@@ -1,47 +1,47 @@
 //! The server of `millstream serve`: models and their figures, without a pipeline.
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use millstream_core::{Result, Secret};
+use millstream_core::Result;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::guard::Guard;
 use super::inference::{self, Inference};
-use super::{auth, listen, status};
+use super::tls::Entrance;
+use super::{Auth, listen, status};
 use crate::metrics::Metrics;
 
 /// Serves until `stop` is cancelled, and then until what is under way is answered.
 pub async fn serve(
     listener: TcpListener,
+    entrance: Entrance,
     inference: Inference,
-    token: Option<Arc<Secret>>,
+    auth: Auth,
     guard: Guard,
     stop: CancellationToken,
 ) -> Result<()> {
-    let app = guard.over(router(inference, token));
-    listen::serve(listener, listen::Plain, app, listen::Limits::default(), stop).await
+    let app = guard.over(router(inference, auth));
+    listen::serve(listener, entrance, app, listen::Limits::default(), stop).await
 }
 
-fn router(inference: Inference, token: Option<Arc<Secret>>) -> Router {
-    let guarded = Router::new()
-        .route("/metrics", get(metrics))
-        .route("/api/v1/openapi.json", get(status::openapi))
-        .layer(axum::middleware::from_fn_with_state(token.clone(), auth::require_token));
+fn router(inference: Inference, auth: Auth) -> Router {
+    let app = routes().with_state(inference.clone()).merge(inference::router(inference));
+    auth.over(app).layer(axum::middleware::map_response(super::name_server))
+}
+
+/// Those that are not of the models' protocols.
+pub(super) fn routes() -> Router<Inference> {
     Router::new()
         .route("/healthz", get(status::healthz))
         .route("/readyz", get(readyz))
-        .merge(guarded)
+        .route("/metrics", get(metrics))
+        .route("/api/v1/openapi.json", get(status::openapi))
         .fallback(status::not_found)
-        .with_state(inference.clone())
-        .merge(inference::router(inference, token))
-        .layer(axum::middleware::map_response(super::name_server))
 }
 
 async fn readyz(State(inference): State<Inference>) -> Response {

@@ -15,7 +15,7 @@ const POLICY: &str = "default-src 'none'; connect-src 'self'; style-src 'unsafe-
 /// The page, for a browser or for whoever has the token; for others the API's refusal.
 pub async fn page(State(state): State<ApiState>, headers: HeaderMap) -> Response {
     let accepts = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    if !accepts.contains("text/html") && !auth::has_token(state.token.as_deref(), &headers) {
+    if !accepts.contains("text/html") && !state.auth.knows(&headers) {
         return auth::refusal();
     }
     let page = Html(include_str!("page.html"));

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::init::Template;
 use super::shell::{program, quoted};
 use super::{Failed, asked_to_stop, load};
-use crate::api::{self, ApiState, Guard};
+use crate::api::{self, ApiState, Auth, Guard};
 use crate::pipeline::opening::Opening;
 use crate::pipeline::run::Outcome;
 use crate::pipeline::{RunOptions, Running, relations};
@@ -68,7 +68,8 @@ pub async fn run(args: DemoArgs) -> std::result::Result<(), Failed> {
     let stop_server = CancellationToken::new();
     let server = tokio::spawn(api::serve(
         listener,
-        ApiState { running: running.clone(), token: None, stop: stop_server.clone() },
+        api::tls::Entrance::Plain,
+        ApiState { running: running.clone(), auth: Auth::open()?, stop: stop_server.clone() },
         guard,
     ));
     let folder = args.folder.clone();

@@ -61,7 +61,9 @@ fn filter(wanted: &str) -> Result<EnvFilter> {
         _ => "warn",
     };
     let mut filter = EnvFilter::new(others);
-    let ours = OURS.iter().map(|name| format!("{name}={level}"));
+    // What administrators do is logged at every level but `off`.
+    let audit = if level == "off" { "audit=off" } else { "audit=info" };
+    let ours = OURS.iter().map(|name| format!("{name}={level}")).chain([audit.to_owned()]);
     let quiet = QUIET.iter().filter(|_| level != "trace").map(|directive| (*directive).to_owned());
     for directive in ours.chain(quiet) {
         filter = filter.add_directive(directive.parse().map_err(|e| Error::bug("log filter").caused_by(e))?);

@@ -16,6 +16,7 @@ mod replay;
 mod run;
 mod schema;
 mod serve;
+mod server_args;
 mod shell;
 mod sse;
 mod tap;
@@ -30,9 +31,11 @@ use clap::{Parser, Subcommand, ValueEnum};
 use millstream_core::{Error, Result};
 use millstream_models::ModelConfig;
 
+use crate::config::Outside;
 use crate::config::checked::Pipeline;
 use crate::pipeline::data_dir::{DEFAULT_ROOT, default_folder};
 use crate::render::Format;
+use crate::secrets::Asker;
 use pipeline_file::Given;
 
 /// Puts a model in the stream: live feeds in; validated, transformed by SQL and enriched by models in process; kept in
@@ -154,14 +157,18 @@ fn load(path: &Path) -> std::result::Result<Arc<Pipeline>, Failed> {
 /// As [`load`], with values and variables of the command line.
 fn load_given(path: &Path, given: &Given) -> std::result::Result<Arc<Pipeline>, Failed> {
     let variables = given.variables()?;
-    match Pipeline::load_with(path, given.settings(), &|name| variables.get(name), &fetch) {
+    let env = |name: &str| variables.get(name);
+    let asker = Asker::new(&env);
+    let outside = Outside { env: &env, fetch: &fetch, secrets: &|secret| asker.ask(secret) };
+    match Pipeline::load_with(path, given.settings(), &outside) {
         Ok(pipeline) => {
             pipeline.warnings.iter().for_each(|w| crate::errln!("{w}"));
             Ok(Arc::new(pipeline))
         }
         Err(diagnostics) => {
             crate::errln!("{diagnostics}");
-            Err(Failed::Said(2))
+            // What is away may come back: whoever starts processes may try again.
+            Err(Failed::Said(if diagnostics.errors() == asker.take_away() { 1 } else { 2 }))
         }
     }
 }

@@ -1,18 +1,18 @@
 //! `millstream run`.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use millstream_core::{Error, HumanDuration, Result, Secret, SystemClock};
+use millstream_core::{HumanDuration, SystemClock};
 use tokio_util::sync::CancellationToken;
 
 use super::pipeline_file::Given;
 use super::progress::shown_after_a_while;
+use super::server_args::ServerArgs;
 use super::{Failed, LogFormat, asked_to_stop, data_folder, load_given};
-use crate::api::{self, ApiState, Guard};
+use crate::api::{self, ApiState};
 use crate::pipeline::opening::Opening;
 use crate::pipeline::run::Outcome;
 use crate::pipeline::summary::{DeadLetterLimit, Summary};
@@ -92,62 +92,6 @@ impl FailOn {
     }
 }
 
-/// The server's options.
-#[derive(Debug, Args)]
-pub struct ServerArgs {
-    /// Address and port of the server: an IP address or a name (`localhost:8080`); port 0 takes a free one.
-    #[arg(long, env = "MILLSTREAM_LISTEN", default_value = "127.0.0.1:8080")]
-    pub listen: String,
-    /// Ask clients for this bearer token (everything but health). Better set by environment than on the command line.
-    #[arg(long, env = "MILLSTREAM_TOKEN", hide_env_values = true)]
-    pub token: Option<String>,
-    /// Let the server be open to the network without a token: everybody who reaches it may read and write everything.
-    #[arg(long, env = "MILLSTREAM_WITHOUT_TOKEN", value_parser = clap::builder::FalseyValueParser::new())]
-    pub without_token: bool,
-    /// Names under which clients reach the server, beside `localhost` and its addresses: those of a proxy, of a service.
-    /// With a comma between them; `*` is any.
-    #[arg(long, env = "MILLSTREAM_ALLOWED_HOSTS", value_name = "NAMES", value_delimiter = ',')]
-    pub allowed_hosts: Vec<String>,
-    /// Origins of web pages that may ask the server from a browser (CORS): https://board.example.com. With a comma between
-    /// them. Default: none but its own page.
-    #[arg(long, env = "MILLSTREAM_ALLOWED_ORIGINS", value_name = "ORIGINS", value_delimiter = ',')]
-    pub allowed_origins: Vec<String>,
-}
-
-impl ServerArgs {
-    /// The token.
-    ///
-    /// # Errors
-    /// `Config`: the server would be open to the network without one, and nobody said that it may; or it is empty.
-    pub fn checked_token(&self, address: SocketAddr) -> Result<Option<Arc<Secret>>> {
-        let token = self.token.as_ref().map(|token| token.trim());
-        match token {
-            Some("") => Err(Error::config(
-                "MILLSTREAM_TOKEN (--token) is empty: set a long random text, or leave it out on a loopback address",
-            )),
-            None if !address.ip().is_loopback() && !self.without_token => Err(Error::config(format!(
-                "--listen {address} is open to the network, and there is no token: whoever reaches it could read and \
-                 write everything. Set MILLSTREAM_TOKEN to a long random text (`openssl rand -hex 32`) that clients send as \
-                 `Authorization: Bearer …`; or listen on 127.0.0.1; or, where something else keeps others away, say so \
-                 with --without-token"
-            ))),
-            None if !address.ip().is_loopback() => {
-                tracing::warn!(%address, "the server is open to the network without a token (--without-token)");
-                Ok(None)
-            }
-            token => Ok(token.map(|token| Arc::new(Secret::new(token.to_owned())))),
-        }
-    }
-
-    /// Who may ask from a browser.
-    ///
-    /// # Errors
-    /// `Config`: a host or an origin is none.
-    pub fn guard(&self, address: SocketAddr) -> Result<Guard> {
-        Guard::new(&self.listen, address, &self.allowed_hosts, &self.allowed_origins)
-    }
-}
-
 pub async fn run(args: RunArgs, log: LogFormat) -> std::result::Result<(), Failed> {
     let pipeline = load_given(&args.file, &args.given)?;
     let data_dir = data_folder(args.data_dir, &pipeline)?;
@@ -162,16 +106,17 @@ pub async fn run(args: RunArgs, log: LogFormat) -> std::result::Result<(), Faile
     // Before anything is opened: a taken port is the commonest mistake.
     let listener = api::bind(&args.server.listen).await?;
     let address = listener.local_addr()?;
-    let (token, guard) = (args.server.checked_token(address)?, args.server.guard(address)?);
+    let (auth, guard, entrance) = (args.server.auth(address)?, args.server.guard(address)?, args.server.entrance()?);
+    let scheme = entrance.scheme();
     let supervisor = Running::start(pipeline.clone(), options, Arc::new(SystemClock)).await?;
     let stop_server = CancellationToken::new();
-    let state = ApiState { running: supervisor.running().clone(), token, stop: stop_server.clone() };
-    let server = tokio::spawn(api::serve(listener, state, guard));
+    let state = ApiState { running: supervisor.running().clone(), auth, stop: stop_server.clone() };
+    let server = tokio::spawn(api::serve(listener, entrance, state, guard));
     let running = supervisor.running().clone();
     let data_dir = data_dir.display();
     // Before it is said that it runs: whoever waits for that may ask it to stop at once.
     let asked_to_stop = asked_to_stop();
-    tracing::info!(pipeline = %pipeline.name, %data_dir, "running; http://{address}{}", but(&running.health.waiting()));
+    tracing::info!(pipeline = %pipeline.name, %data_dir, "running; {scheme}://{address}{}", but(&running.health.waiting()));
     let mut asked_at = None;
     let ended = supervisor
         .run(async {

@@ -9,7 +9,7 @@ use millstream_models::{ModelHandle, Reads};
 use tokio_util::sync::CancellationToken;
 
 use super::models::{Chosen, ModelArgs};
-use super::run::ServerArgs;
+use super::server_args::ServerArgs;
 use super::{Failed, asked_to_stop};
 use crate::api;
 use crate::api::inference::{Inference, Limits};
@@ -48,11 +48,13 @@ pub async fn run(args: ServeArgs) -> std::result::Result<(), Failed> {
     };
     let listener = api::bind(&args.server.listen).await?;
     let address = listener.local_addr()?;
-    let (token, guard) = (args.server.checked_token(address)?, args.server.guard(address)?);
+    let (auth, guard, entrance) = (args.server.auth(address)?, args.server.guard(address)?, args.server.entrance()?);
+    let scheme = entrance.scheme();
     let inference = Inference::loading(limits);
     let stop = CancellationToken::new();
     // Before the model is loaded: whoever watches sees that it is on its way.
-    let mut server = tokio::spawn(api::model_server::serve(listener, inference.clone(), token, guard, stop.clone()));
+    let mut server =
+        tokio::spawn(api::model_server::serve(listener, entrance, inference.clone(), auth, guard, stop.clone()));
     // One for all that follows: a signal between two of them would go unheard.
     let asked_to_stop = asked_to_stop();
     tokio::pin!(asked_to_stop);
@@ -63,7 +65,7 @@ pub async fn run(args: ServeArgs) -> std::result::Result<(), Failed> {
     if let Some(model) = loaded {
         let (name, digest) = (model.info().name.clone(), model.info().digest.clone());
         inference.loaded(BTreeMap::from([(name.clone(), Scorer::alone(model))]));
-        tracing::info!(model = %name, %digest, "running; http://{address}");
+        tracing::info!(model = %name, %digest, "running; {scheme}://{address}");
         tokio::select! {
             () = asked_to_stop => {}
             ended = &mut server => return Err(ended_by_itself(ended).into()),

@@ -8,6 +8,7 @@ use clap::Args;
 use millstream_core::{Error, Result};
 use reqwest::{Method, Response, StatusCode};
 
+use super::server_args::ClientTlsArgs;
 use crate::pipeline::data_dir::{DEFAULT_ROOT, found_in};
 
 const DEFAULT_URL: &str = "http://127.0.0.1:8080";
@@ -28,6 +29,8 @@ pub struct TargetArgs {
     /// The server's bearer token.
     #[arg(long, env = "MILLSTREAM_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    #[command(flatten)]
+    tls: ClientTlsArgs,
 }
 
 /// A server or a folder.
@@ -65,10 +68,10 @@ impl TargetArgs {
         let pipeline = self.pipeline.as_deref().map(pipeline_name).transpose()?;
         match (self.url, self.data_dir) {
             (None, None) if pipeline.is_some() => the_folder(pipeline.as_deref()).map(Target::Folder),
-            (Some(url), _) => Ok(Target::Server(Server::at(&url, self.token)?)),
+            (Some(url), _) => Ok(Target::Server(Server::at(&url, self.token, &self.tls)?)),
             (None, Some(folder)) => is_folder(&folder).map(|()| Target::Folder(folder)),
             (None, None) => {
-                let server = Server::at(DEFAULT_URL, self.token)?;
+                let server = Server::at(DEFAULT_URL, self.token, &self.tls)?;
                 let health = server.client.get(format!("{DEFAULT_URL}/healthz"));
                 let answers = health.timeout(Duration::from_millis(500)).send().await;
                 // Whatever else has the port is not meant.
@@ -136,8 +139,8 @@ impl Server {
     /// The server at `url`, which may lack its scheme (`127.0.0.1:8080`); nothing is sent yet.
     ///
     /// # Errors
-    /// `Config`: it is no address.
-    pub fn at(url: &str, token: Option<String>) -> Result<Self> {
+    /// `Config`: it is no address, or a file of `tls` is not as it should be.
+    pub fn at(url: &str, token: Option<String>, tls: &ClientTlsArgs) -> Result<Self> {
         let url = url.trim();
         let with_scheme = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
         let with_scheme = with_scheme.trim_end_matches('/').to_owned();
@@ -148,8 +151,8 @@ impl Server {
         if !matches!(parsed.scheme(), "http" | "https") {
             return Err(wrong());
         }
-        let client = reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).build();
-        let client = client.map_err(|e| Error::bug("build HTTP client").caused_by(e))?;
+        let client = tls.over(reqwest::Client::builder().connect_timeout(Duration::from_secs(5)))?;
+        let client = client.build().map_err(|e| Error::bug("build HTTP client").caused_by(e))?;
         Ok(Self { client, url: with_scheme, token })
     }
 
@@ -209,6 +212,22 @@ impl Server {
             _ if e.is_timeout() => "it does not answer in time",
             t if t.contains("refused") => "nothing listens there: is the server running, and the port right?",
             t if t.contains("dns") || t.contains("lookup") || t.contains("resolve") => "there is no host of that name",
+            t if t.contains("UnknownIssuer") => {
+                "its certificate is of no authority that this machine trusts: name that with --ca FILE (MILLSTREAM_CA)"
+            }
+            t if t.contains("NotValidForName") || t.contains("not valid for name") => {
+                "its certificate is for another name: ask it by a name that is in the certificate"
+            }
+            t if t.contains("Expired") || t.contains("expired") => "its certificate has ended",
+            // With TLS 1.3 a client without a certificate is told so when it has begun to send.
+            t if self.url.starts_with("https:")
+                && ["channel closed", "connection closed", "reset", "fatal alert", "broken pipe"]
+                    .iter()
+                    .any(|end| t.to_lowercase().contains(end)) =>
+            {
+                "it closes the connection: it may ask for a certificate of an authority that it knows, which --client-cert \
+                 and --client-key name"
+            }
             t if t.contains("InvalidContentType") || t.contains("corrupt message") => {
                 "it does not speak TLS: write http:// in place of https://"
             }
@@ -254,7 +273,7 @@ mod tests {
 
     #[test]
     fn an_address_may_lack_its_scheme_and_must_be_one() {
-        let url = |text: &str| Server::at(text, None).map(|server| server.url);
+        let url = |text: &str| Server::at(text, None, &ClientTlsArgs::default()).map(|server| server.url);
         let _ = rustls::crypto::ring::default_provider().install_default();
         assert_eq!(url("127.0.0.1:9209").unwrap(), "http://127.0.0.1:9209");
         assert_eq!(url("localhost:9209/").unwrap(), "http://localhost:9209");

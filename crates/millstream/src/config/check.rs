@@ -11,6 +11,7 @@ mod sources;
 mod transforms;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -34,6 +35,8 @@ pub struct Input<'a> {
     pub version: Arc<str>,
     /// What is already known to be wrong; entries with errors are not checked any further.
     pub known: &'a [Problem],
+    /// Where a value is not known: nothing is said there.
+    pub unknown: &'a [Range<usize>],
     /// Called with each model before it is checked: the place to download what is not on this machine.
     pub fetch: &'a dyn Fn(&ModelConfig) -> Result<()>,
 }
@@ -232,6 +235,9 @@ impl<'a> Checker<'a> {
     }
 
     fn error(&mut self, place: &Place, message: impl Into<String>, help: Option<String>) {
+        if self.input.unknown.iter().any(|bytes| bytes.contains(&place.bytes.start)) {
+            return;
+        }
         self.problems.push(Problem::error(place, message, help));
     }
 

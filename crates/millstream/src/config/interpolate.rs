@@ -1,4 +1,4 @@
-//! `${NAME}`, `${NAME:-default}` and `$$` in scalars.
+//! `${NAME}`, `${NAME:-default}`, `${secret:NAME}` and `$$` in scalars.
 //!
 //! Variables are replaced after the YAML was parsed, so that no value can add keys or change the structure. A plain
 //! scalar that is nothing but one variable gets its type from the value (`partitions: ${N}` may be a number). A `$`
@@ -9,15 +9,40 @@ use crate::config::tree::{
 };
 use serde_json::Value;
 
-/// Replaces the variables in every scalar of `root`, and returns what is wrong with them.
-pub fn interpolate(root: &mut Node, source: &str, env: &dyn Fn(&str) -> Option<String>) -> Vec<TreeError> {
+use crate::config::secrets::UNKNOWN;
+
+/// What a value refers to as `${secret:NAME}`.
+pub enum Found {
+    /// The secret.
+    Secret(String),
+    /// It is not asked for now, or it was said already why it can't be had.
+    Unknown,
+    /// There can be none.
+    Wrong {
+        /// Why.
+        message: String,
+        /// What to do.
+        help: String,
+    },
+}
+
+/// Looks for a secret by its name.
+pub type Find<'a> = dyn Fn(&str) -> Found + 'a;
+
+/// Replaces the variables and secrets in every scalar of `root`, and returns what is wrong with them.
+pub fn interpolate(
+    root: &mut Node,
+    source: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+    secret: &Find<'_>,
+) -> Vec<TreeError> {
     let mut errors = Vec::new();
     let lines = LineIndex::new(source);
     root.each_scalar(&mut |scalar, place| {
         if !matches!(&scalar.value, Value::String(text) if text.contains('$')) {
             return;
         }
-        match replace(&scalar.typed, env) {
+        match replace(&scalar.typed, env, secret) {
             Ok(None) => {}
             Ok(Some(result)) => {
                 let only_variable =
@@ -115,8 +140,12 @@ struct Wrong {
     help: String,
 }
 
-fn replace(typed: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<Interpolated>, Wrong> {
-    let mut result = Interpolated { text: String::new(), pieces: Vec::new(), values: Vec::new() };
+fn replace(
+    typed: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+    secret: &Find<'_>,
+) -> Result<Option<Interpolated>, Wrong> {
+    let mut result = Interpolated { text: String::new(), pieces: Vec::new(), secrets: Vec::new(), is_unknown: false };
     let mut rest = typed;
     let mut replaced = false;
     let add = |result: &mut Interpolated, text: &str, typed: &str| {
@@ -145,21 +174,35 @@ fn replace(typed: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<I
         let Some(end) = inside.find('}') else {
             return Err(wrong(2, "`${` without `}`".into(), "write `$$` for a dollar sign".into()));
         };
+        let written = &rest[..end + 3];
+        if let Some(name) = inside[..end].strip_prefix("secret:") {
+            let value = match secret(name) {
+                Found::Secret(value) => {
+                    result.secrets.push(value.clone());
+                    value
+                }
+                Found::Unknown => {
+                    result.is_unknown = true;
+                    UNKNOWN.to_owned()
+                }
+                Found::Wrong { message, help } => return Err(wrong(written.len(), message, help)),
+            };
+            add(&mut result, &value, written);
+            replaced = true;
+            rest = &rest[written.len()..];
+            continue;
+        }
         let (name, default) = match inside[..end].split_once(":-") {
             Some((name, default)) => (name, Some(default)),
             None => (&inside[..end], None),
         };
-        let written = &rest[..end + 3];
         if !is_name(name) {
             let help = "write `${NAME}` or `${NAME:-default}`, and `$${` for the text `${`";
             return Err(wrong(written.len(), format!("`{name}` is no name of an environment variable"), help.into()));
         }
         // As in a shell, `:-` also replaces a variable that is set, but empty.
         let value = match (env(name).filter(|v| !(v.is_empty() && default.is_some())), default) {
-            (Some(value), _) => {
-                result.values.push(value.clone());
-                value
-            }
+            (Some(value), _) => value,
             (None, Some(default)) => default.to_owned(),
             (None, None) => {
                 let help = format!("set it, or give a default: `${{{name}:-value}}`");

@@ -8,6 +8,8 @@
 //!
 //! Values of the command line ([`setting`]) are put into the tree before its variables are replaced.
 //!
+//! A value may also refer to one of the file's `secrets:`; [`secrets`] asks for those.
+//!
 //! Every step goes on after an error where it can, so that all that is wrong with a file is said at once, each with its
 //! place. Nothing here looks at the network, and at the disk only to read the file itself.
 
@@ -20,6 +22,7 @@ mod named;
 pub mod raw;
 pub mod reference;
 pub mod schema;
+pub mod secrets;
 pub mod setting;
 mod strict;
 #[cfg(test)]
@@ -42,6 +45,16 @@ use crate::config::diagnostics::{Problem, Secrets, report};
 use crate::config::setting::Extended;
 use crate::config::tree::{Content, Node};
 
+/// What a pipeline file takes from elsewhere.
+pub struct Outside<'a> {
+    /// The variables.
+    pub env: &'a dyn Fn(&str) -> Option<String>,
+    /// Called with each model before it is checked, and may download it.
+    pub fetch: &'a dyn Fn(&ModelConfig) -> millstream_core::Result<()>,
+    /// The secrets: asked for where a value refers to one.
+    pub secrets: &'a secrets::Ask<'a>,
+}
+
 /// A larger file is no pipeline.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
@@ -51,20 +64,15 @@ impl Pipeline {
     /// # Errors
     /// Everything that is wrong with it, and the warnings.
     pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Diagnostics> {
-        Self::load_with(path, &[], env, &|_| Ok(()))
+        Self::load_with(path, &[], &Outside { env, fetch: &|_| Ok(()), secrets: &|_| Ok(None) })
     }
 
     /// As [`Pipeline::load`], with values of the command line. `-` is standard input; paths in it start from the
-    /// working directory. `fetch` is called with each model before it is checked, and may download it.
+    /// working directory.
     ///
     /// # Errors
     /// As [`Pipeline::load`].
-    pub fn load_with(
-        path: &Path,
-        settings: &[Setting],
-        env: &dyn Fn(&str) -> Option<String>,
-        fetch: &dyn Fn(&ModelConfig) -> millstream_core::Result<()>,
-    ) -> Result<Self, Diagnostics> {
+    pub fn load_with(path: &Path, settings: &[Setting], outside: &Outside<'_>) -> Result<Self, Diagnostics> {
         let shown = if is_stdin(path) { "<stdin>".to_owned() } else { path.display().to_string() };
         let unreadable =
             |message: String, help: Option<&str>| Diagnostics::unreadable(&shown, message, help.map(str::to_owned));
@@ -87,11 +95,11 @@ impl Pipeline {
             unreadable(format!("line {line} is not UTF-8"), Some("save the file as UTF-8"))
         })?;
         let base = if is_stdin(path) { Path::new("") } else { path.parent().unwrap_or(Path::new("")) };
-        Self::parse_with(&shown, &text, base, settings, env, fetch)
+        Self::parse_with(&shown, &text, base, settings, outside)
     }
 
     /// Checks the text of a pipeline file, called `file` in messages. Paths in it start from `base`; `fetch` as in
-    /// [`Pipeline::load_with`].
+    /// [`Outside`]. No secret is asked for.
     ///
     /// # Errors
     /// As [`Pipeline::load`].
@@ -102,7 +110,7 @@ impl Pipeline {
         env: &dyn Fn(&str) -> Option<String>,
         fetch: &dyn Fn(&ModelConfig) -> millstream_core::Result<()>,
     ) -> Result<Self, Diagnostics> {
-        Self::parse_with(file, text, base, &[], env, fetch)
+        Self::parse_with(file, text, base, &[], &Outside { env, fetch, secrets: &|_| Ok(None) })
     }
 
     fn parse_with(
@@ -110,9 +118,9 @@ impl Pipeline {
         text: &str,
         base: &Path,
         settings: &[Setting],
-        env: &dyn Fn(&str) -> Option<String>,
-        fetch: &dyn Fn(&ModelConfig) -> millstream_core::Result<()>,
+        outside: &Outside<'_>,
     ) -> Result<Self, Diagnostics> {
+        let Outside { env, fetch, secrets: ask } = outside;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let (tree, errors) = tree::parse(text);
         let mut problems: Vec<Problem> = errors.into_iter().map(Problem::from).collect();
@@ -126,8 +134,15 @@ impl Pipeline {
         let extended = Extended::new(text, settings);
         let text = extended.text.as_str();
         problems.extend(extended.apply(&mut root));
-        let unset = interpolate::interpolate(&mut root, text, env);
+        let mut section = secrets::take(&mut root);
+        let known = secrets::Section::read(&mut section, text, base, env, ask);
+        let unset = interpolate::interpolate(&mut root, text, env, &|name| known.find(name));
+        problems.extend(known.problems());
+        secrets::put_back(&mut root, section);
         let mut findings = strict::check(&mut root, schema::document());
+        secrets::hide(&mut root, &mut findings.secrets);
+        let unknown = secrets::unknown(&root);
+        findings.problems.retain(|p| !unknown.iter().any(|bytes| bytes.contains(&p.place.bytes.start)));
         // What an unset variable would have been is not known: no second message about it.
         findings.problems.retain(|p| !unset.iter().any(|u| p.place.bytes.contains(&u.place.bytes.start)));
         problems.extend(unset.into_iter().map(Problem::from));
@@ -137,7 +152,8 @@ impl Pipeline {
         problems.extend(findings.problems);
 
         let version = version(&root, &findings.secrets);
-        let input = check::Input { source: text, base, version: version.as_str().into(), known: &problems, fetch };
+        let version = version.as_str().into();
+        let input = check::Input { source: text, base, version, known: &problems, unknown: &unknown, fetch };
         let (pipeline, found) = check::check(&root, &input);
         problems.extend(found);
         let diagnostics = extended.rename(report(file, text, problems, &findings.secrets));

@@ -15,12 +15,16 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::config::secrets::SecretConfig;
+
 /// A Millstream pipeline: live feeds in, enriched by SQL and models, kept in tables, published onward.
 #[derive(Debug, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct RawPipeline {
     /// The pipeline's name.
     pub pipeline: PipelineName,
+    /// Secrets that values refer to as `${secret:NAME}`, by name.
+    pub secrets: Option<Section<SecretConfig>>,
     /// What holds for the whole pipeline.
     pub settings: Option<RawSettings>,
     /// Where records come from, by name.

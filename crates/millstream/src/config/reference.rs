@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::config::named::{FIELD_TYPE, SECRET};
 use crate::config::schema::document;
+use crate::config::strict::tag_of;
 
 const INTRODUCTION: &str = "\
 # The pipeline file
@@ -29,7 +30,10 @@ it:
   file, and `--set PATH=VALUE` a value for one run.
 * **Durations** are a number and a unit: `500ms`, `30s`, `10m`, `1h`, `30d`. **Sizes** are bytes or a number and a unit:
   `512KiB`, `64MiB`, `1GiB`.
-* **Secrets** (passwords, tokens, URLs with credentials) are never printed. Write a variable.
+* **Secrets** (passwords, tokens, URLs with credentials) are never printed. Write a variable, or `${secret:NAME}` and below
+  `secrets:` where `NAME` is kept: a file, a variable, what a command prints, AWS Secrets Manager. A secret is asked for
+  when the file is read and a value refers to it. `validate` reads files and variables, but calls no command and no
+  service; `validate --connect` does.
 * **Paths** of files start from the folder of the pipeline file, or from the working directory where that comes by
   standard input (`-`).
 * YAML anchors and aliases work. Merge keys (`<<`), tags and several documents in one file do not.
@@ -113,21 +117,24 @@ impl<'a> Page<'a> {
     /// Entries told apart by `type`: first the keys that all have, then each type's own.
     fn variants(&self, out: &mut String, section: &str, variants: &'a [Value]) {
         let variants: Vec<&Value> = variants.iter().map(|v| self.resolve(v)).collect();
+        let tag = tag_of(&variants).unwrap_or("type");
         let common = |key: &str| {
             let mut schemas = variants.iter().map(|v| v["properties"].get(key));
             let first = schemas.next().flatten();
             first.is_some() && schemas.all(|s| s == first)
         };
-        let _ = write!(out, "\nKeys of every entry:\n");
-        self.table(out, variants[0], &common);
+        if properties(variants[0]).any(|(key, _)| common(key)) {
+            let _ = write!(out, "\nKeys of every entry:\n");
+            self.table(out, variants[0], &common);
+        }
         for variant in &variants {
-            let kind = variant["properties"]["type"]["const"].as_str().unwrap_or_default();
-            let _ = write!(out, "\n### {section}: `type: {kind}`\n");
+            let kind = variant["properties"][tag]["const"].as_str().unwrap_or_default();
+            let _ = write!(out, "\n### {section}: `{tag}: {kind}`\n");
             if let Some(text) = text_of(variant) {
                 let _ = write!(out, "\n{text}\n");
             }
-            if properties(variant).any(|(key, _)| key != "type" && !common(key)) {
-                self.table(out, variant, &|key| key != "type" && !common(key));
+            if properties(variant).any(|(key, _)| key != tag && !common(key)) {
+                self.table(out, variant, &|key| key != tag && !common(key));
             }
         }
     }

@@ -421,7 +421,7 @@ fn constant<'a>(variant: &'a Value, tag: &str) -> Option<&'a str> {
 }
 
 /// The key that has a constant in every variant.
-fn tag_of<'a>(variants: &[&'a Value]) -> Option<&'a str> {
+pub fn tag_of<'a>(variants: &[&'a Value]) -> Option<&'a str> {
     let properties = variants.first()?.get("properties")?.as_object()?;
     properties.keys().map(String::as_str).find(|key| variants.iter().all(|v| constant(v, key).is_some()))
 }

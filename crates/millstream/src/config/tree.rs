@@ -73,8 +73,10 @@ pub struct Interpolated {
     pub text: String,
     /// The pieces that `text` was put together from, in order.
     pub pieces: Vec<Piece>,
-    /// The values that came from the environment.
-    pub values: Vec<String>,
+    /// The values of the secrets that are in it.
+    pub secrets: Vec<String>,
+    /// True where a secret in it is not known.
+    pub is_unknown: bool,
 }
 
 /// A part of an interpolated text, in characters.

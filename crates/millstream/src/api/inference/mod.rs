@@ -27,11 +27,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::{get, post};
-use millstream_core::Secret;
 use millstream_models::Task;
 use tokio::sync::Semaphore;
 
-use super::auth;
 use crate::pipeline::room::Room;
 use crate::pipeline::scorer::Scorer;
 #[cfg(fuzzing)]
@@ -148,9 +146,13 @@ impl Inference {
     }
 }
 
-/// All routes. With a token, everything but health asks for it.
-pub fn router(inference: Inference, token: Option<Arc<Secret>>) -> Router {
-    let guarded = Router::new()
+/// All routes.
+pub fn router(inference: Inference) -> Router {
+    Router::new()
+        .route("/ping", get(sagemaker::ping))
+        .route("/health", get(tei::health))
+        .route("/v2/health/live", get(kserve::live))
+        .route("/v2/health/ready", get(kserve::ready))
         .route("/invocations", post(sagemaker::invocations))
         .route("/v2", get(kserve::server))
         .route("/v2/repository/index", post(kserve::index))
@@ -163,13 +165,6 @@ pub fn router(inference: Inference, token: Option<Arc<Secret>>) -> Router {
         .route("/embed", post(tei::embed))
         .route("/predict", post(tei::predict))
         .route("/info", get(tei::info))
-        .layer(axum::middleware::from_fn_with_state(token, auth::require_token));
-    Router::new()
-        .route("/ping", get(sagemaker::ping))
-        .route("/health", get(tei::health))
-        .route("/v2/health/live", get(kserve::live))
-        .route("/v2/health/ready", get(kserve::ready))
-        .merge(guarded)
         .with_state(inference)
 }
 

@@ -64,7 +64,7 @@ fn moody(name: &str, task: Task, gate: Option<(Sender<()>, Receiver<()>)>) -> (A
 async fn start(inference: Inference) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(listener, router(inference, None)).await });
+    tokio::spawn(async move { axum::serve(listener, router(inference)).await });
     address
 }
 

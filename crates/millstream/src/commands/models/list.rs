@@ -8,6 +8,7 @@ use millstream_models::{ModelConfig, Task, builtins};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::commands::server_args::ClientTlsArgs;
 use crate::commands::target::Server;
 use crate::commands::{Failed, load};
 use crate::render::{Format, print_values};
@@ -24,6 +25,8 @@ pub struct ListArgs {
     /// The server's bearer token.
     #[arg(long, env = "MILLSTREAM_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    #[command(flatten)]
+    tls: ClientTlsArgs,
     /// How they are printed.
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
@@ -32,7 +35,7 @@ pub struct ListArgs {
 pub async fn run(args: ListArgs) -> std::result::Result<(), Failed> {
     let rows = match (args.file, args.url) {
         (Some(file), _) => of_pipeline(&*load(&file)?),
-        (None, Some(url)) => of_server(&Server::at(&url, args.token)?).await?,
+        (None, Some(url)) => of_server(&Server::at(&url, args.token, &args.tls)?).await?,
         (None, None) => of_binary()?,
     };
     print_values(&COLUMNS, &rows, args.format)?;

@@ -15,6 +15,8 @@
 #[cfg(feature = "aws")]
 pub(crate) mod credentials;
 #[cfg(feature = "aws")]
+pub(crate) mod secrets_manager;
+#[cfg(feature = "aws")]
 pub(crate) mod sign;
 
 use std::fmt;

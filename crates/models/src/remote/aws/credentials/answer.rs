@@ -12,7 +12,7 @@ use serde_json::Value;
 ///
 /// # Errors
 /// `Environment`: it can't be set up.
-pub(super) fn client(near: bool, timeout: Duration) -> Result<Client> {
+pub(crate) fn client(near: bool, timeout: Duration) -> Result<Client> {
     // Requests carry tokens; they go nowhere else than to the host that they are meant for.
     let builder = Client::builder().timeout(timeout).redirect(redirect::Policy::none());
     let builder = if near { builder.no_proxy() } else { builder };
@@ -23,7 +23,7 @@ pub(super) fn client(near: bool, timeout: Duration) -> Result<Client> {
 ///
 /// # Errors
 /// `Retry`: there is no whole answer.
-pub(super) async fn exchange(whom: &str, request: RequestBuilder) -> Result<(StatusCode, String)> {
+pub(crate) async fn exchange(whom: &str, request: RequestBuilder) -> Result<(StatusCode, String)> {
     // The address may hold a token.
     let failed =
         |e: reqwest::Error| Error::retry(format!("no answer from {whom}")).caused_by(chained(&e.without_url()));

@@ -26,7 +26,10 @@ const OUTPUT_BYTES_MAX: u64 = 64 << 10;
 /// `Retry`: it can't be started, fails, takes too long, or prints no credentials.
 pub(crate) async fn run(command: &Secret, profile: &str) -> Result<Credentials> {
     let whom = format!("the credential_process of profile `{profile}`");
-    let output = output(command.expose(), &whom).await?;
+    let (shell, flag) = if cfg!(windows) { ("cmd.exe", "/C") } else { ("sh", "-c") };
+    let mut shell = Command::new(shell);
+    shell.args([flag, command.expose()]).stderr(Stdio::null());
+    let output = output(shell, &whom, TIMEOUT).await?;
     let answer: Value = serde_json::from_slice(&output).unwrap_or_default();
     match answer.get("Version").and_then(Value::as_u64) {
         Some(1) => from_json(&whom, &String::from_utf8_lossy(&output), "SessionToken"),
@@ -37,13 +40,15 @@ pub(crate) async fn run(command: &Secret, profile: &str) -> Result<Credentials> 
     }
 }
 
-async fn output(command: &str, whom: &str) -> Result<Vec<u8>> {
-    let (shell, flag) = if cfg!(windows) { ("cmd.exe", "/C") } else { ("sh", "-c") };
-    let mut shell = Command::new(shell);
-    shell.args([flag, command]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+/// What a program prints, at most 64 KiB. It is killed, with all that it has started, where it takes longer than `timeout`.
+///
+/// # Errors
+/// `Retry`: it can't be started, fails, or takes too long.
+pub(crate) async fn output(mut program: Command, whom: &str, timeout: Duration) -> Result<Vec<u8>> {
+    program.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
     #[cfg(unix)]
-    shell.process_group(0);
-    let mut child = shell.spawn().map_err(|e| Error::retry(format!("can't start {whom}")).caused_by(e))?;
+    program.process_group(0);
+    let mut child = program.spawn().map_err(|e| Error::retry(format!("can't start {whom}")).caused_by(e))?;
     let stdout = child.stdout.take().ok_or_else(|| Error::bug("a child process has no standard output"))?;
     let mut group = Group(child.id());
     let all = async {
@@ -52,9 +57,9 @@ async fn output(command: &str, whom: &str) -> Result<Vec<u8>> {
         stdout.take(OUTPUT_BYTES_MAX).read_to_end(&mut output).await?;
         Ok((child.wait().await?, output))
     };
-    let Ok(ended) = tokio::time::timeout(TIMEOUT, all).await else {
+    let Ok(ended) = tokio::time::timeout(timeout, all).await else {
         return Err(Error::retry(format!(
-            "{whom} did not end within {TIMEOUT:?} and was killed; run it by hand to see what it waits for"
+            "{whom} did not end within {timeout:?} and was killed; run it by hand to see what it waits for"
         )));
     };
     let (ended, output) =
