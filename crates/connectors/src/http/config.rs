@@ -63,6 +63,10 @@ pub struct HttpSinkConfig {
     /// Whether an answer of success is read for rows that the service did not take.
     #[serde(default)]
     pub partial_failures: PartialFailures,
+    /// Connect to no address of this machine or of a private network, whatever the name of the host leads to; and through
+    /// no proxy, which would look up names itself.
+    #[serde(default)]
+    pub deny_private: bool,
 }
 
 /// What an answer of success may say of single rows.
@@ -143,6 +147,7 @@ impl HttpSinkConfig {
             retry_after_max: default_retry_after_max(),
             image: Image::default(),
             partial_failures: PartialFailures::default(),
+            deny_private: false,
         }
     }
 
@@ -165,6 +170,9 @@ impl HttpSinkConfig {
                 Err(e) => problems.add("url", format!("is no URL ({e}): write http:// or https:// and a host")),
                 Ok(url) if !["http", "https"].contains(&url.scheme()) => {
                     problems.add("url", format!("begins with {}://: use http:// or https://", url.scheme()));
+                }
+                Ok(url) if self.deny_private && crate::http_client::is_private_url(url.as_str()) => {
+                    problems.add("url", crate::http_client::PRIVATE_URL);
                 }
                 Ok(_) => {}
             },

@@ -10,10 +10,11 @@ use async_trait::async_trait;
 use millstream_core::json::RowWriter;
 use millstream_core::{Clock, Error, Failure, FailureKind, Result, RowFailure, Sink, SinkBatch};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Method, Response, StatusCode, Url};
+use reqwest::{Method, Response, StatusCode, Url};
 
 use self::partial::Item;
 use super::config::{HttpFormat, HttpMethod, HttpSinkConfig, PartialFailures};
+use crate::http_client::{Access, HttpClient, Outgoing, describe};
 use crate::sink::{Payload, Progress, SinkContext};
 use crate::source::request_headers;
 use crate::template::{Place, Template};
@@ -31,7 +32,7 @@ pub struct HttpSink {
     clock: Arc<dyn Clock>,
     url: Template,
     headers: HeaderMap,
-    client: Option<Client>,
+    client: Option<HttpClient>,
     progress: Progress,
 }
 
@@ -76,18 +77,12 @@ impl HttpSink {
         })
     }
 
-    fn client(&mut self) -> Result<Client> {
+    fn client(&mut self) -> Result<HttpClient> {
         if let Some(client) = &self.client {
             return Ok(client.clone());
         }
-        let client = Client::builder()
-            .timeout(self.config.timeout.0)
-            .default_headers(self.headers.clone())
-            .user_agent(concat!("millstream/", env!("CARGO_PKG_VERSION")))
-            // Followed, a redirect would turn a POST into a GET.
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|e| Error::environment("set up HTTP client").caused_by(e))?;
+        let access = Access { deny_private: self.config.deny_private, ..Access::default() };
+        let client = HttpClient::new(self.headers.clone(), Some(self.config.timeout.0), access)?;
         Ok(self.client.insert(client).clone())
     }
 
@@ -163,7 +158,7 @@ impl HttpSink {
     ///
     /// # Errors
     /// `Retry`: the answer, or its absence, says nothing about the rows.
-    async fn send(&self, client: &Client, request: Request, rows: usize) -> Result<Answer> {
+    async fn send(&self, client: &HttpClient, request: Request, rows: usize) -> Result<Answer> {
         let Ok(url) = Url::parse(&request.url) else {
             return Ok(Answer::Refused(unfit("is no URL with this row's values")));
         };
@@ -174,13 +169,11 @@ impl HttpSink {
         };
         // Path and query may hold a token.
         let target = format!("{method} {}", url.origin().ascii_serialization());
-        match client.request(method, url).headers(request.headers).body(request.body).send().await {
+        let what = Outgoing { method, headers: request.headers, body: Some(request.body) };
+        // Redirects are not followed: the answer says so.
+        match client.send_once(&url, &what, true).await {
             Ok(response) => self.judge(response, &target, rows).await,
-            Err(e) if e.is_builder() => Ok(Answer::Refused(Failure::new(
-                FailureKind::Rejected,
-                format!("{target}: {}", reasons(&e.without_url())),
-            ))),
-            Err(e) => Err(Error::retry(format!("{target}: {}", reasons(&e.without_url())))),
+            Err(why) => Err(Error::retry(format!("{target}: {why}"))),
         }
     }
 
@@ -234,7 +227,7 @@ impl HttpSink {
                     return Ok(Answer::Accepted);
                 }
                 // Whether rows were refused is not known; the key tells the service that it is a repeat.
-                Err(e) => return Err(Error::retry(format!("{target}: {}", reasons(&e.without_url())))),
+                Err(e) => return Err(Error::retry(format!("{target}: {}", describe(e)))),
             }
         }
         match partial::read(status, &body, rows) {
@@ -330,17 +323,6 @@ async fn beginning(mut response: Response) -> String {
     }
     let text: String = String::from_utf8_lossy(&bytes).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     text.trim().to_owned()
-}
-
-/// The error and its causes: the outermost alone says only "error sending request".
-fn reasons(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(e) = cause {
-        text = format!("{text}: {e}");
-        cause = e.source();
-    }
-    text
 }
 
 /// Seconds, or a date (RFC 9110, section 10.2.3).

@@ -18,7 +18,7 @@ use crate::backoff::BackoffConfig;
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct WebsocketSourceConfig {
     /// `ws://…` or `wss://…`.
-    pub url: String,
+    pub url: Secret,
     /// Headers sent when connecting.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, Secret>,
@@ -48,6 +48,9 @@ pub struct WebsocketSourceConfig {
     /// Waits between attempts to connect.
     #[serde(default)]
     pub backoff: BackoffConfig,
+    /// Connect to no address of this machine or of a private network, whatever the name of the host leads to.
+    #[serde(default)]
+    pub deny_private: bool,
 }
 
 /// A message that is sent again and again.
@@ -72,7 +75,7 @@ impl WebsocketSourceConfig {
     /// A reader of `url`, with every other setting at its default.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
-            url: url.into(),
+            url: Secret::new(url),
             headers: BTreeMap::new(),
             bearer_token: None,
             subscribe: Vec::new(),
@@ -82,12 +85,14 @@ impl WebsocketSourceConfig {
             ignore: Vec::new(),
             heartbeat: None,
             backoff: BackoffConfig::default(),
+            deny_private: false,
         }
     }
 
     /// Finds settings that can't work; see [`crate::source::SourceConfig::check`].
     pub(crate) fn check(&self, problems: &mut crate::source::Problems) {
-        problems.check_url("url", &self.url, &["ws", "wss"]);
+        problems.check_url("url", self.url.expose(), &["ws", "wss"]);
+        problems.check_private("url", self.url.expose(), self.deny_private);
         problems.check_headers(&self.headers);
         problems.check_bearer(&self.headers, self.bearer_token.as_ref());
         problems.check_not_zero("stall_timeout", self.stall_timeout);

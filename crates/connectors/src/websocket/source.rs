@@ -74,7 +74,7 @@ impl WebsocketSource {
     /// # Errors
     /// `Config`: the address or a header can't be sent.
     pub fn new(config: WebsocketSourceConfig, context: SourceContext) -> Result<Self> {
-        let mut request = config.url.as_str().into_client_request().map_err(|e| {
+        let mut request = config.url.expose().into_client_request().map_err(|e| {
             Error::config(format!("source {}: `url` is no WebSocket address", context.name)).caused_by(e)
         })?;
         let headers = request_headers(&config.headers, config.bearer_token.as_ref())?;
@@ -87,7 +87,7 @@ impl WebsocketSource {
             reconnect: Reconnect::new(&config.backoff, &context),
             connection: Connection::None,
             ignore: patterns(&config, &context.name)?,
-            records: RecordBuffer::for_messages(redact_url(&config.url).into(), &context),
+            records: RecordBuffer::for_messages(redact_url(config.url.expose()).into(), &context),
             resumed: false,
             context,
             config,
@@ -100,9 +100,9 @@ impl WebsocketSource {
             (self.request.clone(), self.subscribe.clone(), self.config.stall_timeout.0);
         let max = usize::try_from(self.config.max_record.0).unwrap_or(usize::MAX);
         let limits = WebSocketConfig::default().max_message_size(Some(max)).max_frame_size(Some(max));
-        let clock = self.context.clock.clone();
+        let (clock, deny_private) = (self.context.clock.clone(), self.config.deny_private);
         async move {
-            match timeout(patience, connect(request, limits, &subscribe)).await {
+            match timeout(patience, connect(request, limits, &subscribe, deny_private)).await {
                 Ok(Ok(socket)) => Ok(socket),
                 Ok(Err(e)) => {
                     let header = match &e {
