@@ -65,7 +65,7 @@ impl HttpSink {
     /// # Errors
     /// `Config`: the URL names an unknown column, or a header can't be sent.
     pub fn new(config: HttpSinkConfig, context: SinkContext) -> Result<Self> {
-        let url = Template::parse(config.url.expose(), &context.schema);
+        let url = Template::parse(config.url.expose(), &context.schema, Place::Url);
         Ok(Self {
             url: url.map_err(|message| Error::config(format!("`url` {message}")))?,
             headers: request_headers(&config.headers, config.bearer_token.as_ref())?,
@@ -98,7 +98,7 @@ impl HttpSink {
             vec![Ok(self.url.sample())]
         } else {
             let bound = self.url.bind(&batch.batch)?;
-            payload.rows.iter().map(|&row| bound.render_for(Place::Url, row as usize)).collect()
+            payload.rows.iter().map(|&row| bound.render(row as usize)).collect()
         };
         Ok(Encoded { text, bodies, urls })
     }
