@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod api;
+mod attacks;
 mod bad_input;
 mod begin;
 mod commands;
