@@ -55,7 +55,10 @@ impl StdoutSinkConfig {
     }
 }
 
-/// Prints each row. Rows of a batch come out together; a broken pipe stops the sink.
+/// What is said of an output that nobody reads any more, and nobody will.
+pub const CLOSED: &str = "standard output was closed by its reader: start again with an open one";
+
+/// Prints each row. Rows of a batch come out together.
 pub struct StdoutSink {
     format: StdoutFormat,
     template: Option<Template>,
@@ -152,7 +155,7 @@ impl Sink for StdoutSink {
         match result {
             Ok(()) => Ok(Vec::new()),
             Err(e) if e.kind() == Io::BrokenPipe => {
-                Err(Error::environment("standard output was closed by its reader: start again with an open one"))
+                Err(Error::environment(CLOSED))
             }
             Err(e) => Err(Error::environment("standard output can't be written").caused_by(e)),
         }

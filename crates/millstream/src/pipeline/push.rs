@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::health::Part;
 use super::ingest::Ingest;
 use super::tally::Fate;
 
@@ -21,6 +22,7 @@ const KEY_PREFIX: &str = "idempotency/";
 #[derive(Debug)]
 pub struct Push {
     ingest: Arc<Ingest>,
+    part: Part,
     /// In KiB of bodies.
     room: Semaphore,
     window_us: i64,
@@ -85,7 +87,17 @@ impl Push {
                 keys.insert(key.to_owned(), known);
             }
         }
-        Self { ingest, room: Semaphore::new(BODIES_KIB), window_us, keys: Mutex::new(keys) }
+        let part = ingest.part();
+        Self { ingest, part, room: Semaphore::new(BODIES_KIB), window_us, keys: Mutex::new(keys) }
+    }
+
+    /// Why no body is taken for want of room on the disk.
+    pub fn disk_shortage(&self) -> Option<String> {
+        let shortage = self.ingest.disk_shortage(&self.part);
+        if shortage.is_none() {
+            self.part.works();
+        }
+        shortage
     }
 
     /// Takes room for a body of at most `bytes`, until the answer is dropped; none where there is none, or the tasks are
