@@ -4,6 +4,7 @@
 //! Nothing is changed anywhere: no queue declared, no file left, no request sent to a web service that might act on it.
 //! An error of kind `Retry` passes by itself (a pipeline waits for it); any other one a person has to mend.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
@@ -151,15 +152,19 @@ pub fn writable(folder: &Path) -> Result<String> {
     // Modes alone don't say it: a file system may be read-only.
     let probe = there.join(format!(".millstream-probe-{}", std::process::id()));
     let made = std::fs::File::create_new(&probe).and_then(|_| std::fs::remove_file(&probe));
+    // Room may be made, or come back, while others go on.
+    let passes = |e: &std::io::Error| matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+    if let Some(e) = made.as_ref().err().filter(|e| passes(e)) {
+        return Err(Error::retry(format!("write into {}: the disk is full: {e}", there.display())));
+    }
     made.doing(|| format!("write into {}", there.display()))?;
     Ok(if there == folder { format!("{} can be written", folder.display()) } else { "the folder will be made".into() })
 }
 
 #[cfg(test)]
 mod tests {
-    use millstream_core::ErrorKind;
-
     use super::*;
+    use millstream_core::ErrorKind;
 
     #[tokio::test]
     async fn a_host_that_does_not_answer_passes_and_a_wrong_url_does_not() {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use millstream_core::json::RowWriter;
-use millstream_core::{Clock, Error, Failure, FailureKind, Result, RowFailure, Sink, SinkBatch};
+use millstream_core::terminal::is_unsafe;
+use millstream_core::{Clock, Error, Failure, FailureKind, Hidden, Result, RowFailure, Sink, SinkBatch};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, Response, StatusCode, Url};
 
@@ -19,8 +20,9 @@ use crate::sink::{Payload, Progress, SinkContext};
 use crate::source::request_headers;
 use crate::template::{Place, Template};
 
-/// How much of an answer's body goes into a message.
-const ANSWER_BYTES_MAX: usize = 300;
+/// How much of an answer's body is read for a message, and goes into it.
+const READ_BYTES_MAX: usize = 8 << 10;
+const ANSWER_CHARS_MAX: usize = 300;
 
 /// The longest answer that is read for what it says of single rows.
 const PARTIAL_BYTES_MAX: usize = 16 << 20;
@@ -32,6 +34,8 @@ pub struct HttpSink {
     clock: Arc<dyn Clock>,
     url: Template,
     headers: HeaderMap,
+    /// What an answer may repeat of a request and no message says.
+    hidden: Hidden,
     client: Option<HttpClient>,
     progress: Progress,
 }
@@ -66,9 +70,13 @@ impl HttpSink {
     /// `Config`: the URL names an unknown column, or a header can't be sent.
     pub fn new(config: HttpSinkConfig, context: SinkContext) -> Result<Self> {
         let url = Template::parse(config.url.expose(), &context.schema, Place::Url);
+        let mut hidden = Hidden::default();
+        hidden.add_url(config.url.expose());
+        config.headers.values().chain(&config.bearer_token).for_each(|secret| hidden.add(secret));
         Ok(Self {
             url: url.map_err(|message| Error::config(format!("`url` {message}")))?,
             headers: request_headers(&config.headers, config.bearer_token.as_ref())?,
+            hidden,
             name: context.name,
             clock: context.clock,
             config,
@@ -172,24 +180,28 @@ impl HttpSink {
         let what = Outgoing { method, headers: request.headers, body: Some(request.body) };
         // Redirects are not followed: the answer says so.
         match client.send_once(&url, &what, true).await {
-            Ok(response) => self.judge(response, &target, rows).await,
+            Ok(response) => {
+                let mut hidden = self.hidden.clone();
+                hidden.add_url(&request.url);
+                self.judge(response, &target, rows, &hidden).await
+            }
             Err(why) => Err(Error::retry(format!("{target}: {why}"))),
         }
     }
 
-    async fn judge(&self, response: Response, target: &str, rows: usize) -> Result<Answer> {
+    async fn judge(&self, response: Response, target: &str, rows: usize, hidden: &Hidden) -> Result<Answer> {
         let status = response.status();
         if status.is_success() && self.config.partial_failures == PartialFailures::Read && may_be_partial(&response) {
-            return self.judge_each(response, target, rows).await;
+            return self.judge_each(response, target, rows, hidden).await;
         }
         if status.is_success() {
             // Read to its end, the connection can be used again; what it says does not matter any more.
-            let _ = beginning(response).await;
+            let _ = beginning(response, hidden).await;
             return Ok(Answer::Accepted);
         }
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let location = response.headers().get(reqwest::header::LOCATION).is_some();
-        let said = beginning(response).await;
+        let said = beginning(response, hidden).await;
         let message = format!("{target} answers {status}{}{said}", if said.is_empty() { "" } else { ": " });
         let again = match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
@@ -215,7 +227,13 @@ impl HttpSink {
     ///
     /// # Errors
     /// `Retry`: it broke off.
-    async fn judge_each(&self, mut response: Response, target: &str, rows: usize) -> Result<Answer> {
+    async fn judge_each(
+        &self,
+        mut response: Response,
+        target: &str,
+        rows: usize,
+        hidden: &Hidden,
+    ) -> Result<Answer> {
         let status = response.status();
         let mut body = Vec::new();
         loop {
@@ -231,7 +249,7 @@ impl HttpSink {
             }
         }
         match partial::read(status, &body, rows) {
-            Some(items) => Ok(Answer::Each(items)),
+            Some(items) => Ok(Answer::Each(items.into_iter().map(|item| item.without(hidden)).collect())),
             None => Ok(Answer::Accepted),
         }
     }
@@ -312,17 +330,20 @@ fn offset_ranges(offsets: &[u64]) -> String {
     texts.join(",")
 }
 
-/// The first part of an answer's body, in one line; empty where it can't be read.
-async fn beginning(mut response: Response) -> String {
+/// The first part of an answer's body, in one line, without secrets; empty where it can't be read.
+async fn beginning(mut response: Response, hidden: &Hidden) -> String {
     let mut bytes = Vec::new();
-    while bytes.len() < ANSWER_BYTES_MAX {
+    while bytes.len() < READ_BYTES_MAX {
         match response.chunk().await {
-            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk[..chunk.len().min(ANSWER_BYTES_MAX - bytes.len())]),
+            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk[..chunk.len().min(READ_BYTES_MAX - bytes.len())]),
             _ => break,
         }
     }
-    let text: String = String::from_utf8_lossy(&bytes).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    text.trim().to_owned()
+    let text = String::from_utf8_lossy(&bytes);
+    // Cut behind that: half of a secret would not be found.
+    let text = hidden.hide(&text);
+    let line = text.chars().map(|c| if c.is_control() || is_unsafe(c) { ' ' } else { c });
+    line.take(ANSWER_CHARS_MAX).collect::<String>().trim().to_owned()
 }
 
 /// Seconds, or a date (RFC 9110, section 10.2.3).
