@@ -54,7 +54,8 @@ fn the_data_folder_is_its_owners_alone_and_one_that_was_open_is_closed() {
         let open = if path.is_dir() { 0o755 } else { 0o644 };
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(open)).unwrap();
     }
-    let said = place.output(&["run", "pipeline.yaml", "--data-dir", "data", "--listen", "127.0.0.1:0", "--exit-when-idle"]);
+    let said =
+        place.output(&["run", "pipeline.yaml", "--data-dir", "data", "--listen", "127.0.0.1:0", "--exit-when-idle"]);
     let said = String::from_utf8_lossy(&said.stderr).into_owned();
     assert!(said.contains("was open to other users: it is its owner's alone now"), "{said}");
     assert_eq!(open_to_others(&data), Vec::<PathBuf>::new());

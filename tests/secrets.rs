@@ -36,7 +36,8 @@ fn parrot() -> String {
                 } else {
                     ("404 Not Found", String::new(), said)
                 };
-                let head = format!("HTTP/1.1 {status}\r\n{more}content-length: {}\r\nconnection: close\r\n\r\n", body.len());
+                let head =
+                    format!("HTTP/1.1 {status}\r\n{more}content-length: {}\r\nconnection: close\r\n\r\n", body.len());
                 let _ = connection.write_all(format!("{head}{body}").as_bytes());
             });
         }
@@ -101,7 +102,8 @@ sinks:
 }
 
 fn place(base: &str) -> Place {
-    let place = Place::new(&pipeline(base)).with_env("CANARY_ENV", "canary-env").with_env("MILLSTREAM_TOKEN", "canary-token");
+    let place =
+        Place::new(&pipeline(base)).with_env("CANARY_ENV", "canary-env").with_env("MILLSTREAM_TOKEN", "canary-token");
     place.write("in.jsonl", "{\"id\":1,\"text\":\"fine\"}\n{\"id\":2,\"text\":\"fine\"}\nno record\n");
     place.with_env("MILLSTREAM_LOG", "debug")
 }
@@ -131,7 +133,10 @@ fn search_folder(folder: &Path) -> usize {
         if entry.file_type().unwrap().is_dir() {
             files += search_folder(&entry.path());
         } else {
-            search(&entry.path().display().to_string(), &String::from_utf8_lossy(&std::fs::read(entry.path()).unwrap()));
+            search(
+                &entry.path().display().to_string(),
+                &String::from_utf8_lossy(&std::fs::read(entry.path()).unwrap()),
+            );
             files += 1;
         }
     }
@@ -147,11 +152,14 @@ fn search_run(place: &Place) {
     let waiting = ["feed", "stream", "socket", "moved", "queue"];
     let components = eventually("every component has failed", || {
         let all = ask("/api/v1/components").json()["components"].clone();
-        let failed = |name: &&str| all.as_array().unwrap().iter().any(|c| c["name"] == **name && c["last_error"].is_object());
+        let failed =
+            |name: &&str| all.as_array().unwrap().iter().any(|c| c["name"] == **name && c["last_error"].is_object());
         waiting.iter().all(|name| failed(name)).then_some(all)
     });
     assert!(components.as_array().unwrap().len() > 8);
-    eventually("the records have failed", || (ask("/api/v1/dlq?count=true").json()["total"].as_u64()? >= 3).then_some(()));
+    eventually("the records have failed", || {
+        (ask("/api/v1/dlq?count=true").json()["total"].as_u64()? >= 3).then_some(())
+    });
     for path in [
         "/",
         "/metrics",
@@ -281,12 +289,17 @@ fn no_mistake_in_the_file_or_on_the_command_line_shows_a_secret() {
         }
         assert_ne!(wrong, right, "{from}");
         place.write("wrong.yaml", &wrong);
-        for args in [&["validate", "wrong.yaml"][..], &["validate", "--format", "json", "wrong.yaml"], &["check", "wrong.yaml"]] {
+        for args in
+            [&["validate", "wrong.yaml"][..], &["validate", "--format", "json", "wrong.yaml"], &["check", "wrong.yaml"]]
+        {
             let output = place.output(args);
             failed += usize::from(output.status.code() == Some(2));
             for said in [&output.stdout, &output.stderr] {
                 // What stands in a place that holds no secret is shown.
-                let said = String::from_utf8_lossy(said).replace("interval: canary", "").replace("`canary`", "").replace("${CANARY_ENV", "");
+                let said = String::from_utf8_lossy(said)
+                    .replace("interval: canary", "")
+                    .replace("`canary`", "")
+                    .replace("${CANARY_ENV", "");
                 search(&format!("{from} → {to}: {args:?}"), &said);
             }
         }

@@ -182,7 +182,9 @@ fn is_upgrade(from: &Url, to: &Url) -> bool {
 /// What is wrong with a host of `allow_hosts`.
 pub(crate) fn wrong_host(host: &str) -> Option<String> {
     let name = host.strip_prefix("*.").unwrap_or(host);
-    let known = host == "*" || !name.contains('*') && url::Host::parse(name).is_ok_and(|parsed| parsed.to_string().eq_ignore_ascii_case(name));
+    let known = host == "*"
+        || !name.contains('*')
+            && url::Host::parse(name).is_ok_and(|parsed| parsed.to_string().eq_ignore_ascii_case(name));
     (!known).then(|| {
         format!("`{host}` is no host: write a name such as `cdn.example.com`, `*.example.com` for all below, or `*`")
     })

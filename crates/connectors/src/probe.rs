@@ -65,9 +65,7 @@ pub async fn sink(config: &SinkConfig) -> Result<String> {
         match config {
             SinkConfig::Amqp(config) => crate::amqp::probe(config).await,
             // The host must not depend on a row, so what a template leaves open does not matter.
-            SinkConfig::Http(config) => {
-                reach(&config.url.expose().replace(['{', '}'], "x"), config.deny_private).await
-            }
+            SinkConfig::Http(config) => reach(&config.url.expose().replace(['{', '}'], "x"), config.deny_private).await,
             SinkConfig::File(config) => writable(Path::new(&config.folder)),
             SinkConfig::Stdout(_) => Ok("standard output".into()),
         }

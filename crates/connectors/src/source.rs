@@ -300,11 +300,6 @@ pub fn charset(content_type: &reqwest::header::HeaderValue) -> Option<String> {
     (!value.is_empty()).then(|| value.to_owned())
 }
 
-/// A value of the pipeline file as something to send: a text as it is, anything else as JSON.
-pub(crate) fn json_or_text(value: &serde_json::Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

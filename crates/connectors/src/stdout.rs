@@ -89,18 +89,11 @@ impl StdoutSink {
         Self::onto(Box::new(out), place, config, &context)
     }
 
-    fn onto(
-        out: Box<dyn Write + Send>,
-        place: Place,
-        config: StdoutSinkConfig,
-        context: &SinkContext,
-    ) -> Result<Self> {
+    fn onto(out: Box<dyn Write + Send>, place: Place, config: StdoutSinkConfig, context: &SinkContext) -> Result<Self> {
         let template = match &config.template {
             Some(text) => {
-                {
                 let template = Template::parse(text, &context.schema, place);
                 Some(template.map_err(|m| Error::config(format!("`template` {m}")))?)
-            }
             }
             None => None,
         };
@@ -154,9 +147,7 @@ impl Sink for StdoutSink {
         self.out = Some(out);
         match result {
             Ok(()) => Ok(Vec::new()),
-            Err(e) if e.kind() == Io::BrokenPipe => {
-                Err(Error::environment(CLOSED))
-            }
+            Err(e) if e.kind() == Io::BrokenPipe => Err(Error::environment(CLOSED)),
             Err(e) => Err(Error::environment("standard output can't be written").caused_by(e)),
         }
     }

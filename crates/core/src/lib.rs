@@ -27,4 +27,4 @@ pub use hidden::Hidden;
 pub use schema::{Field, FieldType, StreamSchema};
 pub use sink::{AnySink, Sink, SinkBatch, StagedSink};
 pub use source::{Cursor, CursorDelta, Source, SourceBatch, SourceRead};
-pub use units::{ByteSize, HumanDuration, Secret};
+pub use units::{ByteSize, HumanDuration, Secret, SecretValue};

@@ -202,6 +202,50 @@ impl JsonSchema for Secret {
     }
 }
 
+/// Something to send, which may hold a token and is never printed: a text as it is, anything else as JSON.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct SecretValue(serde_json::Value);
+
+impl SecretValue {
+    /// Wraps a value.
+    pub fn new(value: impl Into<serde_json::Value>) -> Self {
+        Self(value.into())
+    }
+
+    /// True for a text.
+    pub fn is_text(&self) -> bool {
+        self.0.is_string()
+    }
+
+    /// What is sent; never for a message.
+    pub fn expose(&self) -> String {
+        self.0.as_str().map_or_else(|| self.0.to_string(), str::to_owned)
+    }
+}
+
+impl fmt::Debug for SecretValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Serialize for SecretValue {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
+}
+
+impl JsonSchema for SecretValue {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "SecretValue".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "description": "a text, or anything that is sent as JSON; it is never printed" })
+    }
+}
+
 /// `url` as it may be shown: without user, password and query, and of an address of the web without its path, which holds
 /// a token often enough: `https://host/***`.
 pub fn redact_url(url: &str) -> String {

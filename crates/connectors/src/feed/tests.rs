@@ -70,7 +70,8 @@ async fn a_feed_that_moved_gets_no_secret_and_its_entries_keep_no_token() {
         false => answer("301 Moved Permanently", &[("location", "/moved")], ""),
     })
     .await;
-    let (elsewhere, at_elsewhere) = serve(|_, _| answer("200 OK", &[], "<rss><channel><item><guid>1</guid></item></channel></rss>")).await;
+    let (elsewhere, at_elsewhere) =
+        serve(|_, _| answer("200 OK", &[], "<rss><channel><item><guid>1</guid></item></channel></rss>")).await;
     let (away, _) = serve(move |_, _| answer("302 Found", &[("location", &elsewhere)], "")).await;
     for (url, allow_hosts, wanted) in [
         (&url, vec![], Some("http://n.example/")),

@@ -227,13 +227,7 @@ impl HttpSink {
     ///
     /// # Errors
     /// `Retry`: it broke off.
-    async fn judge_each(
-        &self,
-        mut response: Response,
-        target: &str,
-        rows: usize,
-        hidden: &Hidden,
-    ) -> Result<Answer> {
+    async fn judge_each(&self, mut response: Response, target: &str, rows: usize, hidden: &Hidden) -> Result<Answer> {
         let status = response.status();
         let mut body = Vec::new();
         loop {

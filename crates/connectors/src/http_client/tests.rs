@@ -48,11 +48,13 @@ async fn within_its_origin_a_redirect_is_followed_with_everything() {
 
 #[tokio::test]
 async fn to_another_origin_a_redirect_is_followed_only_where_it_is_allowed_and_takes_nothing_along() {
-    for status in ["301 Moved Permanently", "302 Found", "303 See Other", "307 Temporary Redirect", "308 Permanent Redirect"]
+    for status in
+        ["301 Moved Permanently", "302 Found", "303 See Other", "307 Temporary Redirect", "308 Permanent Redirect"]
     {
         // Another port is another origin.
         let (begin, _, at_end) = redirecting(status, |end| at(end, "/x")).await;
-        let refused = send(&client(Access::default()), &at(&begin, "/?key=hush"), Outgoing::default()).await.unwrap_err();
+        let refused =
+            send(&client(Access::default()), &at(&begin, "/?key=hush"), Outgoing::default()).await.unwrap_err();
         assert!(refused.contains("another origin, http://127.0.0.1:") && refused.contains("allow_hosts"), "{refused}");
         assert!(!refused.contains("hush"), "{refused}");
         assert!(at_end.lock().is_empty(), "nothing was sent there");
@@ -141,7 +143,8 @@ fn hosts_are_allowed_by_name_or_by_domain() {
     for host in ["cdn.example.com", "CDN.example.com", "a.news.example", "a.b.news.example", "cdn.example.com."] {
         assert!(access.allows(host), "{host}");
     }
-    for host in ["example.com", "news.example", "evilnews.example", "cdn.example.com.evil.example", "xcdn.example.com"] {
+    for host in ["example.com", "news.example", "evilnews.example", "cdn.example.com.evil.example", "xcdn.example.com"]
+    {
         assert!(!access.allows(host), "{host}");
     }
     for wrong in ["https://a.example", "a.example/x", "", "*.", "a.example:80", "*a.example", "a b"] {

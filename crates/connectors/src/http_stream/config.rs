@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use millstream_core::{ByteSize, HumanDuration, Secret};
+use millstream_core::{ByteSize, HumanDuration, Secret, SecretValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +28,7 @@ pub struct HttpStreamSourceConfig {
     pub bearer_token: Option<Secret>,
     /// The request's body. A text is sent as it is, anything else as JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub body: Option<serde_json::Value>,
+    pub body: Option<SecretValue>,
     /// Connect again when no byte has come for this long. Servers of such streams send an empty line or a comment now
     /// and then to show that they are there.
     #[serde(default = "crate::websocket::config::default_stall_timeout")]

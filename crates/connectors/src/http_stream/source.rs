@@ -26,7 +26,7 @@ use crate::file::too_large;
 use crate::format::Framing;
 use crate::http_client::{Access, HttpClient, Outgoing, describe};
 use crate::record_buffer::RecordBuffer;
-use crate::source::{SERVER_WAIT_MAX, SourceContext, charset, json_or_text, request_headers, retry_after};
+use crate::source::{SERVER_WAIT_MAX, SourceContext, charset, request_headers, retry_after};
 
 const LAST_EVENT_ID: &str = "last_event_id";
 
@@ -76,7 +76,7 @@ impl HttpStreamSource {
         if config.format == StreamFormat::Sse {
             headers.entry(ACCEPT).or_insert(HeaderValue::from_static("text/event-stream"));
         }
-        if matches!(&config.body, Some(body) if !body.is_string()) {
+        if matches!(&config.body, Some(body) if !body.is_text()) {
             headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
         }
         let access = Access { allow_hosts: config.allow_hosts.clone(), deny_private: config.deny_private };
@@ -110,7 +110,7 @@ impl HttpStreamSource {
     /// Sends the request and waits for the head of the answer.
     fn connect(&self) -> BoxFuture<'static, Result<Response, Refused>> {
         let method = Method::from_bytes(self.config.method.as_bytes()).unwrap_or_default();
-        let body = self.config.body.as_ref().map(|body| json_or_text(body).into_bytes());
+        let body = self.config.body.as_ref().map(|body| body.expose().into_bytes());
         let mut headers = HeaderMap::new();
         if !self.last_id.is_empty()
             && let Ok(id) = HeaderValue::from_bytes(&self.last_id)

@@ -6,9 +6,7 @@ use crate::sink::tests::{change_schema, changes, row_schema, rows};
 fn render(text: &str, batch: &RecordBatch) -> Vec<String> {
     let template = Template::parse(text, batch.schema_ref(), Place::Text).unwrap();
     let bound = template.bind(batch).unwrap();
-    (0..batch.num_rows())
-        .map(|row| bound.render(row).unwrap())
-        .collect()
+    (0..batch.num_rows()).map(|row| bound.render(row).unwrap()).collect()
 }
 
 #[test]

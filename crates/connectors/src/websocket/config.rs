@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use millstream_core::{ByteSize, HumanDuration, Secret};
+use millstream_core::{ByteSize, HumanDuration, Secret, SecretValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +27,7 @@ pub struct WebsocketSourceConfig {
     pub bearer_token: Option<Secret>,
     /// Messages sent after each connect, in order. A text is sent as it is, anything else as JSON.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub subscribe: Vec<serde_json::Value>,
+    pub subscribe: Vec<SecretValue>,
     /// Connect again when neither a whole message nor an answer to a ping has come for this long.
     #[serde(default = "default_stall_timeout")]
     pub stall_timeout: HumanDuration,
@@ -58,7 +58,7 @@ pub struct WebsocketSourceConfig {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Heartbeat {
     /// The message. A text is sent as it is, anything else as JSON.
-    pub send: serde_json::Value,
+    pub send: SecretValue,
     /// How often; the first time this long after connecting.
     pub every: HumanDuration,
 }

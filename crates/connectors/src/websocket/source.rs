@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use futures::{FutureExt, SinkExt, StreamExt};
 use millstream_core::units::redact_url;
-use millstream_core::{Error, Failure, FailureKind, Result, Source, SourceBatch, SourceRead};
+use millstream_core::{Error, Failure, FailureKind, Result, SecretValue, Source, SourceBatch, SourceRead};
 use regex::bytes::Regex;
 use reqwest::header::RETRY_AFTER;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -24,7 +24,7 @@ use super::config::WebsocketSourceConfig;
 use super::connect::{Socket, connect};
 use crate::backoff::Reconnect;
 use crate::record_buffer::RecordBuffer;
-use crate::source::{SERVER_WAIT_MAX, SourceContext, json_or_text, request_headers, retry_after};
+use crate::source::{SERVER_WAIT_MAX, SourceContext, request_headers, retry_after};
 
 /// Reads the messages of a WebSocket; see [`WebsocketSourceConfig`]. It has no cursor: a WebSocket can't be asked for
 /// the past.
@@ -83,7 +83,7 @@ impl WebsocketSource {
         });
         Ok(Self {
             request,
-            subscribe: config.subscribe.iter().map(json_or_text).collect(),
+            subscribe: config.subscribe.iter().map(SecretValue::expose).collect(),
             reconnect: Reconnect::new(&config.backoff, &context),
             connection: Connection::None,
             ignore: patterns(&config, &context.name)?,
@@ -158,7 +158,7 @@ impl WebsocketSource {
             return Ok(());
         }
         *beat_at = Some(now + heartbeat.every.0);
-        match timeout(stall, socket.send(Message::text(json_or_text(&heartbeat.send)))).await {
+        match timeout(stall, socket.send(Message::text(heartbeat.send.expose()))).await {
             Ok(sent) => sent.map_err(|e| describe(&e)),
             Err(_) => Err(format!("nothing could be sent for {stall:?}")),
         }

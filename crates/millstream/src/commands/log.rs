@@ -174,7 +174,10 @@ mod tests {
         let first: serde_json::Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
         assert_eq!(first["message"], format!("it says {RECORD}"), "nothing is lost");
         let lively = logged(LogFormat::Text, true);
-        assert!(lively.contains("\x1b[33m") && !lively.contains("\x1b[2J") && lively.lines().count() == 2, "{lively:?}");
+        assert!(
+            lively.contains("\x1b[33m") && !lively.contains("\x1b[2J") && lively.lines().count() == 2,
+            "{lively:?}"
+        );
     }
 
     fn directives(wanted: &str) -> Vec<String> {

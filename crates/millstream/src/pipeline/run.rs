@@ -560,8 +560,7 @@ fn open_ingests(
         let decoder = format::build(&spec.decode, &spec.declared)
             .map_err(|message| Error::config(message).context(format!("source {}", spec.name)))?;
         let backlog_max = pipeline.settings.max_backlog;
-        let ingest =
-            Ingest::new(Arc::new(spec.clone()), stream.clone(), decoder, context, backlog_max, disk.clone());
+        let ingest = Ingest::new(Arc::new(spec.clone()), stream.clone(), decoder, context, backlog_max, disk.clone());
         ingests.insert(spec.name.clone(), Arc::new(ingest));
     }
     Ok(ingests)

@@ -31,7 +31,10 @@ pub fn local_store(dir: &FsPath) -> Result<Arc<dyn ObjectStore>> {
     let files = LocalFileSystem::new_with_prefix(dir)
         .map_err(|e| Error::environment(format!("folder {} can't be used", dir.display())).caused_by(e))?;
     let root = dir.canonicalize().doing(|| format!("find folder {}", dir.display()))?;
-    Ok(Arc::new(LocalStore { files: files.with_fsync(true), closed: Arc::new(Closed { root, known: Mutex::default() }) }))
+    Ok(Arc::new(LocalStore {
+        files: files.with_fsync(true),
+        closed: Arc::new(Closed { root, known: Mutex::default() }),
+    }))
 }
 
 /// Object stores fail for a moment, and the engine asks them again for a long time. A disk that is full or read-only

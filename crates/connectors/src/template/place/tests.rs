@@ -38,10 +38,23 @@ fn no_value_changes_the_path_of_a_url() {
     {
         assert!(url(template, value).is_err(), "{template}");
     }
-    for value in
-        ["../x", "a/..", "./a", "a/./b", "%2e%2e/x", "%2e%2e%2fx", "%252e%252e%252fx", "a%2f..%2fb", "..;x=1/a", "a\\b",
-         "%5c..%5c", "a\0", "a%00", "\r\nX: y", "a%0d%0a"]
-    {
+    for value in [
+        "../x",
+        "a/..",
+        "./a",
+        "a/./b",
+        "%2e%2e/x",
+        "%2e%2e%2fx",
+        "%252e%252e%252fx",
+        "a%2f..%2fb",
+        "..;x=1/a",
+        "a\\b",
+        "%5c..%5c",
+        "a\0",
+        "a%00",
+        "\r\nX: y",
+        "a%0d%0a",
+    ] {
         let refused = url("http://h/items/{headline}", value).unwrap_err();
         assert!(refused.contains("with this row's values"), "{value}: {refused}");
         assert!(url("http://h/items?q={headline}", value).is_ok(), "{value} in the query");
@@ -86,8 +99,25 @@ fn no_value_leaves_its_folder_or_hides_a_file() {
     assert_eq!(name("{headline}", "Zürich 1.2").as_deref(), Ok("Zürich 1.2"));
     let long = "x".repeat(256);
     for value in [
-        "../x", "a/b", "a\\b", "", ".", "..", ".hidden", "a.", "a ", "a\0", "a\n", "\u{202e}fdp", "con", "NUL.txt", "com1",
-        "LPT9.log", "a:b", "a*", &long,
+        "../x",
+        "a/b",
+        "a\\b",
+        "",
+        ".",
+        "..",
+        ".hidden",
+        "a.",
+        "a ",
+        "a\0",
+        "a\n",
+        "\u{202e}fdp",
+        "con",
+        "NUL.txt",
+        "com1",
+        "LPT9.log",
+        "a:b",
+        "a*",
+        &long,
     ] {
         assert!(name("{headline}", value).is_err(), "{value:?}");
         assert!(name("x/{headline}/y", value).is_err(), "{value:?}");
