@@ -8,6 +8,8 @@
 //! gone), it waits, says for what, and goes on by itself: a direct sink with the same rows, a staged one from its committed
 //! offsets, with what it had staged discarded. Only damage, and settings that never worked, end the pipeline.
 
+mod trouble;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,13 +18,13 @@ use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::select_all;
-use millstream_connectors::stdout;
-use millstream_core::{AnySink, DeadLetter, Error, ErrorKind, Result, RowFailure, SinkBatch, Stage};
+use millstream_core::{AnySink, DeadLetter, Error, Result, RowFailure, SinkBatch, Stage};
 use millstream_storage::checkpoint::Checkpoint;
 use millstream_storage::log::Append;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use self::trouble::{Halt, RETRY_PAUSE};
 use super::dead_letters::FailedRows;
 use super::health::{ComponentKind, Part};
 use super::progress::ReaderProgress;
@@ -34,7 +36,6 @@ use crate::config::checked::{OnError, SinkSpec, Start};
 const READ_BYTES: usize = 256 << 10;
 /// Rows handed to a direct sink at once: what a crash may deliver again.
 const DELIVER_ROWS: usize = 1024;
-const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(15));
 /// How often a staged sink is asked whether it is due.
 const DUE_EVERY: Duration = Duration::from_millis(100);
 
@@ -185,11 +186,7 @@ impl Deliver {
                 Err(Halt::Trouble(e)) if self.may_pass(&e) => e,
                 Err(Halt::Trouble(e)) => return Err(failed(e)),
             };
-            // A staged sink begins anew; a direct one has its rows still, and does not get here.
-            self.is_unsettled = true;
-            self.is_troubled = true;
-            self.staged_rows = None;
-            self.inputs.iter_mut().for_each(|input| input.offsets.clone_from(&input.committed));
+            self.begin_anew();
             if self.wait_after(&trouble).await {
                 return Err(Error::retry(STOPPED));
             }
@@ -219,49 +216,6 @@ impl Deliver {
             if !moved {
                 self.wait().await?;
             }
-        }
-    }
-
-    /// Finishes what a crash or a failure may have interrupted.
-    async fn settle(&mut self) -> Result<(), Halt> {
-        if let (AnySink::Staged(sink), true) = (&mut self.sink, self.is_unsettled) {
-            sink.recover(self.sealed.clone()).await.map_err(Halt::Trouble)?;
-            self.is_unsettled = false;
-            self.sealed = None;
-        }
-        Ok(())
-    }
-
-    /// True for a failure that may go away without this pipeline. What a person has to change in the pipeline file may only
-    /// where it has worked before: a password that was replaced, say.
-    fn may_pass(&self, e: &Error) -> bool {
-        let for_good = e.message() == stdout::CLOSED && *self.wish.borrow() == Wish::Drain;
-        match e.kind() {
-            ErrorKind::Retry | ErrorKind::Unavailable => true,
-            // What nobody can bring back is not waited for at the end of a run.
-            ErrorKind::Environment => !for_good,
-            ErrorKind::Config => self.has_worked,
-            ErrorKind::Input | ErrorKind::Corruption | ErrorKind::Bug => false,
-        }
-    }
-
-    /// Says why the sink waits, and waits; true where the pipeline stops meanwhile.
-    async fn wait_after(&mut self, e: &Error) -> bool {
-        self.part.waits(&e.to_string());
-        let pause = self.pause;
-        self.pause = (pause * 2).min(RETRY_PAUSE.1);
-        let wish = *self.wish.borrow();
-        let changed = async { self.wish.wait_for(|now| *now == Wish::Stop || *now != wish).await.map(|now| *now) };
-        matches!(tokio::time::timeout(pause, changed).await, Ok(Ok(Wish::Stop)))
-    }
-
-    /// The sink has taken what it was given.
-    fn works(&mut self) {
-        self.has_worked = true;
-        // What is staged again has got no further than before.
-        if !self.is_troubled {
-            self.pause = RETRY_PAUSE.0;
-            self.part.works();
         }
     }
 
@@ -483,22 +437,6 @@ impl Deliver {
             _ = self.wish.changed() => Ok(()),
             () = tokio::time::sleep(timer) => Ok(()),
         }
-    }
-}
-
-/// Why delivering has come to a halt.
-enum Halt {
-    /// The pipeline stops, and the sink is not available.
-    Stopped,
-    /// The sink can't do what it was asked to.
-    Trouble(Error),
-    /// Anything else: logs, offsets, rows.
-    Failed(Error),
-}
-
-impl From<Error> for Halt {
-    fn from(e: Error) -> Self {
-        Self::Failed(e)
     }
 }
 
