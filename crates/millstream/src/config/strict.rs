@@ -393,7 +393,8 @@ impl<'a> Walk<'a> {
 fn has_credentials(node: &Node) -> bool {
     let Content::Scalar(scalar) = &node.content else { return false };
     let text = scalar.interpolated.as_ref().map_or(scalar.typed.as_str(), |i| i.text.as_str());
-    let Some((scheme, rest)) = text.split_once("://") else { return false };
+    // Mistyped (`http//user:password@host`) it is no address, and holds a password all the same.
+    let Some((scheme, rest)) = text.split_once("://").or_else(|| text.split_once("//")) else { return false };
     let (authority, behind) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     let is_web = ["http", "https", "ws", "wss"].iter().any(|web| scheme.eq_ignore_ascii_case(web));
     authority.contains('@') || is_web && behind.len() > 1 && !text.contains(char::is_whitespace)
