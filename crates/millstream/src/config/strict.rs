@@ -135,7 +135,9 @@ impl<'a> Walk<'a> {
                 }
                 (None, None) if open => {}
                 (None, None) => {
-                    self.hide_by_name(&mut entry.value, &entry.key);
+                    // A mistyped key of a secret has a secret behind it.
+                    let meant = nearest(&entry.key, missing.iter().copied());
+                    self.hide_by_name(&mut entry.value, meant.filter(|key| looks_secret(key)).unwrap_or(&entry.key));
                     let help = suggestion(&entry.key, "there are", &missing);
                     self.error(&entry.place, format!("unknown key `{}`", entry.key), help);
                 }
