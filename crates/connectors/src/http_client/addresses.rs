@@ -40,7 +40,11 @@ fn is_private_v6(address: Ipv6Addr) -> bool {
     let [a, b, ..] = address.segments();
     let is_global = a & 0xe000 == 0x2000;
     // Protocol assignments (Teredo among them), documentation.
-    let is_special = (a == 0x2001 && b < 0x0200) || (a == 0x2001 && b == 0x0db8) || (a == 0x3fff && b < 0x1000);
+    let is_special = match a {
+        0x2001 => b < 0x0200 || b == 0x0db8,
+        0x3fff => b < 0x1000,
+        _ => false,
+    };
     !is_global || is_special
 }
 
