@@ -1,12 +1,11 @@
 //! The data folder when it is in use, read-only, full, newer or damaged: a clear error, and nothing is lost.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
-use crate::support::Place;
+use crate::support::{Mount, Place};
 
 const PIPELINE: &str = "
 pipeline: kept
@@ -31,35 +30,6 @@ fn grow(place: &Place, from: usize, records: usize, text_bytes: usize) {
 
 fn count(place: &Place) -> u64 {
     place.query("SELECT count(*) AS n, count(DISTINCT id) AS ids FROM items")[0]["n"].as_u64().unwrap()
-}
-
-/// A file system in memory over a folder, unmounted at the end.
-struct Mount(PathBuf);
-
-impl Mount {
-    /// None, with a word about it, where this process may not mount.
-    fn tmpfs(folder: &Path, size: &str) -> Option<Self> {
-        std::fs::create_dir_all(folder).unwrap();
-        let mounted = mount(&["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs", &folder.display().to_string()]);
-        if !mounted {
-            eprintln!("skipped: this process may not mount a file system");
-        }
-        mounted.then(|| Self(folder.to_owned()))
-    }
-
-    fn remount(&self, options: &str) {
-        assert!(mount(&["-o", &format!("remount,{options}"), &self.0.display().to_string()]));
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-fn mount(args: &[&str]) -> bool {
-    Command::new("mount").args(args).output().is_ok_and(|output| output.status.success())
 }
 
 #[test]
@@ -131,24 +101,38 @@ fn a_read_only_folder_is_a_clear_error() {
 }
 
 #[test]
-fn a_full_disk_stops_the_run_with_a_clear_error_and_nothing_is_lost() {
+fn a_full_disk_holds_the_source_up_and_it_goes_on_when_there_is_room() {
     let place = Place::new(PIPELINE);
-    let Some(disk) = Mount::tmpfs(&place.path("data"), "6m") else { return };
-    let records = 12_000;
+    let Some(disk) = Mount::tmpfs(&place.path("data"), "64m") else { return };
+    let records = 30_000;
     grow(&place, 0, records, 2_000);
     let mut server = place.start(&["--exit-when-idle"]);
+    server.wait_for_log("source wire waits: the disk of the data folder data has less than 16 MiB left");
+    disk.remount("size=512m");
     let status = server.wait();
     let log = server.log();
-    assert_eq!(status.code(), Some(1), "{log}");
-    assert!(log.contains("No space left on device"), "{log}");
-    // Again, with the disk still full: as clear, and no worse.
-    let said = place.fails(1, &RUN);
-    assert!(said.contains("No space left on device"), "{said}");
-    disk.remount("size=512m");
-    place.run();
+    assert!(status.success() && log.contains("source wire goes on"), "{log}");
     assert_eq!(count(&place), records as u64);
     assert_eq!(place.tap("wire").len(), records);
     assert_eq!(place.tap("items.changes").len(), records, "and nothing is doubled");
+}
+
+#[test]
+fn a_start_on_a_full_disk_is_a_clear_error_and_nothing_is_lost() {
+    let place = Place::new(PIPELINE);
+    let Some(_disk) = Mount::tmpfs(&place.path("data"), "32m") else { return };
+    grow(&place, 0, 500, 2_000);
+    place.run();
+    // Somebody else takes all the room there is.
+    let _ = std::fs::write(place.path("data/other"), vec![0; 48 << 20]);
+    grow(&place, 500, 500, 2_000);
+    let said = place.fails(1, &RUN);
+    assert!(said.contains("No space left on device"), "{said}");
+    std::fs::remove_file(place.path("data/other")).unwrap();
+    place.run();
+    assert_eq!(count(&place), 1_000);
+    assert_eq!(place.tap("wire").len(), 1_000);
+    assert_eq!(place.tap("items.changes").len(), 1_000, "and nothing is doubled");
 }
 
 #[test]

@@ -8,8 +8,10 @@
 
 mod access;
 mod api;
+mod attacks;
 mod bad_input;
 mod begin;
+mod canary;
 mod chaos;
 mod commands;
 mod crash;
@@ -30,6 +32,7 @@ mod reload;
 mod secrets;
 mod serve;
 mod settings;
+mod sink_troubles;
 mod stops;
 mod support;
 mod taps;

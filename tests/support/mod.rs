@@ -3,11 +3,13 @@
 pub mod broker;
 pub mod http;
 pub mod kills;
+pub mod mount;
 pub mod place;
 pub mod process;
 
 pub use broker::Broker;
 pub use kills::Kills;
+pub use mount::Mount;
 pub use place::Place;
 pub use process::Server;
 

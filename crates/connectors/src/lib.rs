@@ -6,6 +6,7 @@ pub mod feed;
 pub mod file;
 pub mod format;
 pub mod http;
+mod http_client;
 pub mod http_push;
 pub mod http_stream;
 pub mod probe;

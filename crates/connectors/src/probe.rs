@@ -4,6 +4,7 @@
 //! Nothing is changed anywhere: no queue declared, no file left, no request sent to a web service that might act on it.
 //! An error of kind `Retry` passes by itself (a pipeline waits for it); any other one a person has to mend.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,8 +15,9 @@ use tokio::net::TcpStream;
 use url::Url;
 
 use crate::feed::FeedSourceConfig;
+use crate::http_client::{Access, HttpClient, Outgoing, public_addresses};
 use crate::sink::SinkConfig;
-use crate::source::{SourceConfig, describe_http_error, http_client, request_headers};
+use crate::source::{SourceConfig, request_headers};
 
 /// How far a probe goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,12 +42,14 @@ pub async fn source(config: &SourceConfig, depth: Depth) -> Result<String> {
             SourceConfig::Http(_) => Ok("records are posted to this server".into()),
             SourceConfig::Feed(config) => feeds(config, depth).await,
             // A handshake would be a subscriber more, or take the place of the one that is there.
-            SourceConfig::Websocket(config) => reach(&config.url).await,
+            SourceConfig::Websocket(config) => reach(config.url.expose(), config.deny_private).await,
             SourceConfig::HttpStream(config) => match depth {
                 Depth::Full if config.method.eq_ignore_ascii_case("GET") => {
-                    ask(&config.url, request_headers(&config.headers, config.bearer_token.as_ref())?).await
+                    let access = Access { allow_hosts: config.allow_hosts.clone(), deny_private: config.deny_private };
+                    let headers = request_headers(&config.headers, config.bearer_token.as_ref())?;
+                    ask(config.url.expose(), headers, access).await
                 }
-                _ => reach(&config.url).await,
+                _ => reach(config.url.expose(), config.deny_private).await,
             },
         }
     })
@@ -61,7 +65,7 @@ pub async fn sink(config: &SinkConfig) -> Result<String> {
         match config {
             SinkConfig::Amqp(config) => crate::amqp::probe(config).await,
             // The host must not depend on a row, so what a template leaves open does not matter.
-            SinkConfig::Http(config) => reach(&config.url.expose().replace(['{', '}'], "x")).await,
+            SinkConfig::Http(config) => reach(&config.url.expose().replace(['{', '}'], "x"), config.deny_private).await,
             SinkConfig::File(config) => writable(Path::new(&config.folder)),
             SinkConfig::Stdout(_) => Ok("standard output".into()),
         }
@@ -71,19 +75,22 @@ pub async fn sink(config: &SinkConfig) -> Result<String> {
 
 async fn feeds(config: &FeedSourceConfig, depth: Depth) -> Result<String> {
     let urls = config.all_urls();
-    for url in &urls {
-        match depth {
-            Depth::Quick => reach(url).await,
-            Depth::Full => ask(url, request_headers(&config.headers, None)?).await,
-        }?;
+    for (url, shown) in &urls {
+        let access = Access { allow_hosts: config.allow_hosts.clone(), deny_private: config.deny_private };
+        let found = match depth {
+            Depth::Quick => reach(url, config.deny_private).await,
+            Depth::Full => ask(url, request_headers(&config.headers, None)?, access).await,
+        };
+        found.map_err(|e| if urls.len() > 1 { e.context(shown.clone()) } else { e })?;
     }
     Ok(if urls.len() == 1 { "the feed answers".into() } else { format!("{} feeds answer", urls.len()) })
 }
 
 /// Asks for a document, and reads only what the server says of it.
-async fn ask(url: &str, headers: HeaderMap) -> Result<String> {
-    let client = http_client(headers, Some(TIMEOUT))?;
-    let answer = client.get(url).send().await.map_err(|e| Error::retry(describe_http_error(e)))?;
+async fn ask(url: &str, headers: HeaderMap, access: Access) -> Result<String> {
+    let client = HttpClient::new(headers, Some(TIMEOUT), access)?;
+    let url = Url::parse(url).map_err(|e| Error::config(format!("`url` is no URL: {e}")))?;
+    let answer = client.send(&url, Outgoing::default()).await.map_err(Error::retry)?;
     let (host, status) = (answer.url().host_str().unwrap_or_default().to_owned(), answer.status());
     match status {
         _ if status.is_success() || status == StatusCode::NOT_MODIFIED => Ok(format!("{host} answers {status}")),
@@ -103,7 +110,7 @@ async fn within(probe: impl Future<Output = Result<String>>) -> Result<String> {
 ///
 /// # Errors
 /// `Retry`: the name is not known or nobody answers.
-pub async fn reach(url: &str) -> Result<String> {
+pub async fn reach(url: &str, deny_private: bool) -> Result<String> {
     // The text may hold a password, so it is not repeated.
     let url = Url::parse(url).map_err(|e| Error::config(format!("`url` is no URL: {e}")))?;
     let host = url.host_str().ok_or_else(|| Error::config("`url` names no host"))?;
@@ -116,7 +123,15 @@ pub async fn reach(url: &str) -> Result<String> {
     });
     let port = port.ok_or_else(|| Error::config("`url` names no port"))?;
     let address = host.trim_start_matches('[').trim_end_matches(']');
-    match TcpStream::connect((address, port)).await {
+    let connected = if deny_private {
+        match public_addresses(address, port).await {
+            Ok(addresses) => TcpStream::connect(addresses.as_slice()).await,
+            Err(e) => Err(e),
+        }
+    } else {
+        TcpStream::connect((address, port)).await
+    };
+    match connected {
         Ok(_) => Ok(format!("{host}:{port} answers")),
         Err(e) => Err(Error::retry(format!("{host}:{port} can't be reached")).caused_by(e)),
     }
@@ -135,26 +150,30 @@ pub fn writable(folder: &Path) -> Result<String> {
     // Modes alone don't say it: a file system may be read-only.
     let probe = there.join(format!(".millstream-probe-{}", std::process::id()));
     let made = std::fs::File::create_new(&probe).and_then(|_| std::fs::remove_file(&probe));
+    // Room may be made, or come back, while others go on.
+    let passes = |e: &std::io::Error| matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+    if let Some(e) = made.as_ref().err().filter(|e| passes(e)) {
+        return Err(Error::retry(format!("write into {}: the disk is full: {e}", there.display())));
+    }
     made.doing(|| format!("write into {}", there.display()))?;
     Ok(if there == folder { format!("{} can be written", folder.display()) } else { "the folder will be made".into() })
 }
 
 #[cfg(test)]
 mod tests {
-    use millstream_core::ErrorKind;
-
     use super::*;
+    use millstream_core::ErrorKind;
 
     #[tokio::test]
     async fn a_host_that_does_not_answer_passes_and_a_wrong_url_does_not() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        assert!(reach(&format!("amqp://user:hush@127.0.0.1:{port}/%2f")).await.is_ok());
+        assert!(reach(&format!("amqp://user:hush@127.0.0.1:{port}/%2f"), false).await.is_ok());
         drop(listener);
-        let error = reach(&format!("ws://user:hush@127.0.0.1:{port}/")).await.unwrap_err();
+        let error = reach(&format!("ws://user:hush@127.0.0.1:{port}/"), false).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Retry);
         assert!(!error.to_string().contains("hush"), "{error}");
-        assert_eq!(reach("no url").await.unwrap_err().kind(), ErrorKind::Config);
+        assert_eq!(reach("no url", false).await.unwrap_err().kind(), ErrorKind::Config);
     }
 
     #[test]

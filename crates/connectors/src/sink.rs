@@ -17,6 +17,7 @@ use crate::amqp::{AmqpSink, AmqpSinkConfig};
 use crate::file::{FileSink, FileSinkConfig};
 use crate::http::{HttpSink, HttpSinkConfig};
 use crate::stdout::{StdoutSink, StdoutSinkConfig};
+use crate::template::{Place, Template};
 
 /// A sink's settings, told apart by `type`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -210,8 +211,8 @@ impl Problems {
         }
     }
 
-    pub(crate) fn check_template(&mut self, field: impl Into<String>, text: &str, schema: &Schema) {
-        if let Err(message) = crate::template::Template::parse(text, schema) {
+    pub(crate) fn check_template(&mut self, field: impl Into<String>, text: &str, schema: &Schema, place: Place) {
+        if let Err(message) = Template::parse(text, schema, place) {
             self.add(field, message);
         }
     }

@@ -217,6 +217,22 @@ impl Problems {
         }
     }
 
+    /// Hosts that redirects may lead to.
+    pub(crate) fn check_hosts(&mut self, hosts: &[String]) {
+        for (i, host) in hosts.iter().enumerate() {
+            if let Some(message) = crate::http_client::wrong_host(host) {
+                self.add(format!("allow_hosts[{i}]"), message);
+            }
+        }
+    }
+
+    /// An address that is denied however often it is asked.
+    pub(crate) fn check_private(&mut self, field: &str, url: &str, denied: bool) {
+        if denied && crate::http_client::is_private_url(url) {
+            self.add(field, crate::http_client::PRIVATE_URL);
+        }
+    }
+
     pub(crate) fn check_bearer(&mut self, headers: &BTreeMap<String, Secret>, token: Option<&Secret>) {
         let Some(token) = token else { return };
         if reqwest::header::HeaderValue::from_str(token.expose()).is_err() {
@@ -259,21 +275,6 @@ pub(crate) fn request_headers(
     Ok(map)
 }
 
-/// The HTTP client of a source; answers that are compressed are unpacked.
-///
-/// # Errors
-/// `Environment`: TLS can't be set up.
-pub(crate) fn http_client(headers: reqwest::header::HeaderMap, timeout: Option<Duration>) -> Result<reqwest::Client> {
-    let mut builder = reqwest::Client::builder()
-        .user_agent(concat!("millstream/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(Duration::from_secs(10))
-        .default_headers(headers);
-    if let Some(timeout) = timeout {
-        builder = builder.timeout(timeout);
-    }
-    builder.build().map_err(|e| Error::environment("the HTTP client can't be set up").caused_by(e))
-}
-
 /// What to say of a URL whose user or password is not encoded.
 pub(crate) const ENCODE_PASSWORD: &str = "has a character in its user or password that must be encoded: encode the \
     password (`@` as %40, `/` as %2F, `%` as %25, `#` as %23, `?` as %3F)";
@@ -297,23 +298,6 @@ pub fn charset(content_type: &reqwest::header::HeaderValue) -> Option<String> {
     let (_, value) = parameters.into_iter().find(|(name, _)| name.trim().eq_ignore_ascii_case("charset"))?;
     let value = value.trim().trim_matches(['"', '\'']).trim();
     (!value.is_empty()).then(|| value.to_owned())
-}
-
-/// What went wrong, down to its cause, without the address, which may hold a token.
-pub(crate) fn describe_http_error(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
-}
-
-/// A value of the pipeline file as something to send: a text as it is, anything else as JSON.
-pub(crate) fn json_or_text(value: &serde_json::Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::sink::{Image, Payload, Problems, SinkContext};
-use crate::template::Template;
+use crate::template::{Place, Template};
 
 /// Prints each row to standard output.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -45,7 +45,7 @@ impl StdoutSinkConfig {
     /// Finds settings that can't work; see [`crate::sink::SinkConfig::check`].
     pub(crate) fn check(&self, schema: &Schema, problems: &mut Problems) {
         match (&self.template, self.format) {
-            (Some(text), StdoutFormat::Text) => problems.check_template("template", text, schema),
+            (Some(text), StdoutFormat::Text) => problems.check_template("template", text, schema, Place::Text),
             (Some(_), _) => problems.add("template", "needs `format: text`"),
             (None, StdoutFormat::Text) => {
                 problems.add("template", "is missing: `format: text` needs a line such as \"{id}\"")
@@ -55,7 +55,10 @@ impl StdoutSinkConfig {
     }
 }
 
-/// Prints each row. Rows of a batch come out together; a broken pipe stops the sink.
+/// What is said of an output that nobody reads any more, and nobody will.
+pub const CLOSED: &str = "standard output was closed by its reader: start again with an open one";
+
+/// Prints each row. Rows of a batch come out together.
 pub struct StdoutSink {
     format: StdoutFormat,
     template: Option<Template>,
@@ -80,14 +83,17 @@ impl StdoutSink {
         let escapes = if json { Escapes::Json } else { Escapes::Text };
         let out = std::io::stdout();
         // What a record says is shown on a terminal, never obeyed.
-        let escapes = out.is_terminal().then_some(escapes);
-        Self::onto(Box::new(SafeWriter::new(out, escapes)), config, &context)
+        let is_terminal = out.is_terminal();
+        let out = SafeWriter::new(out, is_terminal.then_some(escapes));
+        let place = if is_terminal { Place::TerminalLine } else { Place::Text };
+        Self::onto(Box::new(out), place, config, &context)
     }
 
-    fn onto(out: Box<dyn Write + Send>, config: StdoutSinkConfig, context: &SinkContext) -> Result<Self> {
+    fn onto(out: Box<dyn Write + Send>, place: Place, config: StdoutSinkConfig, context: &SinkContext) -> Result<Self> {
         let template = match &config.template {
             Some(text) => {
-                Some(Template::parse(text, &context.schema).map_err(|m| Error::config(format!("`template` {m}")))?)
+                let template = Template::parse(text, &context.schema, place);
+                Some(template.map_err(|m| Error::config(format!("`template` {m}")))?)
             }
             None => None,
         };
@@ -99,10 +105,9 @@ impl StdoutSink {
         let mut text = Vec::new();
         if let Some(template) = &self.template {
             let bound = template.bind(&batch.batch)?;
-            let mut line = String::new();
             for &row in &payload.rows {
-                line.clear();
-                bound.render(row as usize, &mut line);
+                // On a line, a value can do nothing that it must not.
+                let line = bound.render(row as usize).map_err(Error::bug)?;
                 text.extend_from_slice(line.as_bytes());
                 text.push(b'\n');
             }
@@ -142,9 +147,7 @@ impl Sink for StdoutSink {
         self.out = Some(out);
         match result {
             Ok(()) => Ok(Vec::new()),
-            Err(e) if e.kind() == Io::BrokenPipe => {
-                Err(Error::environment("standard output was closed by its reader: start again with an open one"))
-            }
+            Err(e) if e.kind() == Io::BrokenPipe => Err(Error::environment(CLOSED)),
             Err(e) => Err(Error::environment("standard output can't be written").caused_by(e)),
         }
     }

@@ -3,21 +3,26 @@
 //! A path names a column, and below it the fields of structs. On a change stream a path that does not begin with `op`,
 //! `ts`, `key`, `old` or `new` is looked up in the new image, or, of a delete, in the old one. A null is written
 //! `null`, a moment as in JSON but without quotes, a list or an object as JSON.
+//!
+//! A template is made for a [`Place`], which says what a record's value must not do there.
+
+mod place;
 
 use std::fmt;
-use std::ops::Range;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema};
 use millstream_core::Result;
 use millstream_core::json::ValueWriter;
 
+pub use self::place::{Place, SHORT_STRING_MAX};
 use crate::sink::is_change_stream;
 
-/// A text with columns to fill in, checked against a schema.
+/// A text with columns to fill in, checked against a schema, for one place.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Template {
     parts: Vec<Part>,
+    place: Place,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -29,31 +34,16 @@ enum Part {
     Image(Vec<usize>),
 }
 
-/// Where the text of a template goes, and so what a record's value must not do there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// Anything.
-    Text,
-    /// A URL. Values are percent-encoded, and none may change the depth of the path: a part of it that holds a column
-    /// is not empty, `.` or `..`.
-    Url,
-    /// A name of AMQP: at most 255 bytes.
-    ShortString,
-}
-
-/// AMQP's limit for names and routing keys, in bytes.
-pub const SHORT_STRING_MAX: usize = 255;
-
 /// Columns of a change stream.
 const OLD: usize = 3;
 const NEW: usize = 4;
 
 impl Template {
-    /// Reads a template for rows with the columns of `schema`.
+    /// Reads a template for rows with the columns of `schema`, whose text goes to `place`.
     ///
     /// # Errors
     /// A brace without its partner, or a path that names no column; the message names the nearest one there is.
-    pub fn parse(text: &str, schema: &Schema) -> Result<Self, String> {
+    pub fn parse(text: &str, schema: &Schema, place: Place) -> Result<Self, String> {
         let mut parts = Vec::new();
         let mut literal = String::new();
         let mut rest = text;
@@ -78,7 +68,7 @@ impl Template {
         if !literal.is_empty() {
             parts.push(Part::Text(literal));
         }
-        Ok(Self { parts })
+        Ok(Self { parts, place })
     }
 
     /// True where the text is the same for every row.
@@ -121,7 +111,7 @@ impl Template {
                 },
             })
         });
-        Ok(BoundTemplate { parts: parts.collect::<Result<_>>()? })
+        Ok(BoundTemplate { parts: parts.collect::<Result<_>>()?, place: self.place })
     }
 }
 
@@ -135,6 +125,7 @@ impl fmt::Debug for Template {
 /// A template and the columns of one batch.
 pub struct BoundTemplate<'a> {
     parts: Vec<BoundPart<'a>>,
+    place: Place,
 }
 
 enum BoundPart<'a> {
@@ -144,54 +135,50 @@ enum BoundPart<'a> {
 }
 
 impl BoundTemplate<'_> {
-    /// Appends the text of row `row`.
-    pub fn render(&self, row: usize, out: &mut String) {
-        self.render_with(row, out, |value, out| out.push_str(value));
-    }
-
-    /// The text of row `row` for `place`.
+    /// The text of row `row`.
     ///
     /// # Errors
-    /// With this row's values it can't go there; the message says why, without the values.
-    pub fn render_for(&self, place: Place, row: usize) -> Result<String, String> {
-        let mut text = String::new();
-        match place {
-            Place::Text => self.render(row, &mut text),
-            Place::ShortString => {
-                self.render(row, &mut text);
-                if text.len() > SHORT_STRING_MAX {
-                    return Err(format!("is longer than the {SHORT_STRING_MAX} bytes that AMQP allows"));
-                }
-            }
-            Place::Url => {
-                let values = std::cell::RefCell::new(Vec::new());
-                self.render_with(row, &mut text, |value, out| {
-                    let start = out.len();
-                    percent_encode(value, out);
-                    values.borrow_mut().push(start..out.len());
-                });
-                check_path(&text, &values.into_inner())?;
-            }
-        }
-        Ok(text)
-    }
-
-    /// Appends the text of row `row`; `escape` appends each value.
-    fn render_with(&self, row: usize, out: &mut String, escape: impl Fn(&str, &mut String)) {
+    /// With this row's values it can't go to its place; the message says why, without the values.
+    pub fn render(&self, row: usize) -> Result<String, String> {
+        let mut filled = place::Filled::new(self.place, self.parts.len());
         let mut scratch = Vec::new();
         for part in &self.parts {
-            let value = match part {
-                BoundPart::Text(text) => {
-                    out.push_str(text);
-                    continue;
-                }
-                BoundPart::Column(value) => value,
-                BoundPart::Image { new, of_new, of_old } => match of_old {
-                    Some(of_old) if new.is_null(row) => of_old,
-                    _ => of_new,
-                },
-            };
-            value.with_text(row, &mut scratch, |text| escape(text, out));
+            match part.value(row) {
+                Ok(text) => filled.push_text(text),
+                Err(value) => value.with_text(row, &mut scratch, |text| filled.push_value(text)),
+            }
+        }
+        filled.finish()
+    }
+
+    /// The same with `***` for the template's own text, which may be a secret.
+    ///
+    /// # Errors
+    /// As of [`BoundTemplate::render`].
+    pub fn render_hidden(&self, row: usize) -> Result<String, String> {
+        self.render(row)?;
+        let mut filled = place::Filled::new(Place::Text, self.parts.len());
+        let mut scratch = Vec::new();
+        for part in &self.parts {
+            match part.value(row) {
+                Ok(_) => filled.push_text("***"),
+                Err(value) => value.with_text(row, &mut scratch, |text| filled.push_value(&self.place.escape(text))),
+            }
+        }
+        filled.finish()
+    }
+}
+
+impl<'a> BoundPart<'a> {
+    /// The text of the template, or what stands for it in row `row`.
+    fn value(&self, row: usize) -> Result<&'a str, &Value<'a>> {
+        match self {
+            Self::Text(text) => Ok(text),
+            Self::Column(value) => Err(value),
+            Self::Image { new, of_new, of_old } => Err(match of_old {
+                Some(of_old) if new.is_null(row) => of_old,
+                _ => of_new,
+            }),
         }
     }
 }
@@ -245,43 +232,6 @@ impl<'a> Value<'a> {
             }
         }
     }
-}
-
-/// Everything but the unreserved characters of RFC 3986, section 2.3.
-fn percent_encode(value: &str, out: &mut String) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    for &byte in value.as_bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(byte as char);
-        } else {
-            out.push('%');
-            out.push(HEX[(byte >> 4) as usize] as char);
-            out.push(HEX[(byte & 15) as usize] as char);
-        }
-    }
-}
-
-/// Refuses a URL whose path another depth has than the template's: `values` are the places of the values in it.
-/// Dots may be written `%2e` (<https://url.spec.whatwg.org/#double-dot-path-segment>).
-fn check_path(url: &str, values: &[Range<usize>]) -> Result<(), String> {
-    let host = url.find("://").map_or(0, |at| at + 3);
-    let path = url[host..].find('/').map_or(url.len(), |at| host + at + 1);
-    let end = url[host..].find(['?', '#']).map_or(url.len(), |at| host + at);
-    let mut start = path;
-    while start <= end && start <= url.len() {
-        let stop = url[start..end].find('/').map_or(end, |at| start + at);
-        let part = url[start..stop].to_ascii_lowercase().replace("%2e", ".");
-        let named = match part.as_str() {
-            "" => "is empty",
-            "." | ".." => "is `.` or `..`",
-            _ => "",
-        };
-        if !named.is_empty() && values.iter().any(|value| start <= value.start && value.end <= stop) {
-            return Err(format!("has a part of its path that {named} with this row's values"));
-        }
-        start = stop + 1;
-    }
-    Ok(())
 }
 
 fn below(column: usize, path: &[usize]) -> Vec<usize> {

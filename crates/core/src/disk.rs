@@ -5,14 +5,18 @@
 //! there; names created, renamed or removed before a successful [`Disk::sync_dir`] of their folder are so; anything
 //! later may be there, be missing, or be there in part.
 
+mod access;
 pub mod faulty;
 
 use std::ffi::OsString;
 use std::fmt::Debug;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::path::Path;
 
+pub use access::{
+    create_fresh, create_private_dir_all, is_open_to_others, make_private, make_tree_private, private_options,
+};
 pub use faulty::{Fault, FaultyDisk};
 
 use crate::descriptors::wait_for_one;
@@ -124,13 +128,13 @@ pub fn write_atomic(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()
     }
 }
 
-/// The machine's own disk.
+/// The machine's own disk. What it makes is its owner's alone.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RealDisk;
 
 impl Disk for RealDisk {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        std::fs::create_dir_all(dir)
+        create_private_dir_all(dir)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -148,8 +152,9 @@ impl Disk for RealDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
         let write = mode != OpenMode::Read;
         let create = mode == OpenMode::CreateNew;
-        let open = || OpenOptions::new().read(true).write(write).create_new(create).open(path);
-        let file = wait_for_one(open)?;
+        // A segment is replaced by nobody's link; what is only read may be one.
+        let options = || if write { private_options() } else { File::options() };
+        let file = wait_for_one(|| options().read(true).write(write).create_new(create).open(path))?;
         Ok(Box::new(RealFile(file)))
     }
 

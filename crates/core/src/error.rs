@@ -141,9 +141,7 @@ impl From<std::io::Error> for Error {
     fn from(e: std::io::Error) -> Self {
         use std::io::ErrorKind as Io;
         let (kind, advice) = match e.kind() {
-            Io::StorageFull | Io::QuotaExceeded => {
-                (ErrorKind::Environment, "the disk is full: free some space and start again")
-            }
+            Io::StorageFull | Io::QuotaExceeded => (ErrorKind::Environment, "the disk is full: free some space"),
             Io::PermissionDenied => (ErrorKind::Environment, "permission denied: check owner and mode"),
             Io::ReadOnlyFilesystem => (ErrorKind::Environment, "the file system is read-only"),
             Io::NotFound => (ErrorKind::Environment, "no such file or folder"),

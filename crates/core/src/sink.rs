@@ -44,8 +44,8 @@ impl SinkBatch {
 /// A connector that hands records to a system which keeps them once it has said so (a broker, a web service).
 ///
 /// `Ok` means: every row is stored by the other side, but for those in the answer, which it refused for good (they go
-/// to the dead letter queue). After `Err` of kind `Retry` the caller tries the same batch again with back-off, for
-/// ever; after any other error the sink stops. A crash between acceptance and the caller's commit repeats a batch with
+/// to the dead letter queue). After `Err` that may pass (`Retry`, `Unavailable`, `Environment`) the caller tries the same
+/// batch again with back-off, for ever; after any other error the sink stops. A crash between acceptance and the caller's commit repeats a batch with
 /// the same ids: delivery is at least once.
 #[async_trait]
 pub trait Sink: Send {
@@ -60,7 +60,8 @@ pub trait Sink: Send {
 /// one is discarded, and the caller reads on from the stored offsets. Every row is published exactly once.
 #[async_trait]
 pub trait StagedSink: Send {
-    /// Finishes what a crash may have interrupted; called once, before anything else.
+    /// Finishes what a crash may have interrupted: called before anything else, and again after any other call has
+    /// failed, whose rows then come again. What was staged and not sealed is discarded.
     async fn recover(&mut self, token: Option<Bytes>) -> Result<()>;
 
     /// Takes rows in; nothing of them is visible yet.

@@ -202,9 +202,64 @@ impl JsonSchema for Secret {
     }
 }
 
-/// `url` without user, password and query, for messages. Where a password may reach behind what looks like the host
-/// (it holds a `/`, `?`, `#` or `@` that is not encoded), only the scheme is left.
+/// Something to send, which may hold a token and is never printed: a text as it is, anything else as JSON.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct SecretValue(serde_json::Value);
+
+impl SecretValue {
+    /// Wraps a value.
+    pub fn new(value: impl Into<serde_json::Value>) -> Self {
+        Self(value.into())
+    }
+
+    /// True for a text.
+    pub fn is_text(&self) -> bool {
+        self.0.is_string()
+    }
+
+    /// What is sent; never for a message.
+    pub fn expose(&self) -> String {
+        self.0.as_str().map_or_else(|| self.0.to_string(), str::to_owned)
+    }
+}
+
+impl fmt::Debug for SecretValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Serialize for SecretValue {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
+}
+
+impl JsonSchema for SecretValue {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "SecretValue".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "description": "a text, or anything that is sent as JSON; it is never printed" })
+    }
+}
+
+/// `url` as it may be shown: without user, password and query, and of an address of the web without its path, which holds
+/// a token often enough: `https://host/***`.
 pub fn redact_url(url: &str) -> String {
+    let shown = url_without_credentials(url);
+    let Some((scheme, rest)) = shown.split_once("://") else { return shown };
+    let (host, path) = split_authority(rest);
+    let is_web = ["http", "https", "ws", "wss"].iter().any(|web| scheme.eq_ignore_ascii_case(web));
+    if !is_web || path.len() <= 1 { shown } else { format!("{scheme}://{host}/***") }
+}
+
+/// `url` without user, password and query, but with its path: to tell addresses apart, not to be shown. Where a password
+/// may reach behind what looks like the host (it holds a `/`, `?`, `#` or `@` that is not encoded), only the scheme is
+/// left.
+pub fn url_without_credentials(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return "***".into() };
     let (authority, behind) = split_authority(rest);
     let host = authority.rsplit('@').next().unwrap_or_default();
@@ -281,14 +336,17 @@ mod tests {
         }
         for (url, shown) in [
             ("amqp://user:12/3@host/", "amqp://***"),
-            ("https://medium.com/feed/@user", "https://medium.com/feed/@user"),
-            ("http://127.0.0.1:80/@user", "http://127.0.0.1:80/@user"),
-            ("https://user:p%40ss%2Fw%25rd%231@host:1/a?b=c", "https://host:1/a"),
-            ("http://[::1]:8080/x", "http://[::1]:8080/x"),
+            ("https://medium.com/feed/@user", "https://medium.com/***"),
+            ("http://127.0.0.1:80/@user", "http://127.0.0.1:80/***"),
+            ("https://user:p%40ss%2Fw%25rd%231@host:1/a?b=c", "https://host:1/***"),
+            ("WSS://host/token", "WSS://host/***"),
+            ("http://[::1]:8080/x", "http://[::1]:8080/***"),
+            ("http://host/?token=1", "http://host/"),
             ("http://host", "http://host"),
         ] {
             assert!(!unencoded_user_info(url), "{url}");
             assert_eq!(redact_url(url), shown);
         }
+        assert_eq!(url_without_credentials("https://u:p@host:1/a?b=c"), "https://host:1/a", "to tell addresses apart");
     }
 }

@@ -15,7 +15,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failed::Said(code)) => ExitCode::from(code),
         Err(Failed::Error(e)) => {
-            millstream::errln!("millstream: {e}");
+            // What a record or a server says in it does not begin a line of its own.
+            millstream::errln!("millstream: {}", e.to_string().replace('\n', "\n  "));
             ExitCode::from(match e.kind() {
                 millstream_core::ErrorKind::Config => 2,
                 _ => 1,

@@ -48,10 +48,12 @@ impl Source {
             Ok(Self::Folder(PathBuf::from(source)))
         } else {
             let builtins = BUILTINS.join(", ");
+            // Of an address of a kind that is not known, nobody knows what in it is secret.
+            let source = source.split_once("://").map_or(source.into(), |(scheme, _)| format!("{scheme}://***"));
             Err(Error::config(format!(
                 "unknown model source `{}`: write {builtins}, a folder such as ./model, a model of the hub such as \
                  hf://org/name, an ONNX file such as ./model.onnx, or an endpoint such as https://host/path",
-                shown(source)
+                shown(&source)
             )))
         }
     }

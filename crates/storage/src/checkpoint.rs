@@ -6,11 +6,12 @@
 //!
 //! Limit: a payload of 16 MiB. After a crash the file holds either the old or the new payload, never a mix of both.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{ErrorKind as Io, Read, Write};
 use std::path::{Path, PathBuf};
 
 use millstream_core::descriptors::wait_for_one;
+use millstream_core::disk::{create_private_dir_all, private_options};
 use millstream_core::{Error, Result, ResultExt};
 
 const MAGIC: &[u8; 4] = b"MSCP";
@@ -31,7 +32,7 @@ impl Checkpoint {
     /// The folder can't be created.
     pub fn open(path: &Path) -> Result<Self> {
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).doing(|| format!("create folder {}", folder.display()))?;
+            create_private_dir_all(folder).doing(|| format!("create folder {}", folder.display()))?;
         }
         Ok(Self { path: path.to_path_buf() })
     }
@@ -95,7 +96,7 @@ fn parse(bytes: &[u8]) -> Result<Vec<u8>> {
 pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let temporary = path.with_extension(format!("{}.tmp", uuid::Uuid::new_v4().simple()));
     let write = || {
-        let mut file = wait_for_one(|| OpenOptions::new().write(true).create_new(true).open(&temporary))?;
+        let mut file = wait_for_one(|| private_options().write(true).create_new(true).open(&temporary))?;
         file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)?;

@@ -136,7 +136,7 @@ impl SchemaStore {
     /// # Errors
     /// The folder can't be created.
     pub fn open(dir: &Path) -> Result<Arc<Self>> {
-        std::fs::create_dir_all(dir).doing(|| format!("create folder {}", dir.display()))?;
+        millstream_core::disk::create_private_dir_all(dir).doing(|| format!("create folder {}", dir.display()))?;
         Ok(Arc::new(Self { folder: dir.to_path_buf(), writable: true, known: Mutex::default() }))
     }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::sink::{Image, Problems};
 use crate::source::ENCODE_PASSWORD;
-use crate::template::SHORT_STRING_MAX;
+use crate::template::{Place, SHORT_STRING_MAX};
 
 /// Publishes each row as one JSON message to an exchange of RabbitMQ.
 ///
@@ -30,7 +30,8 @@ pub struct AmqpSinkConfig {
     /// The type of the exchange.
     #[serde(default)]
     pub exchange_type: ExchangeType,
-    /// The routing key, as text with columns in braces: `"{sentiment.label}"`.
+    /// The routing key, as text with columns in braces: `"{sentiment.label}"`. A value that stands beside other text is one
+    /// word of the key: a row whose value has a `.` or is empty there goes to the dead letter queue (`rejected`).
     #[serde(default)]
     pub routing_key: String,
     /// Declare the exchange (durable), and `queues`, when connecting. Set it to `false` where the broker is set up by
@@ -140,9 +141,9 @@ impl AmqpSinkConfig {
         if self.exchange.len() > SHORT_STRING_MAX {
             problems.add("exchange", format!("is longer than {SHORT_STRING_MAX} bytes"));
         }
-        problems.check_template("routing_key", &self.routing_key, schema);
+        problems.check_template("routing_key", &self.routing_key, schema, Place::RoutingKey);
         for (name, text) in &self.headers {
-            problems.check_template(format!("headers.{name}"), text, schema);
+            problems.check_template(format!("headers.{name}"), text, schema, Place::MessageHeader);
             if name.is_empty() || name.len() > SHORT_STRING_MAX {
                 problems.add(
                     format!("headers.{name}"),

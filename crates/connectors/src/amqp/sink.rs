@@ -64,12 +64,15 @@ impl AmqpSink {
     /// # Errors
     /// `Config`: a template does not fit the columns.
     pub fn new(config: AmqpSinkConfig, context: SinkContext) -> Result<Self> {
-        let template = |field: &str, text: &str| {
-            Template::parse(text, &context.schema).map_err(|message| Error::config(format!("`{field}` {message}")))
+        let template = |field: &str, text: &str, place| {
+            let template = Template::parse(text, &context.schema, place);
+            template.map_err(|message| Error::config(format!("`{field}` {message}")))
         };
-        let header = |(name, text): (&String, &String)| Ok((ShortString::from(name.as_str()), template(name, text)?));
+        let header = |(name, text): (&String, &String)| {
+            Ok((ShortString::from(name.as_str()), template(name, text, Place::MessageHeader)?))
+        };
         Ok(Self {
-            routing_key: template("routing_key", &config.routing_key)?,
+            routing_key: template("routing_key", &config.routing_key, Place::RoutingKey)?,
             headers: config.headers.iter().map(header).collect::<Result<_>>()?,
             name: context.name,
             clock: context.clock,
@@ -247,14 +250,14 @@ fn envelope(
     routing_key: &BoundTemplate<'_>,
     headers: &[(&ShortString, BoundTemplate<'_>)],
 ) -> std::result::Result<(ShortString, FieldTable), Failure> {
-    let key = routing_key.render_for(Place::ShortString, row);
+    let rejected = |what: &str, why: String| Failure::new(FailureKind::Rejected, format!("{what} {why}"));
+    let key = routing_key.render(row);
     let key = key.and_then(|key| ShortString::try_new(key).map_err(|_| "is no short string".into()));
-    let key = key.map_err(|why| Failure::new(FailureKind::Rejected, format!("the routing key {why}")))?;
+    let key = key.map_err(|why| rejected("the routing key", why))?;
     let mut table = provenance(batch, row);
     let mut bytes = 0;
     for (name, template) in headers {
-        let mut value = String::new();
-        template.render(row, &mut value);
+        let value = template.render(row).map_err(|why| rejected(&format!("the header `{name}`"), why))?;
         bytes += name.as_str().len() + value.len();
         table.insert((*name).clone(), AMQPValue::LongString(value.into()));
     }

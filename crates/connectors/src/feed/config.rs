@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use millstream_core::units::redact_url;
 use millstream_core::{ByteSize, HumanDuration, Secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,12 +15,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct FeedSourceConfig {
-    /// The feed's address. It is stored with each entry, so put secrets into `headers`, not here.
+    /// The feed's address. It is shown without what may be secret in it (`https://host/***`), and stored so with each
+    /// entry whose feed does not say itself where it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
-    /// Several feeds' addresses, polled one after the other.
+    pub url: Option<Secret>,
+    /// Several feeds' addresses, polled side by side. In messages the second is `urls[1] (https://host/***)`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub urls: Vec<String>,
+    pub urls: Vec<Secret>,
     /// How often each feed is asked for. A server that says `Retry-After`, or fails, is asked less often.
     #[serde(default = "default_interval")]
     pub interval: HumanDuration,
@@ -36,6 +38,15 @@ pub struct FeedSourceConfig {
     /// The largest document; a larger one goes to the dead letter queue with its first MiB.
     #[serde(default = "crate::file::config::default_max_record")]
     pub max_body: ByteSize,
+    /// Other hosts that a redirect may lead to: `cdn.example.com`, `*.example.com`, or `*` for any. The headers of this
+    /// source, and user and password of `url`, go to none of them. Without it, a redirect is followed on the host of
+    /// `url` only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_hosts: Vec<String>,
+    /// Connect to no address of this machine or of a private network, whatever the name of a host leads to; and through
+    /// no proxy, which would look up names itself.
+    #[serde(default)]
+    pub deny_private: bool,
 }
 
 fn default_interval() -> HumanDuration {
@@ -54,22 +65,31 @@ impl FeedSourceConfig {
     /// A poller of `url`, with every other setting at its default.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
-            url: Some(url.into()),
+            url: Some(Secret::new(url)),
             urls: Vec::new(),
             interval: default_interval(),
             headers: BTreeMap::new(),
             timeout: default_timeout(),
             remember: default_remember(),
             max_body: crate::file::config::default_max_record(),
+            allow_hosts: Vec::new(),
+            deny_private: false,
         }
     }
 
-    /// Every feed to poll, in the order written, each once.
-    pub fn all_urls(&self) -> Vec<&str> {
-        let mut all: Vec<&str> = Vec::new();
-        for url in self.url.iter().chain(&self.urls) {
-            if !all.contains(&url.as_str()) {
-                all.push(url);
+    /// Every feed to poll, in the order written, each once: its address, and what messages call it.
+    pub(crate) fn all_urls(&self) -> Vec<(&str, String)> {
+        let mut all: Vec<(&str, String)> = Vec::new();
+        let alone = self.url.iter().len() + self.urls.len() == 1;
+        let first = self.url.iter().map(|url| (url.expose(), redact_url(url.expose())));
+        let others = self.urls.iter().enumerate().map(|(i, url)| {
+            let shown = redact_url(url.expose());
+            // Several of one host are shown alike.
+            (url.expose(), if alone { shown } else { format!("urls[{i}] ({shown})") })
+        });
+        for (url, shown) in first.chain(others) {
+            if !all.iter().any(|(known, _)| *known == url) {
+                all.push((url, shown));
             }
         }
         all
@@ -81,14 +101,19 @@ impl FeedSourceConfig {
             problems.add("url", "is missing: name the feed's address here, or several under `urls`");
         }
         if let Some(url) = &self.url {
-            problems.check_url("url", url, &["http", "https"]);
+            problems.check_url("url", url.expose(), &["http", "https"]);
         }
         for (i, url) in self.urls.iter().enumerate() {
-            problems.check_url(format!("urls[{i}]"), url, &["http", "https"]);
+            problems.check_url(format!("urls[{i}]"), url.expose(), &["http", "https"]);
         }
         problems.check_not_zero("interval", self.interval);
         problems.check_not_zero("timeout", self.timeout);
         problems.check_headers(&self.headers);
+        problems.check_hosts(&self.allow_hosts);
+        for (i, (url, _)) in self.all_urls().into_iter().enumerate() {
+            let field = if self.url.is_some() && i == 0 { "url" } else { "urls" };
+            problems.check_private(field, url, self.deny_private);
+        }
         if self.remember == 0 {
             problems.add("remember", "is zero: every poll would read every entry again");
         }

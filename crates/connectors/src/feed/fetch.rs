@@ -3,16 +3,19 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use millstream_core::units::redact_url;
 use millstream_core::{Clock, Failure, FailureKind};
 use reqwest::header::{
-    CONTENT_TYPE, ETAG, HeaderMap, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, RETRY_AFTER,
+    CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED,
+    RETRY_AFTER,
 };
-use reqwest::{Client, StatusCode};
+use reqwest::{StatusCode, Url};
 use serde::{Deserialize, Serialize};
 
 use crate::file::KEPT_BYTES_MAX;
 use crate::format::feed::{FeedEntry, parse_feed};
-use crate::source::{charset, describe_http_error, retry_after};
+use crate::http_client::{HttpClient, Outgoing, describe};
+use crate::source::{charset, retry_after};
 
 /// What a server wants to see again in order to answer "not modified".
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,23 +41,22 @@ pub(crate) enum Polled {
 
 /// Asks for `url`, whose last answer had these `validators`.
 pub(crate) async fn poll(
-    client: Client,
-    url: String,
+    client: HttpClient,
+    url: Url,
     validators: Validators,
     max_body: usize,
     clock: &dyn Clock,
 ) -> Polled {
-    let mut request = client.get(&url);
-    if let Some(etag) = &validators.etag {
-        request = request.header(IF_NONE_MATCH, etag);
-    }
-    if let Some(last_modified) = &validators.last_modified {
-        request = request.header(IF_MODIFIED_SINCE, last_modified);
+    let mut headers = HeaderMap::new();
+    for (name, value) in [(IF_NONE_MATCH, &validators.etag), (IF_MODIFIED_SINCE, &validators.last_modified)] {
+        if let Some(value) = value.as_deref().and_then(|value| HeaderValue::from_str(value).ok()) {
+            headers.insert(name, value);
+        }
     }
     let failed = |why| Polled::Failed { why, retry_after: None };
-    let mut response = match request.send().await {
+    let mut response = match client.send(&url, Outgoing { headers, ..Outgoing::default() }).await {
         Ok(response) => response,
-        Err(e) => return failed(describe_http_error(e)),
+        Err(why) => return failed(why),
     };
     if response.status() == StatusCode::NOT_MODIFIED {
         return Polled::NotModified;
@@ -71,7 +73,7 @@ pub(crate) async fn poll(
         match response.chunk().await {
             Ok(Some(chunk)) => body.extend_from_slice(&chunk),
             Ok(None) => break,
-            Err(e) => return failed(describe_http_error(e)),
+            Err(e) => return failed(describe(e)),
         }
         if body.len() > max_body {
             let failure = Failure::new(
@@ -86,7 +88,14 @@ pub(crate) async fn poll(
     }
     // Large documents take a while.
     let parsed = tokio::task::spawn_blocking(move || {
-        parse_feed(&body, Some(&without_credentials(&url)), charset.as_deref()).map_err(|failure| (body, failure))
+        let base = without_credentials(url);
+        let mut entries = parse_feed(&body, Some(&base), charset.as_deref()).map_err(|failure| (body, failure))?;
+        let shown = redact_url(&base);
+        for entry in &mut entries {
+            entry.feed_url.clone_from(&entry.own_url);
+            entry.feed_url.get_or_insert_with(|| shown.clone());
+        }
+        Ok(entries)
     });
     match parsed.await {
         Ok(Ok(entries)) => Polled::Entries { entries, validators },
@@ -99,14 +108,10 @@ fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     Some(headers.get(name)?.to_str().ok()?.to_owned())
 }
 
-/// The address as it is stored with the entries.
-fn without_credentials(url: &str) -> String {
-    let Ok(mut parsed) = url::Url::parse(url) else { return url.to_owned() };
-    if parsed.username().is_empty() && parsed.password().is_none() {
-        return url.to_owned();
-    }
+/// What the links of a document are resolved against.
+fn without_credentials(mut url: Url) -> String {
     // Neither fails for an address that has a host, and only those can be polled.
-    let _ = parsed.set_username("");
-    let _ = parsed.set_password(None);
-    parsed.into()
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.into()
 }

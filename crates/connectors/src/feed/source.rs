@@ -12,17 +12,17 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use millstream_core::units::redact_url;
-use millstream_core::{CursorDelta, Failure, HumanDuration, RawBatch, Result, Source, SourceBatch, SourceRead};
-use reqwest::Client;
+use millstream_core::{CursorDelta, Error, Failure, HumanDuration, RawBatch, Result, Source, SourceBatch, SourceRead};
+use reqwest::Url;
 use tokio::time::{Instant, sleep_until};
 
 use super::config::FeedSourceConfig;
 use super::fetch::{Polled, Validators, poll};
 use super::seen::{NewEntry, Seen};
 use crate::backoff::{Backoff, BackoffConfig};
+use crate::http_client::{Access, HttpClient};
 use crate::record_buffer::RecordBuffer;
-use crate::source::{SourceContext, SourceStatus, http_client, request_headers};
+use crate::source::{SourceContext, SourceStatus, request_headers};
 
 /// How many feeds are polled at the same time.
 const POLLS_MAX: usize = 8;
@@ -37,7 +37,7 @@ const SERVER_WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 pub struct FeedSource {
     config: FeedSourceConfig,
     context: SourceContext,
-    client: Client,
+    client: HttpClient,
     feeds: Vec<Feed>,
     /// Kept here, and not in the future of `next`, so that a dropped call does not start them over.
     polls: FuturesUnordered<BoxFuture<'static, (usize, Polled)>>,
@@ -47,7 +47,8 @@ pub struct FeedSource {
 }
 
 struct Feed {
-    url: String,
+    url: Url,
+    /// What messages call it.
     origin: Arc<str>,
     seen: Seen,
     backoff: Backoff,
@@ -72,7 +73,8 @@ impl FeedSource {
     /// # Errors
     /// `Config`: a header can't be sent. `Corruption`: the cursor can't be read. `Environment`: TLS can't be set up.
     pub fn new(config: FeedSourceConfig, context: SourceContext) -> Result<Self> {
-        let client = http_client(request_headers(&config.headers, None)?, Some(config.timeout.0))?;
+        let access = Access { allow_hosts: config.allow_hosts.clone(), deny_private: config.deny_private };
+        let client = HttpClient::new(request_headers(&config.headers, None)?, Some(config.timeout.0), access)?;
         let waits =
             BackoffConfig { initial: config.interval, max: HumanDuration(FAILED_WAIT_MAX.max(config.interval.0)) };
         let now = Instant::now();
@@ -80,10 +82,10 @@ impl FeedSource {
             .all_urls()
             .into_iter()
             .enumerate()
-            .map(|(i, url)| {
+            .map(|(i, (url, shown))| {
                 Ok(Feed {
-                    url: url.to_owned(),
-                    origin: redact_url(url).into(),
+                    url: Url::parse(url).map_err(|e| Error::config(format!("`url` is no URL: {e}")))?,
+                    origin: shown.into(),
                     seen: Seen::new(url, config.remember, &context.cursor)?,
                     backoff: Backoff::new(&waits, context.seed().wrapping_add(i as u64)),
                     next_poll: now,

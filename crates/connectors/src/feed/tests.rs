@@ -63,6 +63,36 @@ fn rss(entries: &[(&str, &str)]) -> String {
     )
 }
 
+#[tokio::test]
+async fn a_feed_that_moved_gets_no_secret_and_its_entries_keep_no_token() {
+    let (url, seen) = serve(|_, request| match request.contains("/moved") {
+        true => answer("200 OK", &[], rss(&[("1", "a")])),
+        false => answer("301 Moved Permanently", &[("location", "/moved")], ""),
+    })
+    .await;
+    let (elsewhere, at_elsewhere) =
+        serve(|_, _| answer("200 OK", &[], "<rss><channel><item><guid>1</guid></item></channel></rss>")).await;
+    let (away, _) = serve(move |_, _| answer("302 Found", &[("location", &elsewhere)], "")).await;
+    for (url, allow_hosts, wanted) in [
+        (&url, vec![], Some("http://n.example/")),
+        (&away, vec![], None),
+        (&away, vec!["127.0.0.1".to_owned()], Some("http://127.0.0.1:")),
+    ] {
+        let headers = BTreeMap::from([("X-Api-Key".to_owned(), Secret::new("hush"))]);
+        let config = FeedSourceConfig { allow_hosts, headers, ..config(&format!("{url}/hush?token=hush")) };
+        let mut source = open(&config, &Cursor::new());
+        let SourceRead::Batch(batch) = source.next().await.unwrap() else {
+            assert_eq!(wanted, None);
+            continue;
+        };
+        let entry = String::from_utf8(batch.raw.record(0).to_vec()).unwrap();
+        assert!(wanted.is_some_and(|wanted| entry.contains(wanted)) && !entry.contains("hush"), "{entry}");
+        assert!(!batch.raw.origin.contains("hush"));
+    }
+    assert!(seen.lock()[1].contains("x-api-key: hush"), "its own host");
+    assert!(!at_elsewhere.lock().concat().contains("hush") && at_elsewhere.lock().len() == 1);
+}
+
 fn config(url: &str) -> FeedSourceConfig {
     FeedSourceConfig { interval: HumanDuration(Duration::from_millis(3)), ..FeedSourceConfig::new(url) }
 }
@@ -219,7 +249,7 @@ async fn a_compressed_document_is_unpacked_and_a_slow_feed_does_not_hold_up_the_
         answer("200 OK", &[("content-encoding", "gzip")], gzip(rss(&[("a", "A")]).as_bytes()))
     })
     .await;
-    let config = FeedSourceConfig { url: None, urls: vec![slow, url], ..config("") };
+    let config = FeedSourceConfig { url: None, urls: vec![Secret::new(slow), Secret::new(url)], ..config("") };
     let mut stored = Stored::default();
     let mut source = open(&config, &Cursor::new());
     while stored.entries.is_empty() {
@@ -259,7 +289,7 @@ async fn the_status_says_why_a_feed_is_not_read_and_tells_no_secret() {
     let mut source = FeedSource::new(config(&format!("{url}/feed?token=hush")), context).unwrap();
     assert!(matches!(source.next().await.unwrap(), SourceRead::Idle));
     let said = said.lock().join("\n");
-    assert!(said.contains("404") && said.contains("/feed") && !said.contains("hush"), "{said}");
+    assert!(said.contains("404") && said.contains("/***") && !said.contains("hush"), "{said}");
 }
 
 /// Bytes as a gzip file that compresses nothing (RFC 1951, section 3.2.4; RFC 1952).

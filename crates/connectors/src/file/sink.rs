@@ -131,6 +131,8 @@ impl FileSink {
 #[async_trait]
 impl StagedSink for FileSink {
     async fn recover(&mut self, token: Option<Bytes>) -> Result<()> {
+        // After a failure, something may be open still.
+        self.state = State::Idle;
         let token = token.map(|bytes| Token::read(&bytes)).transpose()?;
         let (folder, prefix) = (self.folder.clone(), self.prefix.clone());
         blocking(move || {
@@ -181,7 +183,14 @@ impl StagedSink for FileSink {
         blocking(move || {
             file.encoder.finish().doing(|| format!("finish {}", file.path.display()))?;
             // The token must not outlive the hidden file's name.
-            sync_folder(&folder)
+            sync_folder(&folder)?;
+            if !file.path.try_exists().doing(|| format!("look for {}", file.path.display()))? {
+                return Err(Error::environment(format!(
+                    "{} was removed by others while it was being written: its rows are written again",
+                    file.path.display()
+                )));
+            }
+            Ok(())
         })
         .await
         .map_err(|e| e.context(format!("sink {}", self.name)))?;

@@ -57,6 +57,9 @@ pub struct FeedEntry {
     pub feed_title: Option<String>,
     /// Where the feed was read from, or where it says it belongs.
     pub feed_url: Option<String>,
+    /// Where the feed says itself that it is, or belongs.
+    #[serde(skip)]
+    pub own_url: Option<String>,
     /// Addresses of pictures, sound and video.
     pub media: Vec<String>,
 }

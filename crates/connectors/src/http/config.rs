@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::sink::{Image, Problems};
 use crate::source::ENCODE_PASSWORD;
-use crate::template::Template;
+use crate::template::{Place, Template};
 
 /// Sends rows to a web service, in order, one request at a time.
 ///
@@ -28,8 +28,9 @@ use crate::template::Template;
 /// `insertErrors` (BigQuery), or status 207 with a list of objects that have a `status`. Of such an answer the refused
 /// rows go to the dead letter queue, and those that say `try again` (429, 5xx, throttled) are sent again, alone.
 ///
-/// Values in the URL are percent-encoded, and none of them can change host or depth of the path: a row that makes a
-/// part of the path empty, `.` or `..` goes to the dead letter queue (`rejected`).
+/// Values in the URL are percent-encoded, and none of them can change host or depth of the path: a row whose value would
+/// make a part of the path empty, `.` or `..` (however often the other side decodes it), or brings a control character or
+/// a `\\` into it, goes to the dead letter queue (`rejected`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct HttpSinkConfig {
@@ -63,6 +64,10 @@ pub struct HttpSinkConfig {
     /// Whether an answer of success is read for rows that the service did not take.
     #[serde(default)]
     pub partial_failures: PartialFailures,
+    /// Connect to no address of this machine or of a private network, whatever the name of the host leads to; and through
+    /// no proxy, which would look up names itself.
+    #[serde(default)]
+    pub deny_private: bool,
 }
 
 /// What an answer of success may say of single rows.
@@ -143,6 +148,7 @@ impl HttpSinkConfig {
             retry_after_max: default_retry_after_max(),
             image: Image::default(),
             partial_failures: PartialFailures::default(),
+            deny_private: false,
         }
     }
 
@@ -153,7 +159,7 @@ impl HttpSinkConfig {
 
     /// Finds settings that can't work; see [`crate::sink::SinkConfig::check`].
     pub(crate) fn check(&self, schema: &Schema, problems: &mut Problems) {
-        match Template::parse(self.url.expose(), schema) {
+        match Template::parse(self.url.expose(), schema, Place::Url) {
             Ok(template) if unencoded_user_info(&template.sample()) => problems.add("url", ENCODE_PASSWORD),
             Err(message) => problems.add("url", message),
             Ok(template) if !template.has_fixed_host() => {
@@ -165,6 +171,9 @@ impl HttpSinkConfig {
                 Err(e) => problems.add("url", format!("is no URL ({e}): write http:// or https:// and a host")),
                 Ok(url) if !["http", "https"].contains(&url.scheme()) => {
                     problems.add("url", format!("begins with {}://: use http:// or https://", url.scheme()));
+                }
+                Ok(url) if self.deny_private && crate::http_client::is_private_url(url.as_str()) => {
+                    problems.add("url", crate::http_client::PRIVATE_URL);
                 }
                 Ok(_) => {}
             },

@@ -8,18 +8,21 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use millstream_core::json::RowWriter;
-use millstream_core::{Clock, Error, Failure, FailureKind, Result, RowFailure, Sink, SinkBatch};
+use millstream_core::terminal::is_unsafe;
+use millstream_core::{Clock, Error, Failure, FailureKind, Hidden, Result, RowFailure, Sink, SinkBatch};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Method, Response, StatusCode, Url};
+use reqwest::{Method, Response, StatusCode, Url};
 
 use self::partial::Item;
 use super::config::{HttpFormat, HttpMethod, HttpSinkConfig, PartialFailures};
+use crate::http_client::{Access, HttpClient, Outgoing, describe};
 use crate::sink::{Payload, Progress, SinkContext};
 use crate::source::request_headers;
 use crate::template::{Place, Template};
 
-/// How much of an answer's body goes into a message.
-const ANSWER_BYTES_MAX: usize = 300;
+/// How much of an answer's body is read for a message, and goes into it.
+const READ_BYTES_MAX: usize = 8 << 10;
+const ANSWER_CHARS_MAX: usize = 300;
 
 /// The longest answer that is read for what it says of single rows.
 const PARTIAL_BYTES_MAX: usize = 16 << 20;
@@ -31,7 +34,9 @@ pub struct HttpSink {
     clock: Arc<dyn Clock>,
     url: Template,
     headers: HeaderMap,
-    client: Option<Client>,
+    /// What an answer may repeat of a request and no message says.
+    hidden: Hidden,
+    client: Option<HttpClient>,
     progress: Progress,
 }
 
@@ -64,10 +69,14 @@ impl HttpSink {
     /// # Errors
     /// `Config`: the URL names an unknown column, or a header can't be sent.
     pub fn new(config: HttpSinkConfig, context: SinkContext) -> Result<Self> {
-        let url = Template::parse(config.url.expose(), &context.schema);
+        let url = Template::parse(config.url.expose(), &context.schema, Place::Url);
+        let mut hidden = Hidden::default();
+        hidden.add_url(config.url.expose());
+        config.headers.values().chain(&config.bearer_token).for_each(|secret| hidden.add(secret));
         Ok(Self {
             url: url.map_err(|message| Error::config(format!("`url` {message}")))?,
             headers: request_headers(&config.headers, config.bearer_token.as_ref())?,
+            hidden,
             name: context.name,
             clock: context.clock,
             config,
@@ -76,18 +85,12 @@ impl HttpSink {
         })
     }
 
-    fn client(&mut self) -> Result<Client> {
+    fn client(&mut self) -> Result<HttpClient> {
         if let Some(client) = &self.client {
             return Ok(client.clone());
         }
-        let client = Client::builder()
-            .timeout(self.config.timeout.0)
-            .default_headers(self.headers.clone())
-            .user_agent(concat!("millstream/", env!("CARGO_PKG_VERSION")))
-            // Followed, a redirect would turn a POST into a GET.
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|e| Error::environment("set up HTTP client").caused_by(e))?;
+        let access = Access { deny_private: self.config.deny_private, ..Access::default() };
+        let client = HttpClient::new(self.headers.clone(), Some(self.config.timeout.0), access)?;
         Ok(self.client.insert(client).clone())
     }
 
@@ -103,7 +106,7 @@ impl HttpSink {
             vec![Ok(self.url.sample())]
         } else {
             let bound = self.url.bind(&batch.batch)?;
-            payload.rows.iter().map(|&row| bound.render_for(Place::Url, row as usize)).collect()
+            payload.rows.iter().map(|&row| bound.render(row as usize)).collect()
         };
         Ok(Encoded { text, bodies, urls })
     }
@@ -163,7 +166,7 @@ impl HttpSink {
     ///
     /// # Errors
     /// `Retry`: the answer, or its absence, says nothing about the rows.
-    async fn send(&self, client: &Client, request: Request, rows: usize) -> Result<Answer> {
+    async fn send(&self, client: &HttpClient, request: Request, rows: usize) -> Result<Answer> {
         let Ok(url) = Url::parse(&request.url) else {
             return Ok(Answer::Refused(unfit("is no URL with this row's values")));
         };
@@ -174,29 +177,31 @@ impl HttpSink {
         };
         // Path and query may hold a token.
         let target = format!("{method} {}", url.origin().ascii_serialization());
-        match client.request(method, url).headers(request.headers).body(request.body).send().await {
-            Ok(response) => self.judge(response, &target, rows).await,
-            Err(e) if e.is_builder() => Ok(Answer::Refused(Failure::new(
-                FailureKind::Rejected,
-                format!("{target}: {}", reasons(&e.without_url())),
-            ))),
-            Err(e) => Err(Error::retry(format!("{target}: {}", reasons(&e.without_url())))),
+        let what = Outgoing { method, headers: request.headers, body: Some(request.body) };
+        // Redirects are not followed: the answer says so.
+        match client.send_once(&url, &what, true).await {
+            Ok(response) => {
+                let mut hidden = self.hidden.clone();
+                hidden.add_url(&request.url);
+                self.judge(response, &target, rows, &hidden).await
+            }
+            Err(why) => Err(Error::retry(format!("{target}: {why}"))),
         }
     }
 
-    async fn judge(&self, response: Response, target: &str, rows: usize) -> Result<Answer> {
+    async fn judge(&self, response: Response, target: &str, rows: usize, hidden: &Hidden) -> Result<Answer> {
         let status = response.status();
         if status.is_success() && self.config.partial_failures == PartialFailures::Read && may_be_partial(&response) {
-            return self.judge_each(response, target, rows).await;
+            return self.judge_each(response, target, rows, hidden).await;
         }
         if status.is_success() {
             // Read to its end, the connection can be used again; what it says does not matter any more.
-            let _ = beginning(response).await;
+            let _ = beginning(response, hidden).await;
             return Ok(Answer::Accepted);
         }
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let location = response.headers().get(reqwest::header::LOCATION).is_some();
-        let said = beginning(response).await;
+        let said = beginning(response, hidden).await;
         let message = format!("{target} answers {status}{}{said}", if said.is_empty() { "" } else { ": " });
         let again = match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
@@ -222,7 +227,7 @@ impl HttpSink {
     ///
     /// # Errors
     /// `Retry`: it broke off.
-    async fn judge_each(&self, mut response: Response, target: &str, rows: usize) -> Result<Answer> {
+    async fn judge_each(&self, mut response: Response, target: &str, rows: usize, hidden: &Hidden) -> Result<Answer> {
         let status = response.status();
         let mut body = Vec::new();
         loop {
@@ -234,11 +239,11 @@ impl HttpSink {
                     return Ok(Answer::Accepted);
                 }
                 // Whether rows were refused is not known; the key tells the service that it is a repeat.
-                Err(e) => return Err(Error::retry(format!("{target}: {}", reasons(&e.without_url())))),
+                Err(e) => return Err(Error::retry(format!("{target}: {}", describe(e)))),
             }
         }
         match partial::read(status, &body, rows) {
-            Some(items) => Ok(Answer::Each(items)),
+            Some(items) => Ok(Answer::Each(items.into_iter().map(|item| item.without(hidden)).collect())),
             None => Ok(Answer::Accepted),
         }
     }
@@ -319,28 +324,20 @@ fn offset_ranges(offsets: &[u64]) -> String {
     texts.join(",")
 }
 
-/// The first part of an answer's body, in one line; empty where it can't be read.
-async fn beginning(mut response: Response) -> String {
+/// The first part of an answer's body, in one line, without secrets; empty where it can't be read.
+async fn beginning(mut response: Response, hidden: &Hidden) -> String {
     let mut bytes = Vec::new();
-    while bytes.len() < ANSWER_BYTES_MAX {
+    while bytes.len() < READ_BYTES_MAX {
         match response.chunk().await {
-            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk[..chunk.len().min(ANSWER_BYTES_MAX - bytes.len())]),
+            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk[..chunk.len().min(READ_BYTES_MAX - bytes.len())]),
             _ => break,
         }
     }
-    let text: String = String::from_utf8_lossy(&bytes).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    text.trim().to_owned()
-}
-
-/// The error and its causes: the outermost alone says only "error sending request".
-fn reasons(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(e) = cause {
-        text = format!("{text}: {e}");
-        cause = e.source();
-    }
-    text
+    let text = String::from_utf8_lossy(&bytes);
+    // Cut behind that: half of a secret would not be found.
+    let text = hidden.hide(&text);
+    let line = text.chars().map(|c| if c.is_control() || is_unsafe(c) { ' ' } else { c });
+    line.take(ANSWER_CHARS_MAX).collect::<String>().trim().to_owned()
 }
 
 /// Seconds, or a date (RFC 9110, section 10.2.3).

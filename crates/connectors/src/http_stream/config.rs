@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use millstream_core::{ByteSize, HumanDuration, Secret};
+use millstream_core::{ByteSize, HumanDuration, Secret, SecretValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::backoff::BackoffConfig;
-
 /// Reads an HTTP answer that does not end: lines, or server-sent events.
 ///
 /// The request is made again, with back-off, when the answer ends, breaks, or stays silent for `stall_timeout`. For
@@ -17,7 +16,7 @@ use crate::backoff::BackoffConfig;
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct HttpStreamSourceConfig {
     /// `http://…` or `https://…`.
-    pub url: String,
+    pub url: Secret,
     /// The request's method.
     #[serde(default = "default_method")]
     pub method: String,
@@ -29,7 +28,7 @@ pub struct HttpStreamSourceConfig {
     pub bearer_token: Option<Secret>,
     /// The request's body. A text is sent as it is, anything else as JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub body: Option<serde_json::Value>,
+    pub body: Option<SecretValue>,
     /// Connect again when no byte has come for this long. Servers of such streams send an empty line or a comment now
     /// and then to show that they are there.
     #[serde(default = "crate::websocket::config::default_stall_timeout")]
@@ -47,6 +46,15 @@ pub struct HttpStreamSourceConfig {
     /// out. The type of each is in the column `_event` (`metadata: [event]`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<String>,
+    /// Other hosts that a redirect may lead to: `cdn.example.com`, `*.example.com`, or `*` for any. The headers of this
+    /// source, and user and password of `url`, go to none of them. Without it, a redirect is followed on the host of
+    /// `url` only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_hosts: Vec<String>,
+    /// Connect to no address of this machine or of a private network, whatever the name of a host leads to; and through
+    /// no proxy, which would look up names itself.
+    #[serde(default)]
+    pub deny_private: bool,
 }
 
 /// How the records of an HTTP stream are told apart.
@@ -68,7 +76,7 @@ impl HttpStreamSourceConfig {
     /// A reader of `url`, with every other setting at its default.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
-            url: url.into(),
+            url: Secret::new(url),
             method: default_method(),
             headers: BTreeMap::new(),
             bearer_token: None,
@@ -78,12 +86,14 @@ impl HttpStreamSourceConfig {
             backoff: BackoffConfig::default(),
             format: StreamFormat::default(),
             events: Vec::new(),
+            allow_hosts: Vec::new(),
+            deny_private: false,
         }
     }
 
     /// Finds settings that can't work; see [`crate::source::SourceConfig::check`].
     pub(crate) fn check(&self, problems: &mut crate::source::Problems) {
-        problems.check_url("url", &self.url, &["http", "https"]);
+        problems.check_url("url", self.url.expose(), &["http", "https"]);
         if reqwest::Method::from_bytes(self.method.as_bytes()).is_err() {
             problems.add("method", format!("`{}` is no HTTP method", self.method));
         }
@@ -91,6 +101,8 @@ impl HttpStreamSourceConfig {
             problems.add("events", "are the types of server-sent events: set `format: sse`, or leave it out");
         }
         problems.check_headers(&self.headers);
+        problems.check_hosts(&self.allow_hosts);
+        problems.check_private("url", self.url.expose(), self.deny_private);
         problems.check_bearer(&self.headers, self.bearer_token.as_ref());
         problems.check_not_zero("stall_timeout", self.stall_timeout);
         problems.check_max_record(self.max_record);

@@ -13,8 +13,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use millstream_core::units::redact_url;
 use millstream_core::{CursorDelta, Error, Result, Source, SourceBatch, SourceRead};
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Method, Response};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::{Method, Response, Url};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::config::{HttpStreamSourceConfig, StreamFormat};
@@ -24,11 +24,9 @@ use super::lines::{Line, Lines};
 use crate::backoff::Reconnect;
 use crate::file::too_large;
 use crate::format::Framing;
+use crate::http_client::{Access, HttpClient, Outgoing, describe};
 use crate::record_buffer::RecordBuffer;
-use crate::source::{
-    SERVER_WAIT_MAX, SourceContext, charset, describe_http_error, http_client, json_or_text, request_headers,
-    retry_after,
-};
+use crate::source::{SERVER_WAIT_MAX, SourceContext, charset, request_headers, retry_after};
 
 const LAST_EVENT_ID: &str = "last_event_id";
 
@@ -36,7 +34,8 @@ const LAST_EVENT_ID: &str = "last_event_id";
 pub struct HttpStreamSource {
     config: HttpStreamSourceConfig,
     context: SourceContext,
-    client: Client,
+    client: HttpClient,
+    url: Url,
     reconnect: Reconnect,
     connection: Connection,
     lines: Lines,
@@ -77,10 +76,13 @@ impl HttpStreamSource {
         if config.format == StreamFormat::Sse {
             headers.entry(ACCEPT).or_insert(HeaderValue::from_static("text/event-stream"));
         }
-        if matches!(&config.body, Some(body) if !body.is_string()) {
+        if matches!(&config.body, Some(body) if !body.is_text()) {
             headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
         }
-        let client = http_client(headers, None)?;
+        let access = Access { allow_hosts: config.allow_hosts.clone(), deny_private: config.deny_private };
+        let client = HttpClient::new(headers, None, access)?;
+        let url = Url::parse(config.url.expose())
+            .map_err(|e| Error::config(format!("source {}: `url` is no URL: {e}", context.name)))?;
         Method::from_bytes(config.method.as_bytes())
             .map_err(|e| Error::config(format!("source {}: `method` is no HTTP method", context.name)).caused_by(e))?;
         let max_record = usize::try_from(config.max_record.0).unwrap_or(usize::MAX);
@@ -90,6 +92,7 @@ impl HttpStreamSource {
         let max_line = if sse { max_record.saturating_add("data: ".len()) } else { max_record };
         Ok(Self {
             client,
+            url,
             reconnect: Reconnect::new(&config.backoff, &context),
             connection: Connection::None,
             lines: Lines::new(max_line, true),
@@ -97,7 +100,7 @@ impl HttpStreamSource {
             events: Events::new(max_record, last_id.clone()),
             last_id,
             last_id_changed: false,
-            records: RecordBuffer::for_messages(redact_url(&config.url).into(), &context),
+            records: RecordBuffer::for_messages(redact_url(config.url.expose()).into(), &context),
             resumed: false,
             context,
             config,
@@ -107,23 +110,22 @@ impl HttpStreamSource {
     /// Sends the request and waits for the head of the answer.
     fn connect(&self) -> BoxFuture<'static, Result<Response, Refused>> {
         let method = Method::from_bytes(self.config.method.as_bytes()).unwrap_or_default();
-        let mut request = self.client.request(method, &self.config.url);
-        if let Some(body) = &self.config.body {
-            request = request.body(json_or_text(body));
-        }
+        let body = self.config.body.as_ref().map(|body| body.expose().into_bytes());
+        let mut headers = HeaderMap::new();
         if !self.last_id.is_empty()
             && let Ok(id) = HeaderValue::from_bytes(&self.last_id)
         {
-            request = request.header("Last-Event-ID", id);
+            headers.insert("last-event-id", id);
         }
+        let (client, url, what) = (self.client.clone(), self.url.clone(), Outgoing { method, headers, body });
         let patience = self.config.stall_timeout.0;
         let clock = self.context.clock.clone();
         async move {
             let refused = |why| Refused { why, wait: Duration::ZERO };
-            let response = timeout(patience, request.send())
+            let response = timeout(patience, client.send(&url, what))
                 .await
                 .map_err(|_| refused(format!("no answer within {patience:?}")))?
-                .map_err(|e| refused(describe_http_error(e)))?;
+                .map_err(refused)?;
             if response.status().is_success() {
                 return Ok(response);
             }
@@ -145,7 +147,7 @@ impl HttpStreamSource {
             let chunk = timeout_at(*heard_at + stall, response.chunk())
                 .await
                 .map_err(|_| format!("nothing came for {stall:?}"))?
-                .map_err(describe_http_error)?;
+                .map_err(describe)?;
             *heard_at = Instant::now();
             match chunk {
                 Some(chunk) => *unread = chunk,
@@ -162,7 +164,7 @@ impl HttpStreamSource {
                 None => return Ok(()),
                 Some(Ok(Some(chunk))) => *unread = chunk,
                 Some(Ok(None)) => return Err(self.end()),
-                Some(Err(e)) => return Err(describe_http_error(e)),
+                Some(Err(e)) => return Err(describe(e)),
             }
         }
     }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use millstream_core::{ByteSize, Cursor, FailureKind, HumanDuration, Secret, Source, SourceBatch, SourceRead};
+use millstream_core::{
+    ByteSize, Cursor, FailureKind, HumanDuration, Secret, SecretValue, Source, SourceBatch, SourceRead,
+};
 use parking_lot::Mutex;
 
 use super::{HttpStreamSource, HttpStreamSourceConfig, StreamFormat};
@@ -51,7 +53,7 @@ async fn lines_are_put_together_across_chunks_and_heartbeats_are_no_records() {
         _ => chunked(&[b"e\n"], true),
     })
     .await;
-    let body = Some(serde_json::json!({"rules": ["cat"]}));
+    let body = Some(SecretValue::new(serde_json::json!({"rules": ["cat"]})));
     let config = HttpStreamSourceConfig {
         method: "POST".into(),
         body,

@@ -6,7 +6,7 @@ use millstream_core::{Error, Result};
 use serde::Serialize;
 
 use crate::sink::{Payload, SinkConfig};
-use crate::template::Template;
+use crate::template::{Place, Template};
 
 /// One row as a sink would send it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -37,7 +37,7 @@ pub fn preview(config: &SinkConfig, batch: &RecordBatch) -> Result<Vec<Preview>>
     });
     let bodies: Vec<String> = match config {
         SinkConfig::Stdout(config) if config.template.is_some() => {
-            rendered(config.template.as_deref().unwrap_or_default(), batch, &payload.rows)?
+            rendered(config.template.as_deref().unwrap_or_default(), batch, &payload.rows, Place::Text)?
         }
         _ => bodies.collect(),
     };
@@ -48,7 +48,7 @@ pub fn preview(config: &SinkConfig, batch: &RecordBatch) -> Result<Vec<Preview>>
 fn destinations(config: &SinkConfig, batch: &RecordBatch, rows: &[u32]) -> Result<Vec<String>> {
     Ok(match config {
         SinkConfig::Amqp(config) => {
-            let keys = rendered(&config.routing_key, batch, rows)?;
+            let keys = rendered(&config.routing_key, batch, rows, Place::RoutingKey)?;
             keys.iter().map(|key| format!("exchange `{}`, routing key `{key}`", config.exchange)).collect()
         }
         SinkConfig::Http(config) => {
@@ -58,11 +58,15 @@ fn destinations(config: &SinkConfig, batch: &RecordBatch, rows: &[u32]) -> Resul
                 crate::http::HttpMethod::Put => "PUT",
                 crate::http::HttpMethod::Patch => "PATCH",
             };
-            let (fixed, filled) = url.split_at(url.find('{').unwrap_or(url.len()));
-            let host = host(fixed);
-            // Filled-in columns are not secret; what stands before them may be.
-            let paths = rendered(filled, batch, rows)?;
-            paths.iter().map(|path| format!("{method} {host}/***{path}")).collect()
+            let host = host(url.split('{').next().unwrap_or_default());
+            let template = Template::parse(url, batch.schema_ref(), Place::Url).map_err(Error::config)?;
+            let bound = template.bind(batch)?;
+            // Filled-in columns are not secret; what stands around them may be.
+            let path = |&row: &u32| match bound.render_hidden(row as usize) {
+                Ok(path) => format!("{method} {host}/{path}"),
+                Err(why) => format!("nowhere: `url` {why}"),
+            };
+            rows.iter().map(path).collect()
         }
         SinkConfig::File(config) => {
             let folder = config.folder.clone();
@@ -80,15 +84,11 @@ fn host(url: &str) -> String {
     format!("{scheme}://{host}")
 }
 
-fn rendered(template: &str, batch: &RecordBatch, rows: &[u32]) -> Result<Vec<String>> {
-    let template = Template::parse(template, batch.schema_ref()).map_err(Error::config)?;
+fn rendered(template: &str, batch: &RecordBatch, rows: &[u32], place: Place) -> Result<Vec<String>> {
+    let template = Template::parse(template, batch.schema_ref(), place).map_err(Error::config)?;
     let bound = template.bind(batch)?;
-    let line = |&row: &u32| {
-        let mut line = String::new();
-        bound.render(row as usize, &mut line);
-        line
-    };
-    Ok(rows.iter().map(line).collect())
+    let text = |&row: &u32| bound.render(row as usize).unwrap_or_else(|why| format!("none: it {why}"));
+    Ok(rows.iter().map(text).collect())
 }
 
 #[cfg(test)]
@@ -115,6 +115,8 @@ mod tests {
         let sent = of(serde_json::json!({ "type": "http", "url": url, "method": "PUT" }));
         assert_eq!(sent[1].to, "PUT https://host.example/***8");
         assert_eq!(sent[1].body, r#"{"id":8,"name":"bo"}"#);
+        let sent = of(serde_json::json!({ "type": "http", "url": "https://host.example/{id}?key=secret" }));
+        assert_eq!(sent[0].to, "POST https://host.example/***7***");
         let sent = of(serde_json::json!({ "type": "http", "url": "https://host.example/hook?key=secret" }));
         assert_eq!(sent[0].to, "POST https://host.example/***");
     }

@@ -37,7 +37,8 @@ impl Write for Closed {
 async fn print(config: serde_json::Value) -> String {
     let (page, batch) = (Page::default(), changes());
     let config = serde_json::from_value(config).unwrap();
-    let mut sink = StdoutSink::onto(Box::new(page.clone()), config, &context(batch.batch.schema())).unwrap();
+    let mut sink =
+        StdoutSink::onto(Box::new(page.clone()), Place::Text, config, &context(batch.batch.schema())).unwrap();
     assert_eq!(sink.deliver(&batch).await.unwrap(), []);
     let text = page.0.lock().unwrap().clone();
     String::from_utf8(text).unwrap()
@@ -80,7 +81,8 @@ fn indenting_changes_blanks_only() {
 async fn a_closed_pipe_stops_the_sink_with_advice() {
     let batch = changes();
     let mut sink =
-        StdoutSink::onto(Box::new(Closed), StdoutSinkConfig::default(), &context(batch.batch.schema())).unwrap();
+        StdoutSink::onto(Box::new(Closed), Place::Text, StdoutSinkConfig::default(), &context(batch.batch.schema()))
+            .unwrap();
     let error = sink.deliver(&batch).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Environment);
     assert!(error.to_string().contains("closed by its reader"), "{error}");

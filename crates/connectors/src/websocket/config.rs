@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use millstream_core::{ByteSize, HumanDuration, Secret};
+use millstream_core::{ByteSize, HumanDuration, Secret, SecretValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,7 @@ use crate::backoff::BackoffConfig;
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct WebsocketSourceConfig {
     /// `ws://…` or `wss://…`.
-    pub url: String,
+    pub url: Secret,
     /// Headers sent when connecting.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, Secret>,
@@ -27,7 +27,7 @@ pub struct WebsocketSourceConfig {
     pub bearer_token: Option<Secret>,
     /// Messages sent after each connect, in order. A text is sent as it is, anything else as JSON.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub subscribe: Vec<serde_json::Value>,
+    pub subscribe: Vec<SecretValue>,
     /// Connect again when neither a whole message nor an answer to a ping has come for this long.
     #[serde(default = "default_stall_timeout")]
     pub stall_timeout: HumanDuration,
@@ -48,6 +48,9 @@ pub struct WebsocketSourceConfig {
     /// Waits between attempts to connect.
     #[serde(default)]
     pub backoff: BackoffConfig,
+    /// Connect to no address of this machine or of a private network, whatever the name of the host leads to.
+    #[serde(default)]
+    pub deny_private: bool,
 }
 
 /// A message that is sent again and again.
@@ -55,7 +58,7 @@ pub struct WebsocketSourceConfig {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Heartbeat {
     /// The message. A text is sent as it is, anything else as JSON.
-    pub send: serde_json::Value,
+    pub send: SecretValue,
     /// How often; the first time this long after connecting.
     pub every: HumanDuration,
 }
@@ -72,7 +75,7 @@ impl WebsocketSourceConfig {
     /// A reader of `url`, with every other setting at its default.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
-            url: url.into(),
+            url: Secret::new(url),
             headers: BTreeMap::new(),
             bearer_token: None,
             subscribe: Vec::new(),
@@ -82,12 +85,14 @@ impl WebsocketSourceConfig {
             ignore: Vec::new(),
             heartbeat: None,
             backoff: BackoffConfig::default(),
+            deny_private: false,
         }
     }
 
     /// Finds settings that can't work; see [`crate::source::SourceConfig::check`].
     pub(crate) fn check(&self, problems: &mut crate::source::Problems) {
-        problems.check_url("url", &self.url, &["ws", "wss"]);
+        problems.check_url("url", self.url.expose(), &["ws", "wss"]);
+        problems.check_private("url", self.url.expose(), self.deny_private);
         problems.check_headers(&self.headers);
         problems.check_bearer(&self.headers, self.bearer_token.as_ref());
         problems.check_not_zero("stall_timeout", self.stall_timeout);

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use futures::{FutureExt, SinkExt, StreamExt};
 use millstream_core::units::redact_url;
-use millstream_core::{Error, Failure, FailureKind, Result, Source, SourceBatch, SourceRead};
+use millstream_core::{Error, Failure, FailureKind, Result, SecretValue, Source, SourceBatch, SourceRead};
 use regex::bytes::Regex;
 use reqwest::header::RETRY_AFTER;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -24,7 +24,7 @@ use super::config::WebsocketSourceConfig;
 use super::connect::{Socket, connect};
 use crate::backoff::Reconnect;
 use crate::record_buffer::RecordBuffer;
-use crate::source::{SERVER_WAIT_MAX, SourceContext, json_or_text, request_headers, retry_after};
+use crate::source::{SERVER_WAIT_MAX, SourceContext, request_headers, retry_after};
 
 /// Reads the messages of a WebSocket; see [`WebsocketSourceConfig`]. It has no cursor: a WebSocket can't be asked for
 /// the past.
@@ -74,7 +74,7 @@ impl WebsocketSource {
     /// # Errors
     /// `Config`: the address or a header can't be sent.
     pub fn new(config: WebsocketSourceConfig, context: SourceContext) -> Result<Self> {
-        let mut request = config.url.as_str().into_client_request().map_err(|e| {
+        let mut request = config.url.expose().into_client_request().map_err(|e| {
             Error::config(format!("source {}: `url` is no WebSocket address", context.name)).caused_by(e)
         })?;
         let headers = request_headers(&config.headers, config.bearer_token.as_ref())?;
@@ -83,11 +83,11 @@ impl WebsocketSource {
         });
         Ok(Self {
             request,
-            subscribe: config.subscribe.iter().map(json_or_text).collect(),
+            subscribe: config.subscribe.iter().map(SecretValue::expose).collect(),
             reconnect: Reconnect::new(&config.backoff, &context),
             connection: Connection::None,
             ignore: patterns(&config, &context.name)?,
-            records: RecordBuffer::for_messages(redact_url(&config.url).into(), &context),
+            records: RecordBuffer::for_messages(redact_url(config.url.expose()).into(), &context),
             resumed: false,
             context,
             config,
@@ -100,9 +100,9 @@ impl WebsocketSource {
             (self.request.clone(), self.subscribe.clone(), self.config.stall_timeout.0);
         let max = usize::try_from(self.config.max_record.0).unwrap_or(usize::MAX);
         let limits = WebSocketConfig::default().max_message_size(Some(max)).max_frame_size(Some(max));
-        let clock = self.context.clock.clone();
+        let (clock, deny_private) = (self.context.clock.clone(), self.config.deny_private);
         async move {
-            match timeout(patience, connect(request, limits, &subscribe)).await {
+            match timeout(patience, connect(request, limits, &subscribe, deny_private)).await {
                 Ok(Ok(socket)) => Ok(socket),
                 Ok(Err(e)) => {
                     let header = match &e {
@@ -158,7 +158,7 @@ impl WebsocketSource {
             return Ok(());
         }
         *beat_at = Some(now + heartbeat.every.0);
-        match timeout(stall, socket.send(Message::text(json_or_text(&heartbeat.send)))).await {
+        match timeout(stall, socket.send(Message::text(heartbeat.send.expose()))).await {
             Ok(sent) => sent.map_err(|e| describe(&e)),
             Err(_) => Err(format!("nothing could be sent for {stall:?}")),
         }

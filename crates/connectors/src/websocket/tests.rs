@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{FutureExt, SinkExt, StreamExt};
-use millstream_core::{ByteSize, FailureKind, HumanDuration, RawBatch, Secret, Source, SourceRead};
+use millstream_core::{ByteSize, FailureKind, HumanDuration, RawBatch, Secret, SecretValue, Source, SourceRead};
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
@@ -74,7 +74,7 @@ async fn it_subscribes_after_each_connect_and_reads_every_message() {
         } // Else it just goes away.
     })
     .await;
-    let subscribe = vec!["hello".into(), serde_json::json!({"op": "subscribe"})];
+    let subscribe = vec![SecretValue::new("hello"), SecretValue::new(serde_json::json!({"op": "subscribe"}))];
     let (mut source, said) = open(WebsocketSourceConfig { subscribe, ..config(&url) });
     let (records, batches) = read(&mut source, 8).await;
     assert_eq!(records[..4], [b"text 0".to_vec(), vec![0, 0xff], b"text 1".to_vec(), vec![1, 0xff]]);
@@ -221,7 +221,7 @@ async fn heartbeats_are_sent_and_those_of_the_server_are_no_records() {
     })
     .await;
     let heartbeat = super::config::Heartbeat {
-        send: serde_json::json!({"op": "pong"}),
+        send: SecretValue::new(serde_json::json!({"op": "pong"})),
         every: HumanDuration(Duration::from_millis(5)),
     };
     let ignore = vec![r#"^\{"type":"ping""#.into()];

@@ -56,6 +56,9 @@ pub async fn push(
     let running = running.clone();
     let pushed = tokio::spawn(async move {
         let Some(push) = running.pushes.get(name.as_str()) else { return Err(too_much()) };
+        if let Some(shortage) = push.disk_shortage() {
+            return Err(ApiError::new(StatusCode::INSUFFICIENT_STORAGE, format!("{shortage}; send this again later")));
+        }
         let Some(mut share) = push.room() else { return Err(too_much()) };
         let mut body = bodies::read(body, limit, &mut share, ROOM_WAIT).await.map_err(unread)?;
         if is_gzip {
@@ -69,6 +72,9 @@ pub async fn push(
         Ok(Ok(pushed)) => pushed,
         Ok(Err(refused)) if refused.status() == StatusCode::TOO_MANY_REQUESTS => {
             return Ok(([(RETRY_AFTER, "1")], refused).into_response());
+        }
+        Ok(Err(refused)) if refused.status() == StatusCode::INSUFFICIENT_STORAGE => {
+            return Ok(([(RETRY_AFTER, "10")], refused).into_response());
         }
         Ok(Err(refused)) => return Err(refused),
         Err(e) => return Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string())),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use millstream_core::disk::create_fresh;
 use millstream_core::{Error, Result, ResultExt, SystemClock};
 use tokio_util::sync::CancellationToken;
 
@@ -122,7 +123,8 @@ fn write_demo(args: &DemoArgs) -> Result<PathBuf> {
         yaml = with_rabbitmq(&yaml);
     }
     let file = args.folder.join("pipeline.yaml");
-    std::fs::write(&file, yaml).doing(|| format!("write {}", file.display()))?;
+    let written = create_fresh(&file).and_then(|mut file| file.write_all(yaml.as_bytes()));
+    written.doing(|| format!("write {}", file.display()))?;
     Ok(file)
 }
 

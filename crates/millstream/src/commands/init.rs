@@ -1,5 +1,7 @@
 //! `millstream init`.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -124,7 +126,8 @@ pub fn write(template: Template, folder: &Path) -> Result<()> {
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).doing(|| format!("create {}", parent.display()))?;
         }
-        std::fs::write(&path, content).doing(|| format!("write {}", path.display()))?;
+        let written = File::create_new(&path).and_then(|mut file| file.write_all(content));
+        written.doing(|| format!("write {}", path.display()))?;
     }
     Ok(())
 }

@@ -1,8 +1,20 @@
 //! The log of the process: lines on standard error, filtered by `MILLSTREAM_LOG`.
+//!
+//! What a record or a server says may be in one. It is shown, never obeyed, and does not begin a line of its own, whether
+//! a terminal or a file reads the log: a file is looked at on a terminal later.
 
+use std::fmt;
+use std::io::Stderr;
+
+use millstream_core::terminal::{Escapes, SafeWriter, escape_line};
 use millstream_core::{Error, Result};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::Directive;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
 
 use super::LogFormat;
 
@@ -27,15 +39,46 @@ const QUIET: [&str; 5] = ["slatedb=off", "lapin=off", "object_store=off", "tract
 /// `Config`: the variable does not say what it should.
 pub fn start(format: LogFormat) -> Result<()> {
     let wanted = std::env::var(VARIABLE).unwrap_or_default();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter(&wanted)?)
-        .with_ansi(crate::output::is_lively())
-        .with_writer(std::io::stderr);
+    let lively = crate::output::is_lively();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter(&wanted)?).with_ansi(lively);
     match format {
-        LogFormat::Text => builder.with_target(false).init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Text => builder.with_writer(std::io::stderr).event_format(Lines).init(),
+        LogFormat::Json => builder.json().flatten_event(true).with_writer(json_writer).init(),
     }
     Ok(())
+}
+
+/// JSON writes out most of what a terminal obeys itself, but not all.
+fn json_writer() -> SafeWriter<Stderr> {
+    SafeWriter::new(std::io::stderr(), Some(Escapes::Json))
+}
+
+/// An event as one line: time, level, message and fields.
+struct Lines;
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut time = String::new();
+        SystemTime.format_time(&mut Writer::new(&mut time))?;
+        let mut said = String::new();
+        context.format_fields(Writer::new(&mut said), event)?;
+        let (level, said) = (*event.metadata().level(), escape_line(&said));
+        if !out.has_ansi_escapes() {
+            return writeln!(out, "{time} {level:>5} {said}");
+        }
+        let colour = match level {
+            Level::ERROR => 31,
+            Level::WARN => 33,
+            Level::INFO => 32,
+            Level::DEBUG => 34,
+            Level::TRACE => 35,
+        };
+        writeln!(out, "\x1b[2m{time}\x1b[0m \x1b[{colour}m{level:>5}\x1b[0m {said}")
+    }
 }
 
 /// A level for our own crates, others at warnings; and crates by name: `debug`, `info,slatedb=debug`.
@@ -80,7 +123,64 @@ fn wrong(part: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+
+    #[derive(Clone, Default)]
+    struct Page(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Page {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    const RECORD: &str = "a\nWARN b\r\x1b[2J\u{9b}31m\u{202e}c";
+
+    fn logged(format: LogFormat, lively: bool) -> String {
+        let page = Page::default();
+        let writer = page.clone();
+        let builder = tracing_subscriber::fmt().with_ansi(lively);
+        let say = || {
+            tracing::warn!(text = RECORD, shown = %RECORD, "it says {RECORD}");
+            tracing::info!("second");
+        };
+        match format {
+            LogFormat::Text => {
+                let log = builder.with_writer(move || writer.clone()).event_format(Lines).finish();
+                tracing::subscriber::with_default(log, say);
+            }
+            LogFormat::Json => {
+                let writer = move || SafeWriter::new(writer.clone(), Some(Escapes::Json));
+                tracing::subscriber::with_default(builder.json().flatten_event(true).with_writer(writer).finish(), say);
+            }
+        }
+        String::from_utf8(page.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn what_a_record_says_is_one_line_of_the_log_and_nothing_is_obeyed() {
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let log = logged(format, false);
+            assert_eq!(log.lines().count(), 2, "{log}");
+            assert!(!log.contains(|c| millstream_core::terminal::is_unsafe(c)), "{log:?}");
+            assert!(log.lines().nth(1).unwrap().contains("second"));
+        }
+        let json = logged(LogFormat::Json, false);
+        let first: serde_json::Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
+        assert_eq!(first["message"], format!("it says {RECORD}"), "nothing is lost");
+        let lively = logged(LogFormat::Text, true);
+        assert!(
+            lively.contains("\x1b[33m") && !lively.contains("\x1b[2J") && lively.lines().count() == 2,
+            "{lively:?}"
+        );
+    }
 
     fn directives(wanted: &str) -> Vec<String> {
         filter(wanted).unwrap().to_string().split(',').map(str::to_owned).collect()

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
+use millstream_core::units::url_without_credentials;
 use millstream_core::{Error, Result};
 use reqwest::{Method, Response, StatusCode};
 
@@ -146,14 +147,20 @@ impl Server {
         let with_scheme = with_scheme.trim_end_matches('/').to_owned();
         let parsed =
             url::Url::parse(&with_scheme).ok().filter(|parsed| parsed.host_str().is_some_and(|h| !h.is_empty()));
-        let wrong = || Error::config(format!("--url {url}: no address of a server, such as http://127.0.0.1:8080"));
+        let typed = if url.contains('@') { "***" } else { url };
+        let wrong = || Error::config(format!("--url {typed}: no address of a server, such as http://127.0.0.1:8080"));
         let parsed = parsed.ok_or_else(wrong)?;
         if !matches!(parsed.scheme(), "http" | "https") {
             return Err(wrong());
         }
-        let client = tls.over(reqwest::Client::builder().connect_timeout(Duration::from_secs(5)))?;
+        let client = tls.over(reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).referer(false))?;
         let client = client.build().map_err(|e| Error::bug("build HTTP client").caused_by(e))?;
         Ok(Self { client, url: with_scheme, token })
+    }
+
+    /// The address without user and password.
+    fn shown(&self) -> String {
+        url_without_credentials(&self.url)
     }
 
     /// Sends a request and gives its answer, where that is a success.
@@ -179,7 +186,7 @@ impl Server {
         if !is_ours(&answer) {
             return Err(Error::config(format!(
                 "{} answers ({status}), but is no Millstream server: is the address right (--url, MILLSTREAM_URL)?",
-                self.url
+                self.shown()
             )));
         }
         if status.is_success() {
@@ -189,14 +196,15 @@ impl Server {
         let said = serde_json::from_str::<serde_json::Value>(&text).ok();
         let said = said.as_ref().and_then(|v| v["error"].as_str()).unwrap_or(text.as_str());
         match status {
-            StatusCode::UNAUTHORIZED if self.token.is_some() => {
-                Err(Error::config(format!("{} does not take this token: check MILLSTREAM_TOKEN or --token", self.url)))
-            }
+            StatusCode::UNAUTHORIZED if self.token.is_some() => Err(Error::config(format!(
+                "{} does not take this token: check MILLSTREAM_TOKEN or --token",
+                self.shown()
+            ))),
             StatusCode::UNAUTHORIZED => {
-                Err(Error::config(format!("{} asks for a token: set MILLSTREAM_TOKEN or --token", self.url)))
+                Err(Error::config(format!("{} asks for a token: set MILLSTREAM_TOKEN or --token", self.shown())))
             }
             status if status.is_client_error() => Err(Error::config(said.to_owned())),
-            status => Err(Error::retry(format!("{} answered {status}: {said}", self.url))),
+            status => Err(Error::retry(format!("{} answered {status}: {said}", self.shown()))),
         }
     }
 
@@ -240,7 +248,7 @@ impl Server {
             }
             other => other,
         };
-        Error::retry(format!("can't reach {}: {hint}", self.url))
+        Error::retry(format!("can't reach {}: {hint}", self.shown()))
     }
 
     /// The whole body of a GET or POST.

@@ -8,6 +8,10 @@ use serde::de::{IntoDeserializer, value::Error as ValueError};
 
 /// Name of the definition of secrets.
 pub const SECRET: &str = "Secret";
+/// Name of the definition of what is sent and may hold a secret.
+pub const SECRET_VALUE: &str = "SecretValue";
+/// Names of the definitions of everything that is never printed: a text, anything, an object.
+pub const SECRETS: [&str; 3] = [SECRET, SECRET_VALUE, "HiddenJson"];
 /// Name of the definition of a declared type.
 pub const FIELD_TYPE: &str = "FieldType";
 

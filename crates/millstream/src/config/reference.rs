@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::config::named::{FIELD_TYPE, SECRET};
+use crate::config::named::{FIELD_TYPE, SECRET, SECRET_VALUE};
 use crate::config::schema::document;
 use crate::config::strict::tag_of;
 
@@ -212,6 +212,7 @@ impl<'a> Page<'a> {
             Some("Duration") => return "duration".into(),
             Some("ByteSize") => return "size".into(),
             Some(SECRET) => return "secret".into(),
+            Some(SECRET_VALUE) => return "anything, secret".into(),
             Some(FIELD_TYPE) => return "type".into(),
             _ => {}
         }

@@ -9,7 +9,7 @@ mod values;
 use serde_json::Value;
 
 use crate::config::diagnostics::{Problem, Secrets, nearest, suggestion};
-use crate::config::named::{NAMED_TYPES, SECRET};
+use crate::config::named::{NAMED_TYPES, SECRETS};
 use crate::config::tree::{Content, Entry, Node, Place};
 use values::{found, kind_name, matches, named_problem, names_of, or, scalar_problem};
 
@@ -48,7 +48,7 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     fn visit(&mut self, node: &mut Node, schema: &'a Value, spot: &Spot<'_>) {
         let (schema, definition) = self.resolve(schema);
-        if definition == Some(SECRET) || has_credentials(node) {
+        if definition.is_some_and(|name| SECRETS.contains(&name)) || has_credentials(node) {
             self.hide(node);
         }
         if let Some((message, help)) = named_problem(node, definition, spot.name) {
@@ -135,7 +135,9 @@ impl<'a> Walk<'a> {
                 }
                 (None, None) if open => {}
                 (None, None) => {
-                    self.hide_by_name(&mut entry.value, &entry.key);
+                    // A mistyped key of a secret has a secret behind it.
+                    let meant = nearest(&entry.key, missing.iter().copied());
+                    self.hide_by_name(&mut entry.value, meant.filter(|key| looks_secret(key)).unwrap_or(&entry.key));
                     let help = suggestion(&entry.key, "there are", &missing);
                     self.error(&entry.place, format!("unknown key `{}`", entry.key), help);
                 }
@@ -377,7 +379,7 @@ impl<'a> Walk<'a> {
 
     /// Where the walk can't go on, secrets are known by their key only.
     fn hide_by_name(&mut self, node: &mut Node, key: &str) {
-        if looks_secret(key) {
+        if looks_secret(key) || has_credentials(node) {
             return self.hide(node);
         }
         match &mut node.content {
@@ -388,17 +390,21 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// An address with a user or a password in it: `https://user:password@host`.
+/// An address with a user or a password in it, `https://user:password@host`, or one of the web with a path or a query,
+/// which hold a token often enough.
 fn has_credentials(node: &Node) -> bool {
     let Content::Scalar(scalar) = &node.content else { return false };
     let text = scalar.interpolated.as_ref().map_or(scalar.typed.as_str(), |i| i.text.as_str());
-    let authority = text.split_once("://").and_then(|(_, rest)| rest.split(['/', '?', '#']).next());
-    authority.is_some_and(|authority| authority.contains('@'))
+    // Mistyped (`http//user:password@host`) it is no address, and holds a password all the same.
+    let Some((scheme, rest)) = text.split_once("://").or_else(|| text.split_once("//")) else { return false };
+    let (authority, behind) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let is_web = ["http", "https", "ws", "wss"].iter().any(|web| scheme.eq_ignore_ascii_case(web));
+    authority.contains('@') || is_web && behind.len() > 1 && !text.contains(char::is_whitespace)
 }
 
 fn looks_secret(key: &str) -> bool {
     let key = key.to_lowercase();
-    ["pass", "secret", "token", "key_id", "api_key", "apikey", "credential", "auth", "header"]
+    ["pass", "secret", "token", "key_id", "api_key", "apikey", "credential", "auth", "header", "subscribe", "body"]
         .iter()
         .any(|part| key.contains(part))
         || key.starts_with("url")

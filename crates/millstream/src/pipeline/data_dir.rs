@@ -15,7 +15,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use millstream_core::disk::{RealDisk, write_atomic};
+use millstream_core::disk::{
+    RealDisk, create_private_dir_all, is_open_to_others, make_tree_private, private_options, write_atomic,
+};
 use millstream_core::{Error, Result, ResultExt};
 use serde::{Deserialize, Serialize};
 
@@ -57,7 +59,8 @@ impl DataDir {
     /// It is in use, belongs to another pipeline or a newer version, or can't be written.
     pub fn open(root: &Path, pipeline: &str) -> Result<Self> {
         let doing = || format!("open data folder {}", root.display());
-        std::fs::create_dir_all(root).doing(doing)?;
+        create_private_dir_all(root).doing(doing)?;
+        close_to_others(root);
         let lock = lock(root).map_err(|e| e.context(doing()))?;
         let dir = Self { root: root.to_owned(), _lock: Some(lock) };
         match dir.identity()? {
@@ -246,9 +249,25 @@ fn owner(folder: &Path) -> Option<String> {
     Some(identity.unwrap_or_else(|_| folder.file_name().unwrap_or_default().to_string_lossy().into_owned()))
 }
 
+/// Takes from a folder that earlier versions made, or a person, what others may do with it: records are in it.
+fn close_to_others(root: &Path) {
+    // What can't be looked at can't be opened either, which is said then.
+    if !is_open_to_others(root).unwrap_or(false) {
+        return;
+    }
+    let root_shown = root.display();
+    match make_tree_private(root) {
+        Ok(()) => tracing::info!("the data folder {root_shown} was open to other users: it is its owner's alone now"),
+        Err(e) => tracing::warn!(
+            "the data folder {root_shown} is open to other users, who may read records in it, and can't be closed to them \
+             ({e}): `chmod -R go= {root_shown}` as its owner"
+        ),
+    }
+}
+
 fn lock(root: &Path) -> Result<File> {
     let path = root.join("LOCK");
-    let file = File::options().create(true).truncate(false).write(true).open(&path)?;
+    let file = private_options().create(true).truncate(false).write(true).open(&path)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(Error::environment(

@@ -3,6 +3,12 @@
 //! A direct sink commits after the other side has accepted a batch: a crash in between delivers that batch again, with the
 //! same ids. A staged sink commits offsets and token together before it publishes: a crash in between publishes at the
 //! next start. What a sink refuses for good becomes a dead letter, durable before the offset moves past it.
+//!
+//! A sink's trouble is the sink's. Whatever is in its way (a service that is away, a disk that is full, a folder that is
+//! gone), it waits, says for what, and goes on by itself: a direct sink with the same rows, a staged one from its committed
+//! offsets, with what it had staged discarded. Only damage, and settings that never worked, end the pipeline.
+
+mod trouble;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,14 +18,15 @@ use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::select_all;
-use millstream_core::{AnySink, DeadLetter, Error, Result, RowFailure, SinkBatch, Stage, StagedSink};
+use millstream_core::{AnySink, DeadLetter, Error, Result, RowFailure, SinkBatch, Stage};
 use millstream_storage::checkpoint::Checkpoint;
 use millstream_storage::log::Append;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use self::trouble::{Halt, RETRY_PAUSE};
 use super::dead_letters::FailedRows;
-use super::health::{ComponentHealth, ComponentKind, Part};
+use super::health::{ComponentKind, Part};
 use super::progress::ReaderProgress;
 use super::streams::{Stream, StreamBatch};
 use super::tally::Fate;
@@ -29,7 +36,6 @@ use crate::config::checked::{OnError, SinkSpec, Start};
 const READ_BYTES: usize = 256 << 10;
 /// Rows handed to a direct sink at once: what a crash may deliver again.
 const DELIVER_ROWS: usize = 1024;
-const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(15));
 /// How often a staged sink is asked whether it is due.
 const DUE_EVERY: Duration = Duration::from_millis(100);
 
@@ -62,14 +68,26 @@ pub struct Deliver {
     checkpoint: Checkpoint,
     target: Arc<str>,
     wish: watch::Receiver<Wish>,
-    health: ComponentHealth,
-    /// Next offset to read; ahead of the committed one while rows are staged.
-    staged: bool,
+    part: Part,
+    /// How long to wait after the next failure.
+    pause: Duration,
+    /// The sink has taken rows in this run, so its settings can work.
+    has_worked: bool,
+    /// Of a staged sink: it has begun anew after a failure, and has published nothing since.
+    is_troubled: bool,
+    /// Of a staged sink: what the last run, or a failure, has left has to be finished before anything else.
+    is_unsettled: bool,
+    /// Of a staged sink: the token of the last commit, until it is published.
+    sealed: Option<Bytes>,
+    /// Rows staged since the last commit.
+    staged_rows: Option<usize>,
 }
 
 struct Input {
     stream: Stream,
+    /// Next offset to read; ahead of the committed one while rows are staged.
     offsets: Vec<u64>,
+    committed: Vec<u64>,
     position: Arc<ReaderProgress>,
 }
 
@@ -79,11 +97,11 @@ pub fn sink_target(name: &str) -> Arc<str> {
 }
 
 impl Deliver {
-    /// Opens the sink's place and finishes what a crash may have interrupted.
+    /// Opens the sink's place.
     pub async fn open(
         context: TaskContext,
         spec: Arc<SinkSpec>,
-        mut sink: AnySink,
+        sink: AnySink,
         positions: Vec<Arc<ReaderProgress>>,
         checkpoint: Checkpoint,
         wish: watch::Receiver<Wish>,
@@ -94,12 +112,6 @@ impl Deliver {
             })?,
             None => Committed::default(),
         };
-        if let AnySink::Staged(staged) = &mut sink {
-            staged
-                .recover(committed.token.map(Bytes::from))
-                .await
-                .map_err(|e| e.context(format!("sink {}", spec.name)))?;
-        }
         let (mut inputs, mut begins) = (Vec::new(), Vec::new());
         for (name, position) in spec.from.iter().zip(positions) {
             let stream = context.streams.get(name).ok_or_else(|| Error::bug(format!("no stream {name}")))?.clone();
@@ -123,14 +135,28 @@ impl Deliver {
             if known.is_none() {
                 begins.push((name.clone(), offsets.clone()));
             }
-            inputs.push(Input { stream, offsets, position });
+            inputs.push(Input { stream, committed: offsets.clone(), offsets, position });
         }
         let target = sink_target(&spec.name);
-        let health = context.health.of(ComponentKind::Sink, &spec.name, &context.clock);
-        let mut deliver = Self { context, spec, sink, inputs, checkpoint, target, wish, health, staged: false };
+        let mut deliver = Self {
+            part: context.health.of(ComponentKind::Sink, &spec.name, &context.clock).part(),
+            is_unsettled: matches!(sink, AnySink::Staged(_)),
+            sealed: committed.token.map(Bytes::from),
+            context,
+            spec,
+            sink,
+            inputs,
+            checkpoint,
+            target,
+            wish,
+            pause: RETRY_PAUSE.0,
+            has_worked: false,
+            is_troubled: false,
+            staged_rows: None,
+        };
         if !begins.is_empty() {
             // At once: what has begun has begun, also where this run ends before the first delivery.
-            deliver.commit(None)?;
+            deliver.commit(deliver.sealed.clone())?;
             deliver.announce(&begins);
         }
         Ok(deliver)
@@ -150,6 +176,25 @@ impl Deliver {
 
     /// Delivers until told to stop.
     pub async fn run(mut self) -> Result<()> {
+        let name = self.spec.name.clone();
+        let failed = |e: Error| e.context(format!("sink {name}"));
+        loop {
+            let trouble = match self.work().await {
+                Ok(()) => return Ok(()),
+                Err(Halt::Stopped) => return Err(Error::retry(STOPPED)),
+                Err(Halt::Failed(e)) => return Err(e),
+                Err(Halt::Trouble(e)) if self.may_pass(&e) => e,
+                Err(Halt::Trouble(e)) => return Err(failed(e)),
+            };
+            self.begin_anew();
+            if self.wait_after(&trouble).await {
+                return Err(Error::retry(STOPPED));
+            }
+        }
+    }
+
+    async fn work(&mut self) -> Result<(), Halt> {
+        self.settle().await?;
         loop {
             let wish = *self.wish.borrow_and_update();
             if wish == Wish::Stop {
@@ -175,7 +220,7 @@ impl Deliver {
     }
 
     /// Delivers what there is in one partition, up to one read; false where there is nothing.
-    async fn advance(&mut self, input: usize, partition: u32) -> Result<bool> {
+    async fn advance(&mut self, input: usize, partition: u32) -> Result<bool, Halt> {
         let Input { stream, offsets, .. } = &self.inputs[input];
         let offset = offsets[partition as usize];
         if stream.log.end_offset(partition) <= offset {
@@ -187,7 +232,7 @@ impl Deliver {
         Ok(true)
     }
 
-    async fn deliver_all(&mut self, stream: &Stream, input: usize, batches: Vec<StreamBatch>) -> Result<()> {
+    async fn deliver_all(&mut self, stream: &Stream, input: usize, batches: Vec<StreamBatch>) -> Result<(), Halt> {
         for batch in batches {
             let (partition, end) = (batch.partition, batch.end_offset());
             let ours = batch.target.as_ref().is_none_or(|target| *target == self.target);
@@ -209,7 +254,7 @@ impl Deliver {
 
     /// Delivers a batch in pieces. All but the last, which is the caller's, are committed one by one: a run that is killed
     /// again and again must get on all the same.
-    async fn deliver(&mut self, stream: &Stream, input: usize, batch: StreamBatch) -> Result<()> {
+    async fn deliver(&mut self, stream: &Stream, input: usize, batch: StreamBatch) -> Result<(), Halt> {
         let batch = batch.conform(&self.spec.schema)?;
         let mut start = 0;
         while start < batch.batch.num_rows() {
@@ -224,7 +269,12 @@ impl Deliver {
             };
             let failures = self.hand_over(&out).await?;
             self.put_aside(stream, &out, &failures, batch.attempt).await?;
-            self.context.metrics.sent("sink", &self.spec.name, rows - failures.len());
+            let sent = rows - failures.len();
+            match &mut self.staged_rows {
+                // Counted when they are published: what is discarded comes again.
+                Some(staged) => *staged += sent,
+                None => self.context.metrics.sent("sink", &self.spec.name, sent),
+            }
             if let Some(newest) = batch.event_time_max_us {
                 let seconds = (self.context.clock.now_us() - newest) as f64 / 1e6;
                 self.context.metrics.latency(&self.spec.name, seconds.max(0.0));
@@ -241,39 +291,38 @@ impl Deliver {
     /// Gives rows to the sink until it has taken them.
     ///
     /// # Errors
-    /// [`STOPPED`] where the pipeline stops before that.
-    async fn hand_over(&mut self, batch: &SinkBatch) -> Result<Vec<RowFailure>> {
+    /// [`Halt::Stopped`] where the pipeline stops before that, [`Halt::Trouble`] where a staged sink has to begin anew.
+    async fn hand_over(&mut self, batch: &SinkBatch) -> Result<Vec<RowFailure>, Halt> {
         self.context.metrics.received("sink", &self.spec.name, batch.batch.num_rows());
-        let mut pause = RETRY_PAUSE.0;
-        let part = self.health.part();
         loop {
-            let (sink, staged) = (&mut self.sink, &mut self.staged);
+            let is_staged = matches!(self.sink, AnySink::Staged(_));
+            let (sink, staged) = (&mut self.sink, &mut self.staged_rows);
             let delivering = async {
                 match sink {
                     AnySink::Direct(sink) => sink.deliver(batch).await,
                     AnySink::Staged(sink) => {
-                        *staged = true;
+                        staged.get_or_insert(0);
                         sink.stage(batch).await
                     }
                 }
             };
             let delivered = tokio::select! {
                 delivered = delivering => delivered,
-                () = self.context.hurry.sinks.cancelled() => return Err(Error::retry(STOPPED)),
+                () = self.context.hurry.sinks.cancelled() => return Err(Halt::Stopped),
             };
             match delivered {
                 Ok(failures) => {
-                    part.works();
+                    self.works();
                     return Ok(failures);
                 }
-                Err(e) if e.is_retry() => {
-                    part.waits(&e.to_string());
-                    if wait_unless_stopped(&mut self.wish, pause).await {
-                        return Err(Error::retry(STOPPED));
+                // It has to begin anew.
+                Err(e) if is_staged => return Err(Halt::Trouble(e)),
+                Err(e) if self.may_pass(&e) => {
+                    if self.wait_after(&e).await {
+                        return Err(Halt::Stopped);
                     }
-                    pause = (pause * 2).min(RETRY_PAUSE.1);
                 }
-                Err(e) => return Err(e.context(format!("sink {}", self.spec.name))),
+                Err(e) => return Err(Halt::Trouble(e)),
             }
         }
     }
@@ -334,19 +383,32 @@ impl Deliver {
     }
 
     /// Seals, commits offsets and token together, publishes.
-    async fn publish(&mut self) -> Result<()> {
-        let now_us = self.context.clock.now_us();
-        let doing = format!("sink {}", self.spec.name);
-        let token = match &mut self.sink {
-            AnySink::Staged(sink) => sink.seal(now_us).await.map_err(|e| e.context(doing.clone()))?,
-            AnySink::Direct(_) => None,
+    async fn publish(&mut self) -> Result<(), Halt> {
+        let AnySink::Staged(sink) = &mut self.sink else {
+            self.commit(None)?;
+            return Ok(());
         };
-        self.commit(token.clone())?;
-        self.staged = false;
-        if let (AnySink::Staged(sink), Some(token)) = (&mut self.sink, token) {
-            let published = publish_sealed(sink.as_mut(), token, &self.health.part(), &mut self.wish).await;
-            published.map_err(|e| if e.message() == STOPPED { e } else { e.context(doing) })?;
+        let sealed = sink.seal(self.context.clock.now_us()).await.map_err(Halt::Trouble)?;
+        self.commit(sealed.clone())?;
+        let rows = self.staged_rows.take().unwrap_or(0);
+        self.sealed = sealed;
+        while let Some(token) = self.sealed.clone() {
+            let AnySink::Staged(sink) = &mut self.sink else { break };
+            // Once the token is stored the output must appear, however often it takes.
+            match sink.publish(token).await {
+                Ok(()) => self.sealed = None,
+                Err(e) if self.may_pass(&e) => {
+                    if self.wait_after(&e).await {
+                        return Err(Halt::Stopped);
+                    }
+                    continue;
+                }
+                Err(e) => return Err(Halt::Trouble(e)),
+            }
+            self.is_troubled = false;
+            self.works();
         }
+        self.context.metrics.sent("sink", &self.spec.name, rows);
         self.report();
         Ok(())
     }
@@ -356,6 +418,7 @@ impl Deliver {
         let committed = Committed { offsets, token: token.map(|t| t.to_vec()) };
         let bytes = serde_json::to_vec(&committed).map_err(|e| Error::bug(e.to_string()))?;
         self.checkpoint.store(&bytes).map_err(|e| e.context(format!("commit sink {}", self.spec.name)))?;
+        self.inputs.iter_mut().for_each(|input| input.committed.clone_from(&input.offsets));
         if matches!(self.sink, AnySink::Direct(_)) {
             self.report();
         }
@@ -378,7 +441,7 @@ impl Deliver {
             input.offsets.iter().enumerate().map(changed)
         });
         let more: Vec<_> = more.collect();
-        let timer = if self.staged { DUE_EVERY } else { Duration::from_secs(3600) };
+        let timer = if self.staged_rows.is_some() { DUE_EVERY } else { Duration::from_secs(3600) };
         tokio::select! {
             (changed, _, _) = select_all(more) => changed,
             _ = self.wish.changed() => Ok(()),
@@ -410,34 +473,3 @@ fn join_small(batches: Vec<StreamBatch>, schema: &SchemaRef) -> Result<Vec<Strea
 
 /// What [`Deliver::run`] fails with when it is stopped while its system is away; not an error of the pipeline.
 pub const STOPPED: &str = "stopped while the sink was not available";
-
-/// Once the token is stored the output must appear, however often it takes; after a stop, at the next start.
-async fn publish_sealed(
-    sink: &mut dyn StagedSink,
-    token: Bytes,
-    part: &Part,
-    wish: &mut watch::Receiver<Wish>,
-) -> Result<()> {
-    let mut pause = RETRY_PAUSE.0;
-    loop {
-        match sink.publish(token.clone()).await {
-            Err(e) if e.is_retry() => {
-                part.waits(&e.to_string());
-                if wait_unless_stopped(wish, pause).await {
-                    return Err(Error::retry(STOPPED));
-                }
-                pause = (pause * 2).min(RETRY_PAUSE.1);
-            }
-            Err(e) => return Err(e),
-            Ok(()) => {
-                part.works();
-                return Ok(());
-            }
-        }
-    }
-}
-
-async fn wait_unless_stopped(wish: &mut watch::Receiver<Wish>, pause: Duration) -> bool {
-    let stopped = async { wish.wait_for(|w| *w == Wish::Stop).await.is_ok() };
-    tokio::time::timeout(pause, stopped).await.unwrap_or(false)
-}

@@ -20,13 +20,16 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::health::{ComponentHealth, ComponentKind};
+use super::disk_room::DiskRoom;
+use super::health::{ComponentHealth, ComponentKind, Part};
 use super::progress::Progress;
 use super::streams::Stream;
 use super::tally::Fate;
 use crate::config::checked::{Metadata, OnError, SourceSpec};
 use crate::metrics::Metrics;
 
+/// How often a disk that is short is looked at again.
+const LOOK_FOR_ROOM: Duration = Duration::from_secs(1);
 /// First and longest pause after a failed read.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
@@ -46,6 +49,7 @@ pub struct Ingest {
     health: ComponentHealth,
     pipeline_version: Arc<str>,
     backlog_max: u64,
+    disk: Arc<DiskRoom>,
     turn: AtomicU32,
     event_time_max_us: AtomicI64,
 }
@@ -69,6 +73,7 @@ impl Ingest {
         decoder: Arc<dyn Decoder>,
         context: &super::task::TaskContext,
         backlog_max: u64,
+        disk: Arc<DiskRoom>,
     ) -> Self {
         let health = context.health.of(ComponentKind::Source, &spec.name, &context.clock);
         Self {
@@ -81,6 +86,7 @@ impl Ingest {
             progress: context.progress.clone(),
             pipeline_version: context.pipeline_version.clone(),
             backlog_max,
+            disk,
             turn: AtomicU32::new(0),
             event_time_max_us: AtomicI64::new(i64::MIN),
         }
@@ -136,10 +142,28 @@ impl Ingest {
         behind > self.backlog_max
     }
 
-    /// Waits until there is room.
-    pub async fn room(&self) {
-        while self.is_full() {
-            self.progress.moved().await;
+    /// Why nothing more should be taken in for want of room on the disk. What a source waits for is said of `part`.
+    pub fn disk_shortage(&self, part: &Part) -> Option<String> {
+        let shortage = self.disk.shortage()?;
+        part.waits(&shortage);
+        Some(shortage)
+    }
+
+    /// A part of this source's state.
+    pub fn part(&self) -> Part {
+        self.health.part()
+    }
+
+    /// Waits until there is room: behind the tasks, and on the disk.
+    async fn room(&self, part: &Part) {
+        loop {
+            while self.is_full() {
+                self.progress.moved().await;
+            }
+            if self.disk_shortage(part).is_none() {
+                return;
+            }
+            tokio::time::sleep(LOOK_FOR_ROOM).await;
         }
     }
 
@@ -215,7 +239,7 @@ impl Ingest {
                 biased;
                 () = stop.cancelled() => return storing.finish().await,
                 failed = storing.failed() => return Err(failed),
-                read = async { self.room().await; source.next().await } => read,
+                read = async { self.room(&part).await; source.next().await } => read,
             };
             match read {
                 Ok(SourceRead::Batch(batch)) => {

@@ -11,6 +11,7 @@ pub mod catalog;
 pub mod data_dir;
 pub mod dead_letters;
 pub mod deliver;
+pub mod disk_room;
 pub mod graph;
 pub mod health;
 pub mod ingest;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
+use super::health::Part;
 use super::ingest::Ingest;
 use super::room::{Room, Share};
 use super::tally::Fate;
@@ -34,6 +35,7 @@ const KEY_PREFIX: &str = "idempotency/";
 #[derive(Debug)]
 pub struct Push {
     ingest: Arc<Ingest>,
+    part: Part,
     room: Arc<Room>,
     apart: Semaphore,
     window_us: i64,
@@ -116,7 +118,18 @@ impl Push {
                 keys.insert(key.to_owned(), known);
             }
         }
-        Self { ingest, room: Room::new(BODIES_BYTES), apart: Semaphore::new(APART), window_us, keys: Mutex::new(keys) }
+        let part = ingest.part();
+        let (room, apart) = (Room::new(BODIES_BYTES), Semaphore::new(APART));
+        Self { ingest, part, room, apart, window_us, keys: Mutex::new(keys) }
+    }
+
+    /// Why no body is taken for want of room on the disk.
+    pub fn disk_shortage(&self) -> Option<String> {
+        let shortage = self.ingest.disk_shortage(&self.part);
+        if shortage.is_none() {
+            self.part.works();
+        }
+        shortage
     }
 
     /// Memory for a body, to be kept until the answer; none where the tasks are too far behind.

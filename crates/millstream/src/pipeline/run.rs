@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::catalog::Catalog;
 use super::data_dir::DataDir;
 use super::deliver::{Deliver, STOPPED, Wish};
+use super::disk_room::DiskRoom;
 use super::health::{ComponentHealth, ComponentKind, Health, Part};
 use super::ingest::Ingest;
 use super::models::ModelSet;
@@ -171,7 +172,7 @@ impl Running {
         let tasks = open_tasks(&plan, &context, &data_dir, (&models, &known), &readers, &options, &mut states).await?;
         let (wish, wishes) = watch::channel(Wish::Run);
         let sinks = open_sinks(&plan, &context, &data_dir, &readers, &wishes, (&pipeline, sinks_are_known)).await?;
-        let ingests = open_ingests(&pipeline, &context)?;
+        let ingests = open_ingests(&pipeline, &context, &data_dir)?;
         let pushes = open_pushes(&pipeline, &ingests);
         let whereabouts = data_dir.whereabouts(
             streams.keys().map(|name| &**name),
@@ -395,7 +396,7 @@ pub async fn redrive_at_rest(
         pipeline_version: pipeline.version.clone(),
         folder: data_dir.id()?,
     };
-    let ingests = open_ingests(&pipeline, &context)?;
+    let ingests = open_ingests(&pipeline, &context, &data_dir)?;
     let redriver = dead_letters::Redriver { plan: &plan, streams: &streams, ingests: &ingests, schemas: &schemas };
     let done = redriver.redrive(filter, watch).await?;
     for stream in streams.values() {
@@ -583,14 +584,19 @@ async fn open_sinks(
     Ok(sinks)
 }
 
-fn open_ingests(pipeline: &Pipeline, context: &TaskContext) -> Result<BTreeMap<Arc<str>, Arc<Ingest>>> {
+fn open_ingests(
+    pipeline: &Pipeline,
+    context: &TaskContext,
+    data_dir: &DataDir,
+) -> Result<BTreeMap<Arc<str>, Arc<Ingest>>> {
+    let disk = Arc::new(DiskRoom::of(data_dir.root()));
     let mut ingests = BTreeMap::new();
     for spec in &pipeline.sources {
         let Some(stream) = context.streams.get(&spec.name) else { continue };
         let decoder = format::build(&spec.decode, &spec.declared)
             .map_err(|message| Error::config(message).context(format!("source {}", spec.name)))?;
         let backlog_max = pipeline.settings.max_backlog;
-        let ingest = Ingest::new(Arc::new(spec.clone()), stream.clone(), decoder, context, backlog_max);
+        let ingest = Ingest::new(Arc::new(spec.clone()), stream.clone(), decoder, context, backlog_max, disk.clone());
         ingests.insert(spec.name.clone(), Arc::new(ingest));
     }
     Ok(ingests)

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use millstream_core::disk::create_fresh;
 use millstream_core::{Error, Result, ResultExt};
 use reqwest::header::{AUTHORIZATION, ETAG, HeaderMap, LOCATION};
 use reqwest::{Client, Response, StatusCode, redirect};
@@ -171,7 +172,7 @@ impl<'a> Download<'a> {
             fs::create_dir_all(&folder).doing(|| format!("make folder {}", folder.display()))?;
             let bytes_total = response.content_length();
             let partial = Partial::new(folder.join(format!("{etag}.{}.incomplete", std::process::id())));
-            let mut file = fs::File::create(&partial.path).doing(|| format!("write {}", partial.path.display()))?;
+            let mut file = create_fresh(&partial.path).doing(|| format!("write {}", partial.path.display()))?;
             let (mut digest, mut bytes) = (Sha256::new(), 0);
             progress(Progress { file: name, bytes, bytes_total });
             while let Some(chunk) = response.chunk().await.map_err(|e| self.unreachable(e))? {
@@ -213,7 +214,11 @@ impl<'a> Download<'a> {
             if status.is_redirection() {
                 let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
                 let next = location.and_then(|location| url.join(location).ok());
-                url = next.ok_or_else(|| Error::config("a redirect leads nowhere"))?;
+                let next = next.ok_or_else(|| Error::config("a redirect leads nowhere"))?;
+                if !["http", "https"].contains(&next.scheme()) || (url.scheme(), next.scheme()) == ("https", "http") {
+                    return Err(Error::config(format!("a redirect leads from {} to {}", url.scheme(), next.scheme())));
+                }
+                url = next;
                 continue;
             }
             if !status.is_success() {
@@ -332,7 +337,8 @@ fn link(blob: &Path, etag: &str, snapshot: &Path, name: &str) -> Result<()> {
     #[cfg(not(unix))]
     let _ = etag;
     let partial = Partial::new(place.with_extension(format!("{}.incomplete", std::process::id())));
-    fs::copy(blob, &partial.path).doing(|| format!("write {}", partial.path.display()))?;
+    let copied = fs::File::open(blob).and_then(|mut from| std::io::copy(&mut from, &mut create_fresh(&partial.path)?));
+    copied.doing(|| format!("write {}", partial.path.display()))?;
     partial.keep_as(&place)
 }
 
@@ -340,7 +346,8 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().unwrap_or(path);
     fs::create_dir_all(folder).doing(|| format!("make folder {}", folder.display()))?;
     let partial = Partial::new(path.with_extension(format!("{}.incomplete", std::process::id())));
-    fs::write(&partial.path, bytes).doing(|| format!("write {}", partial.path.display()))?;
+    let written = create_fresh(&partial.path).and_then(|mut file| file.write_all(bytes));
+    written.doing(|| format!("write {}", partial.path.display()))?;
     partial.keep_as(path)
 }
 

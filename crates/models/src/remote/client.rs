@@ -13,11 +13,12 @@
 //!
 //! Messages are compared and counted: what an endpoint says is quoted without its numbers.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_core::units::redact_url;
-use millstream_core::{Clock, Error, Failure, FailureKind, Result, SystemClock};
+use millstream_core::{Clock, Error, Failure, FailureKind, Hidden, Result, Secret, SystemClock};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Method, Request, Response, StatusCode, redirect};
 use url::Url;
@@ -34,6 +35,8 @@ use crate::{ModelInfo, Prediction};
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// How much of a refusal is read, for its message.
 const REFUSAL_BYTES_MAX: usize = 4 << 10;
+/// Said in place of an answer that repeats a secret.
+const REPEATS: &str = "answered with an error that repeats what it was sent";
 
 /// A model behind an endpoint.
 pub(crate) struct Remote {
@@ -47,6 +50,8 @@ pub(crate) struct Remote {
     signer: Option<Signer>,
     gate: Arc<Gate>,
     clock: Arc<dyn Clock>,
+    /// What an answer may repeat of a request and no message says.
+    hidden: Hidden,
 }
 
 /// What an endpoint made of one request.
@@ -88,7 +93,10 @@ impl Remote {
             }
         };
         let gate = Arc::new(Gate::new(endpoint.breaker, endpoint.rate));
-        Ok(Self { client, endpoint, info, url, shown, signer, gate, clock })
+        let mut hidden = Hidden::default();
+        hidden.add_url(url.as_str());
+        endpoint.headers.values().filter_map(|value| value.to_str().ok()).for_each(|v| hidden.add(&Secret::new(v)));
+        Ok(Self { client, endpoint, info, url, shown, signer, gate, clock, hidden })
     }
 
     /// Where requests go.
@@ -187,10 +195,16 @@ impl Remote {
             let message = format!("{} answered with more than {} MiB", self.shown, ANSWER_BYTES_MAX >> 20);
             return Err(Later { error: Error::retry(message), fate: Fate::Answered });
         };
-        match self.endpoint.codec.decode(&self.info, texts, &body) {
-            Ok(answers) => Ok(Outcome::Answers(answers)),
+        let decoded = self.endpoint.codec.decode(&self.info, texts, &body);
+        let repeats = || matches!(self.hidden.hide(&String::from_utf8_lossy(&body)), Cow::Owned(_));
+        let quiet = |failure: Failure| match repeats() {
+            true => Failure { message: format!("{} {REPEATS}", self.shown), ..failure },
+            false => failure,
+        };
+        match decoded {
+            Ok(answers) => Ok(Outcome::Answers(answers.into_iter().map(|one| one.map_err(quiet)).collect())),
             // A page that says "maintenance", say; or a text that the endpoint stumbles over.
-            Err(failure) => Err(Later { error: Error::retry(failure.message), fate: Fate::Answered }),
+            Err(failure) => Err(Later { error: Error::retry(quiet(failure).message), fate: Fate::Answered }),
         }
     }
 
@@ -262,7 +276,7 @@ impl Remote {
                 break;
             }
         }
-        String::from_utf8_lossy(&body).into_owned()
+        self.hidden.hide(&String::from_utf8_lossy(&body)).into_owned()
     }
 
     fn unreachable(&self, e: reqwest::Error) -> Later {

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_core::units::{redact_url, unencoded_user_info};
+use millstream_core::units::{redact_url, unencoded_user_info, url_without_credentials};
 use millstream_core::{Error, HumanDuration, Result, Secret};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use schemars::JsonSchema;
@@ -293,11 +293,11 @@ impl EndpointConfig {
 
     fn info(&self, place: &Place, protocol: Protocol, task: Task, labels: &[String]) -> ModelInfo {
         let labels: Vec<Arc<str>> = labels.iter().map(|l| l.as_str().into()).collect();
-        let (shown, host) = match place {
-            Place::Http(url) => (redact_url(url.as_str()), url.host_str().unwrap_or_default()),
+        let (address, host) = match place {
+            Place::Http(url) => (url_without_credentials(url.as_str()), url.host_str().unwrap_or_default()),
             Place::Aws(target) => (target.to_string(), target.name.as_str()),
         };
-        let mut parts = vec![shown, protocol.as_str().into(), task.as_str().into(), labels.join("\n")];
+        let mut parts = vec![address, protocol.as_str().into(), task.as_str().into(), labels.join("\n")];
         // Whatever else decides what the model is asked, and how its answer is read.
         parts.extend(self.model_name.clone());
         parts.extend(self.region.clone());

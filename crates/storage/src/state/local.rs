@@ -14,6 +14,7 @@ use chrono::DateTime;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use millstream_core::descriptors::are_used_up;
+use millstream_core::disk::create_private_dir_all;
 use millstream_core::{Error, Result, ResultExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -26,6 +27,7 @@ use slatedb_common::retry::NonRetryable;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::clock::StateClock;
+use super::closed::Closed;
 use super::damage::{Damage, Damaged};
 use super::seal::{SEAL_BYTES, Seal};
 
@@ -47,12 +49,14 @@ pub fn local_store(dir: &FsPath) -> Result<StateStore> {
 }
 
 pub(super) fn store_with(dir: &FsPath, clock: Arc<StateClock>) -> Result<StateStore> {
-    std::fs::create_dir_all(dir).doing(|| format!("create folder {}", dir.display()))?;
+    create_private_dir_all(dir).doing(|| format!("create folder {}", dir.display()))?;
     let files = LocalFileSystem::new_with_prefix(dir)
         .map_err(|e| Error::environment(format!("folder {} can't be used", dir.display())).caused_by(e))?;
-    let damage = Arc::new(Damage::new(dir));
+    let root = dir.canonicalize().doing(|| format!("find folder {}", dir.display()))?;
+    let (damage, closed) = (Arc::new(Damage::new(dir)), Arc::new(Closed::new(root)));
     let updates = tokio::sync::Mutex::default();
-    let store = LocalStore { files: files.with_fsync(true), clock: clock.clone(), damage: damage.clone(), updates };
+    let files = files.with_fsync(true);
+    let store = LocalStore { files, closed, clock: clock.clone(), damage: damage.clone(), updates };
     Ok(StateStore { objects: Arc::new(store), clock, damage })
 }
 
@@ -87,9 +91,12 @@ impl StateStore {
 /// * Conditional writes, which the folder of the library does not have, are done one at a time.
 /// * Object stores fail for a moment, and the engine asks them again for a long time. A disk that is full or read-only
 ///   stays so: its errors are marked, so that they come out at once.
+/// * What it writes is made its owner's alone. The folder that it is in is so from the beginning, so nobody looks into a
+///   file before that.
 #[derive(Debug)]
 struct LocalStore {
     files: LocalFileSystem,
+    closed: Arc<Closed>,
     clock: Arc<StateClock>,
     damage: Arc<Damage>,
     /// Held during a conditional write.
@@ -277,7 +284,9 @@ impl ObjectStore for LocalStore {
         let seal = Seal::of(&hash, payload.content_length() as u64, self.clock.now_ms()).encode();
         let payload: PutPayload = payload.iter().cloned().chain([seal]).collect();
         let PutMode::Update(version) = &options.mode else {
-            return self.files.put_opts(at, payload, options).await.map_err(firm);
+            let put = self.files.put_opts(at, payload, options).await.map_err(firm)?;
+            self.closed.close(&self.files, at);
+            return Ok(put);
         };
         let _one_at_a_time = self.updates.lock().await;
         let changed = |why: &str| object_store::Error::Precondition { path: at.to_string(), source: why.into() };
@@ -288,7 +297,9 @@ impl ObjectStore for LocalStore {
             Err(e) => return Err(firm(e)),
         }
         options.mode = PutMode::Overwrite;
-        self.files.put_opts(at, payload, options).await.map_err(firm)
+        let put = self.files.put_opts(at, payload, options).await.map_err(firm)?;
+        self.closed.close(&self.files, at);
+        Ok(put)
     }
 
     async fn put_multipart_opts(
@@ -297,8 +308,8 @@ impl ObjectStore for LocalStore {
         options: PutMultipartOptions,
     ) -> StoreResult<Box<dyn MultipartUpload>> {
         let upload = self.files.put_multipart_opts(at, options).await.map_err(firm)?;
-        let clock = self.clock.clone();
-        Ok(Box::new(LocalUpload { upload, clock, hash: Xxh3::new(), length: 0 }))
+        let (files, closed, clock) = (self.files.clone(), self.closed.clone(), self.clock.clone());
+        Ok(Box::new(LocalUpload { upload, files, closed, at: at.clone(), clock, hash: Xxh3::new(), length: 0 }))
     }
 
     async fn get_opts(&self, at: &Path, mut options: GetOptions) -> StoreResult<GetResult> {
@@ -340,11 +351,15 @@ impl ObjectStore for LocalStore {
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> StoreResult<()> {
-        self.files.copy_opts(from, to, options).await.map_err(firm)
+        self.files.copy_opts(from, to, options).await.map_err(firm)?;
+        self.closed.close(&self.files, to);
+        Ok(())
     }
 
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> StoreResult<()> {
-        self.files.rename_opts(from, to, options).await.map_err(firm)
+        self.files.rename_opts(from, to, options).await.map_err(firm)?;
+        self.closed.close(&self.files, to);
+        Ok(())
     }
 }
 
@@ -355,8 +370,9 @@ fn described_later(
     store: &LocalStore,
     listed: BoxStream<'static, StoreResult<ObjectMeta>>,
 ) -> BoxStream<'static, StoreResult<ObjectMeta>> {
-    let (files, clock, damage) = (store.files.clone(), store.clock.clone(), store.damage.clone());
-    let store = Arc::new(LocalStore { files, clock, damage, updates: Default::default() });
+    let (files, closed) = (store.files.clone(), store.closed.clone());
+    let (clock, damage) = (store.clock.clone(), store.damage.clone());
+    let store = Arc::new(LocalStore { files, closed, clock, damage, updates: Default::default() });
     let some = listed.map(|r| r.map_err(firm)).try_chunks(DESCRIBED_AT_ONCE).map_err(|e| e.1);
     let described = some.and_then(move |metas| {
         let store = store.clone();
@@ -368,6 +384,9 @@ fn described_later(
 /// An object that comes in parts, which are handed over in their order.
 struct LocalUpload {
     upload: Box<dyn MultipartUpload>,
+    files: LocalFileSystem,
+    closed: Arc<Closed>,
+    at: Path,
     clock: Arc<StateClock>,
     hash: Xxh3,
     length: u64,
@@ -391,7 +410,9 @@ impl MultipartUpload for LocalUpload {
     async fn complete(&mut self) -> StoreResult<PutResult> {
         let seal = Seal::of(&self.hash, self.length, self.clock.now_ms()).encode();
         self.upload.put_part(seal.into()).await.map_err(firm)?;
-        self.upload.complete().await.map_err(firm)
+        let put = self.upload.complete().await.map_err(firm)?;
+        self.closed.close(&self.files, &self.at);
+        Ok(put)
     }
 
     async fn abort(&mut self) -> StoreResult<()> {

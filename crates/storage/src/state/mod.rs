@@ -9,6 +9,7 @@
 
 mod cache;
 mod clock;
+mod closed;
 mod damage;
 mod failure;
 mod local;

@@ -161,6 +161,33 @@ async fn a_disk_that_refuses_the_background_work_stops_the_writer() {
     }
 }
 
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_stored_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    fn open_to_others(dir: &std::path::Path, found: &mut Vec<String>) -> usize {
+        let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+        let mut files = 0;
+        for entry in entries {
+            let kind = entry.file_type().unwrap();
+            if entry.metadata().unwrap().permissions().mode() & 0o077 != 0 {
+                found.push(entry.path().display().to_string());
+            }
+            files += if kind.is_dir() { open_to_others(&entry.path(), found) } else { 1 };
+        }
+        files
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let state = open(dir.path()).await;
+    for _ in 0..3 {
+        state.commit(writes([("a", Some("1"))])).await.unwrap();
+    }
+    state.close().await.unwrap();
+    let mut found = Vec::new();
+    assert!(open_to_others(dir.path(), &mut found) > 2, "files were written");
+    assert!(found.is_empty(), "{found:?}");
+}
+
 mod damage;
 mod garbage;
 mod time;

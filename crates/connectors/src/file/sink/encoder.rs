@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 use millstream_core::descriptors::wait_for_one;
+use millstream_core::disk::create_fresh;
 use millstream_core::{Error, Result};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
@@ -28,9 +29,13 @@ pub(super) enum Encoder {
 }
 
 impl Encoder {
-    /// Makes the file, or empties it, and writes what comes before the rows.
+    /// Makes the file, in place of whatever has its name, and writes what comes before the rows.
     pub(super) fn create(path: &Path, format: FileFormat, schema: &Arc<Schema>) -> Result<Self> {
-        let file = wait_for_one(|| File::create(path))?;
+        Self::new(wait_for_one(|| create_fresh(path))?, format, schema)
+    }
+
+    /// Writes what comes before the rows to a file that is empty.
+    pub(super) fn new(file: File, format: FileFormat, schema: &Arc<Schema>) -> Result<Self> {
         Ok(match format {
             FileFormat::JsonLines => Self::Lines { out: BufWriter::new(file), bytes: 0, text: Vec::new() },
             FileFormat::Csv => {

@@ -248,16 +248,16 @@ async fn what_the_disk_refuses_says_where_and_what_to_do() {
 /// Opening `/dev/full` works, writing does not: the same error as on a full disk.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_full_disk_stops_the_sink_with_advice() {
+async fn a_full_disk_is_an_error_with_advice() {
     for format in ["json_lines", "csv", "parquet"] {
-        let folder = TempDir::new().unwrap();
-        let mut sink = sink(&folder, json!({"format": format}));
-        fs::create_dir(folder.path().join("files")).unwrap();
-        std::os::unix::fs::symlink("/dev/full", folder.path().join("files/.p~out~0-000000000000.part")).unwrap();
-        let error = match sink.stage(&ids(0, 1000)).await {
-            Ok(_) => sink.seal(NOW_US).await.unwrap_err(),
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let format = serde_json::from_value(json!(format)).unwrap();
+        let mut encoder = Encoder::new(full, format, &row_schema()).unwrap();
+        let error = match encoder.write(&ids(0, 1000).batch) {
+            Ok(()) => encoder.finish().unwrap_err(),
             Err(error) => error,
         };
+        let format = format.extension();
         assert_eq!(error.kind(), ErrorKind::Environment, "{format}: {error}");
         assert!(error.to_string().contains("the disk is full: free some space"), "{format}: {error}");
     }
@@ -278,4 +278,25 @@ async fn a_sealed_file_whose_folder_is_gone_stops_the_recovery() {
     let config = serde_json::from_value(json!({"folder": folder.path().join("new").to_str().unwrap()})).unwrap();
     FileSink::new(config, context(row_schema())).unwrap().recover(token).await.unwrap();
     assert_eq!(names(&folder), ["out-2024-05-01-0-000000000000.jsonl"]);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_link_laid_where_a_file_will_be_is_not_written_through() {
+    let folder = TempDir::new().unwrap();
+    let victim = folder.path().join("victim");
+    fs::write(&victim, "precious").unwrap();
+    let mut sink = sink(&folder, json!({}));
+    sink.recover(None).await.unwrap();
+    fs::create_dir(folder.path().join("files")).unwrap();
+    for name in [".p~out~0-000000000005.part", "out-2024-05-01-0-000000000005.jsonl"] {
+        std::os::unix::fs::symlink(&victim, folder.path().join("files").join(name)).unwrap();
+    }
+    sink.stage(&ids(5, 1)).await.unwrap();
+    let token = sink.seal(NOW_US).await.unwrap().unwrap();
+    sink.publish(token).await.unwrap();
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+    let copy = folder.path().join("files/out-2024-05-01-0-000000000005-2.jsonl");
+    assert_eq!(fs::read_to_string(&copy).unwrap(), line(5), "beside the one that is there");
+    assert!(!fs::symlink_metadata(&copy).unwrap().is_symlink());
 }

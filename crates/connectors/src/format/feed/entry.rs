@@ -437,7 +437,8 @@ impl About {
     /// Adds to entries what their feed says for all of them.
     pub(super) fn complete(&self, entries: &mut [FeedEntry], url: Option<&str>) {
         let own = self.links.iter().find(|link| link.rel == "self").or(self.links.first());
-        let feed_url = url.map(str::to_owned).or_else(|| own.map(|link| link.address.clone()));
+        let own_url = own.map(|link| link.address.clone());
+        let feed_url = url.map(str::to_owned).or_else(|| own_url.clone());
         for entry in entries {
             if entry.authors.is_empty() {
                 entry.authors.clone_from(&self.authors);
@@ -446,6 +447,7 @@ impl About {
             entry.language = entry.language.take().or_else(|| self.language.clone());
             entry.feed_title.clone_from(&self.title);
             entry.feed_url.clone_from(&feed_url);
+            entry.own_url.clone_from(&own_url);
             if entry.id.is_empty() {
                 entry.id = digest(entry, url);
             }

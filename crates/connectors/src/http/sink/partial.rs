@@ -9,12 +9,14 @@
 //!
 //! An answer of another form, or with another number of rows than were sent, is none of these.
 
-use millstream_core::{Failure, FailureKind};
+use millstream_core::{Failure, FailureKind, Hidden};
 use reqwest::StatusCode;
 use serde_json::{Map, Value};
 
 /// How much of a reason goes into a message, in characters.
 const REASON_MAX: usize = 300;
+/// How much of one is looked at, in characters: cut before secrets are hidden, half of one would be shown.
+const LOOKED_AT_MAX: usize = 8 << 10;
 
 /// What became of one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +26,18 @@ pub(super) enum Item {
     Again(String),
     /// For good.
     Refused(Failure),
+}
+
+impl Item {
+    /// The same without what a reason must not show, and not longer than a message may be.
+    pub(super) fn without(self, hidden: &Hidden) -> Self {
+        let shown = |text: String| -> String { hidden.hide(&text).chars().take(REASON_MAX).collect() };
+        match self {
+            Self::Stored => Self::Stored,
+            Self::Again(why) => Self::Again(shown(why)),
+            Self::Refused(failure) => Self::Refused(Failure { message: shown(failure.message), ..failure }),
+        }
+    }
 }
 
 /// What became of each of the `rows` rows of a request that was answered with `status` (2xx) and `body`. `None`: the
@@ -134,7 +148,7 @@ fn reason(item: &Value) -> String {
 }
 
 fn shortened(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(REASON_MAX).collect()
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LOOKED_AT_MAX).collect()
 }
 
 #[cfg(test)]

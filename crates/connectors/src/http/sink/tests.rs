@@ -259,8 +259,11 @@ async fn retry_after_is_honoured_up_to_the_limit() {
         let response =
             axum::http::Response::builder().status(429).header("retry-after", asked).body("slow down").unwrap();
         let before = tokio::time::Instant::now();
-        let error =
-            sink(json!({"url": "http://h"})).judge(Response::from(response), "POST http://h", 1).await.err().unwrap();
+        let error = sink(json!({"url": "http://h"}))
+            .judge(Response::from(response), "POST http://h", 1, &Hidden::default())
+            .await
+            .err()
+            .unwrap();
         assert_eq!(before.elapsed().as_secs(), seconds);
         assert_eq!(error.message(), "POST http://h answers 429 Too Many Requests: slow down");
     }
