@@ -159,7 +159,7 @@ fn search_run(place: &Place) {
         let all = ask("/api/v1/components").json()["components"].clone();
         let failed =
             |name: &&str| all.as_array().unwrap().iter().any(|c| c["name"] == **name && c["last_error"].is_object());
-        waiting.iter().all(|name| failed(name)).then_some(all)
+        waiting.iter().all(failed).then_some(all)
     });
     assert!(components.as_array().unwrap().len() > 8);
     eventually("the records have failed", || {

@@ -169,7 +169,7 @@ mod tests {
         for format in [LogFormat::Text, LogFormat::Json] {
             let log = logged(format, false);
             assert_eq!(log.lines().count(), 2, "{log}");
-            assert!(!log.contains(|c| millstream_core::terminal::is_unsafe(c)), "{log:?}");
+            assert!(!log.contains(millstream_core::terminal::is_unsafe), "{log:?}");
             assert!(log.lines().nth(1).unwrap().contains("second"));
         }
         let json = logged(LogFormat::Json, false);

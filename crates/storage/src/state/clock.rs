@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use millstream_core::Clock;
 use slatedb_common::clock::{SystemClock, SystemClockTicker};
 
 /// A clock that never goes back, in this process or over restarts; see the module.
@@ -24,7 +25,7 @@ pub(super) struct StateClock {
 
 impl StateClock {
     pub(super) fn new() -> Arc<Self> {
-        Self::starting_at(Utc::now().timestamp_millis())
+        Self::starting_at(millstream_core::SystemClock.now_us() / 1000)
     }
 
     pub(super) fn starting_at(wall_at_start_ms: i64) -> Arc<Self> {

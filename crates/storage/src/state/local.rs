@@ -234,7 +234,7 @@ fn read_parts(file: &File, raw: u64, parts: Parts) -> std::result::Result<(Seal,
     let seal = read_seal(file, raw)?;
     let ranges = match parts {
         Parts::Head => Vec::new(),
-        Parts::One(None) => vec![0..seal.length],
+        Parts::One(None) => Vec::from_iter([std::ops::Range { start: 0, end: seal.length }]),
         Parts::One(Some(range)) => vec![range.as_range(seal.length).map_err(|e| Unread::Range(Box::new(e)))?],
         Parts::Many(ranges) => ranges,
     };
