@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use millstream_core::disk::{Disk, RealDisk};
-use millstream_core::{Error, ErrorKind, Result, ResultExt};
+use millstream_core::{DeadLetter, Error, ErrorKind, Result, ResultExt};
 use millstream_storage::checkpoint::Checkpoint;
 use millstream_storage::codec::{SchemaStore, schema_id};
 use millstream_storage::log::{self, StreamLog};
@@ -81,7 +81,8 @@ impl Looker<'_> {
         let store = SchemaStore::open_read_only(&folder)?;
         let streams = self.plan.streams.iter().map(|stream| stream.schema.clone());
         let tables = self.plan.stages.iter().flat_map(StagePlan::tables).map(|table| table.spec.schema.clone());
-        let known: BTreeMap<u64, _> = streams.chain(tables).map(|schema| (schema_id(&schema), schema)).collect();
+        let known: BTreeMap<u64, _> =
+            streams.chain(tables).chain([DeadLetter::schema()]).map(|schema| (schema_id(&schema), schema)).collect();
         let mut ids: Vec<u64> = names_in(&folder)?.iter().filter_map(|name| id_of(name)).collect();
         // Those of the catalog too: a file can be gone.
         if let Ok(catalog) = Catalog::load(&self.dir.catalog()) {
@@ -273,7 +274,7 @@ fn committed(bytes: &[u8], path: &Path) -> Result<Committed> {
 fn damage_of(read: Result<()>) -> Result<Vec<String>> {
     match read {
         Ok(()) => Ok(Vec::new()),
-        Err(e) if e.kind() == ErrorKind::Corruption => Ok(vec![e.message().to_owned()]),
+        Err(e) if e.kind() == ErrorKind::Corruption => Ok(vec![e.to_string()]),
         Err(e) => Err(e),
     }
 }
