@@ -163,10 +163,11 @@ impl Task {
         };
         if commit.sequence < written {
             return Err(Error::corruption(format!(
-                "the state of stage {} partition {partition} is older than what it has written to its streams (commit {}, \
-                 there {written}): an older copy was put in its place. Put the newest back, or let `millstream repair` \
-                 build it anew from its log",
-                plan.id, commit.sequence
+                "the state {} is older than what it has written to its streams (commit {}, there {written}): an older \
+                 copy was put in its place, or in that of its manifest or wal. Put the newest back, or let `millstream \
+                 repair` build it anew from its log",
+                state.path(),
+                commit.sequence
             )));
         }
         let (sequence, next_offset) = (commit.sequence, commit.next_offset);
