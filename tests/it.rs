@@ -29,6 +29,7 @@ mod model_commands;
 mod models;
 mod output;
 mod reload;
+mod repair;
 mod secrets;
 mod serve;
 mod settings;

@@ -10,7 +10,7 @@ pub mod process;
 pub use broker::Broker;
 pub use kills::Kills;
 pub use mount::Mount;
-pub use place::Place;
+pub use place::{Place, files_below};
 pub use process::Server;
 
 use serde_json::Value;

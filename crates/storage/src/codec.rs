@@ -204,9 +204,15 @@ impl SchemaStore {
         Ok(schema)
     }
 
-    fn path(&self, id: u64) -> PathBuf {
+    /// Where the schema with this id is.
+    pub fn path(&self, id: u64) -> PathBuf {
         self.folder.join(format!("{id:016x}.arrow"))
     }
+}
+
+/// The id that [`SchemaStore::register`] gives `schema`.
+pub fn schema_id(schema: &Schema) -> u64 {
+    fingerprint(schema)
 }
 
 /// XXH3-64 of the canonical description. It is stored with every batch and row: never change it.

@@ -12,6 +12,7 @@ mod models_reload;
 mod pipeline_file;
 mod progress;
 mod query;
+mod repair;
 mod replay;
 mod run;
 mod schema;
@@ -72,6 +73,8 @@ enum Command {
     Tap(tap::TapArgs),
     /// Run a pipeline again from a point in its logs.
     Replay(replay::ReplayArgs),
+    /// Find what is damaged in a data folder, and make it anew where that can be done.
+    Repair(repair::RepairArgs),
     /// List, show and redrive records that failed.
     Dlq(dlq::DlqArgs),
     /// List, check, measure and fetch models.
@@ -130,6 +133,7 @@ pub fn run(cli: Cli) -> std::result::Result<(), Failed> {
             Command::Query(args) => Ok(query::run(args).await?),
             Command::Tap(args) => tap::run(args).await,
             Command::Replay(args) => replay::run(args, cli.log).await,
+            Command::Repair(args) => repair::run(args).await,
             Command::Dlq(args) => dlq::run(args).await,
             Command::Models(args) => models::run(args).await,
             Command::Serve(args) => serve::run(args).await,

@@ -9,6 +9,7 @@
 //! state/<stage>/<partition>/   SlateDB
 //! cache/<model>/    SlateDB: predictions of a model with `cache`
 //! sinks/<name>      committed offsets of a sink
+//! damaged/<moment>/ what `repair` took away, under the same paths
 //! ```
 
 use std::fs::File;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use millstream_core::disk::{
     RealDisk, create_private_dir_all, is_open_to_others, make_tree_private, private_options, write_atomic,
 };
-use millstream_core::{Error, Result, ResultExt};
+use millstream_core::{Error, ErrorKind, Result, ResultExt};
 use serde::{Deserialize, Serialize};
 
 use super::whereabouts::Whereabouts;
@@ -32,7 +33,7 @@ pub const FORMAT: u32 = 2;
 pub const DEFAULT_ROOT: &str = "millstream-data";
 
 /// What lies in a data folder and could have been a pipeline's name.
-const INSIDE: [&str; 5] = ["cache", "log", "schemas", "sinks", "state"];
+const INSIDE: [&str; 6] = ["cache", "damaged", "log", "schemas", "sinks", "state"];
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Identity {
@@ -89,6 +90,25 @@ impl DataDir {
                 "{} is no data folder of Millstream: name one with --data-dir, or a running server with --url",
                 root.display()
             ))),
+        }
+    }
+
+    /// Opens an existing folder for this process alone, also where the file that says whose it is is damaged.
+    ///
+    /// # Errors
+    /// As [`DataDir::open`], without that; there is none.
+    pub fn open_to_repair(root: &Path, pipeline: &str) -> Result<Self> {
+        let known = match Self::open_read_only(root) {
+            Err(e) if e.kind() == ErrorKind::Corruption => None,
+            opened => Some(opened?.pipeline()?),
+        };
+        let lock = lock(root).map_err(|e| e.context(format!("open data folder {}", root.display())))?;
+        match known.filter(|known| known != pipeline) {
+            Some(other) => Err(Error::config(format!(
+                "data folder {} belongs to the pipeline `{other}`, not `{pipeline}`",
+                root.display()
+            ))),
+            None => Ok(Self { root: root.to_owned(), _lock: Some(lock) }),
         }
     }
 

@@ -41,11 +41,11 @@ const DUE_EVERY: Duration = Duration::from_millis(100);
 
 /// What a sink's reader has stored.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Committed {
+pub(super) struct Committed {
     /// Next offset by stream and partition.
-    offsets: BTreeMap<String, Vec<u64>>,
+    pub(super) offsets: BTreeMap<String, Vec<u64>>,
     /// What a staged sink is publishing.
-    token: Option<Vec<u8>>,
+    pub(super) token: Option<Vec<u8>>,
 }
 
 /// What the pipeline wants of its sinks.

@@ -27,6 +27,7 @@ pub mod progress;
 pub mod push;
 pub mod recompute;
 pub mod relations;
+pub mod repair;
 pub mod replay;
 pub mod room;
 pub mod run;

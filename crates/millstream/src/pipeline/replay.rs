@@ -31,6 +31,8 @@ pub enum From {
     Offset(u64),
     /// The first record that was stored at or after this moment, milliseconds since the epoch.
     Time(i64),
+    /// Where each task is; one without a state begins with the oldest record. Sources are not read.
+    Kept,
 }
 
 impl Replay {
@@ -81,6 +83,7 @@ impl Replay {
         };
         let (start, end) = (stream.log.start_offset(partition), stream.log.end_offset(partition));
         let offset = match self.from {
+            From::Kept => return Ok(None),
             From::Earliest => start,
             From::Offset(offset) => offset,
             From::Time(time_ms) => stream.log.offset_at(partition, time_ms)?,

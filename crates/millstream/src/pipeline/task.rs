@@ -107,6 +107,11 @@ pub struct Task {
     models: Arc<ModelSet>,
 }
 
+/// The number of the last commit of a task that its output logs have seen.
+pub(super) fn written_sequence(producer: &str, streams: &Streams) -> u64 {
+    streams.values().filter_map(|stream| stream.log.producer(producer)?.sequence).max().unwrap_or(0)
+}
+
 /// What a task is there for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -144,10 +149,27 @@ impl Task {
         let log_start = input.log.start_offset(partition);
         let stored = state.get(COMMIT_KEY).await?;
         let is_fresh = stored.is_none();
+        // A state that was lost goes on counting: its logs would drop what has an old number.
+        let written = written_sequence(&producer, &context.streams);
+        if is_fresh && written > 0 {
+            tracing::warn!(
+                "{producer} has no state: it is built anew from `{}`, and sends everything again",
+                plan.input
+            );
+        }
         let commit = match stored {
             Some(bytes) => Commit::decode(bytes)?,
-            None => Commit { next_offset: log_start, ..Commit::default() },
+            None => Commit { sequence: written, next_offset: log_start, outbox: Vec::new() },
         };
+        if commit.sequence < written {
+            return Err(Error::corruption(format!(
+                "the state {} is older than what it has written to its streams (commit {}, there {written}): an older \
+                 copy was put in its place, or in that of its manifest or wal. Put the newest back, or let `millstream \
+                 repair` build it anew from its log",
+                state.path(),
+                commit.sequence
+            )));
+        }
         let (sequence, next_offset) = (commit.sequence, commit.next_offset);
         if next_offset > input.log.end_offset(partition) {
             return Err(Error::corruption(format!(

@@ -66,6 +66,7 @@
 //! acknowledged and is cut off. Everything else that does not check is corruption. The last good frame is written and
 //! synced once more, since a crash between write and sync may have left it in the page cache only.
 
+mod check;
 mod frame;
 mod index;
 mod reader;
@@ -87,6 +88,7 @@ use millstream_core::source::{Cursor, CursorDelta};
 use millstream_core::{Clock, Error, Result};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+pub use self::check::damage;
 pub use self::reader::Reader;
 pub use self::retention::RetainReport;
 use self::shared::Shared;

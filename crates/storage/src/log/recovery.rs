@@ -114,7 +114,7 @@ fn check_format(disk: &dyn Disk, dir: &Path) -> Result<bool> {
 }
 
 /// The first groups of all segments in the folder, in order.
-fn segments(disk: &dyn Disk, dir: &Path) -> Result<Vec<u64>> {
+pub(super) fn segments(disk: &dyn Disk, dir: &Path) -> Result<Vec<u64>> {
     let names = disk.list(dir).doing(|| format!("list {}", dir.display()))?;
     let mut bases: Vec<u64> = names.iter().filter_map(|name| base_group(name, ".seg")).collect();
     bases.sort_unstable();
@@ -139,8 +139,8 @@ fn remove_leftovers(disk: &dyn Disk, dir: &Path, bases: &[u64]) -> Result<()> {
 }
 
 /// A segment that has been read through.
-struct Scanned {
-    index: SegmentIndex,
+pub(super) struct Scanned {
+    pub(super) index: SegmentIndex,
     producers: HashMap<Arc<str>, ProducerState>,
     partitions: u32,
     snapshot_len: u64,
@@ -188,7 +188,7 @@ fn scan_last(disk: &dyn Disk, dir: &Path, bases: &mut Vec<u64>) -> Result<Option
 }
 
 /// Reads a segment up to its end or the first thing that is no whole frame.
-fn scan(segment: &mut SegmentReader, base: u64) -> Result<(Option<Scanned>, Option<BadFrame>)> {
+pub(super) fn scan(segment: &mut SegmentReader, base: u64) -> Result<(Option<Scanned>, Option<BadFrame>)> {
     let mut scanned: Option<Scanned> = None;
     loop {
         let (position, group) = scanned.as_ref().map_or((0, base), |s| (s.index.len, s.index.last_group + 1));
@@ -228,7 +228,7 @@ fn scan(segment: &mut SegmentReader, base: u64) -> Result<(Option<Scanned>, Opti
 }
 
 /// Fails where what is no whole frame had been one: then it is damage, not the trace of a crash.
-fn check_is_torn(segment: &mut SegmentReader, bad: &BadFrame, group: u64) -> Result<()> {
+pub(super) fn check_is_torn(segment: &mut SegmentReader, bad: &BadFrame, group: u64) -> Result<()> {
     let later = match bad.end {
         // The header checks, so the end is known; anything behind it was written after all of this was durable.
         Some(end) => (segment.limit() > end).then_some(end),
@@ -243,7 +243,7 @@ fn check_is_torn(segment: &mut SegmentReader, bad: &BadFrame, group: u64) -> Res
 }
 
 /// Reads through a sealed segment, of `len` bytes if that is known; nothing in it may be less than whole.
-fn scan_sealed(disk: &dyn Disk, dir: &Path, base: u64, len: Option<u64>) -> Result<Scanned> {
+pub(super) fn scan_sealed(disk: &dyn Disk, dir: &Path, base: u64, len: Option<u64>) -> Result<Scanned> {
     let mut segment = SegmentReader::open(disk, segment_path(dir, base), len)?;
     match scan(&mut segment, base)? {
         (_, Some(bad)) => Err(segment.corrupt(bad.position, bad.reason)),

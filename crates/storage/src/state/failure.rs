@@ -101,6 +101,12 @@ fn translate(e: slatedb::Error) -> Error {
     }
 }
 
+/// The error about files that can't be read.
+pub(super) fn in_disk_words(e: &object_store::Error, path: &str) -> Error {
+    let advice = disk_error(e).map(|io| Error::from(io::Error::new(io.kind(), e.to_string())));
+    advice.unwrap_or_else(|| Error::environment(e.to_string())).context(format!("read state {path}"))
+}
+
 /// The error of the operating system behind `e`, other than "not found": that is a missing object, which is damage.
 fn disk_error<'a>(e: &'a (dyn StdError + 'static)) -> Option<&'a io::Error> {
     let mut next = Some(e);

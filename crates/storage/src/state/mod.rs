@@ -8,6 +8,7 @@
 //! `cache_bytes`.
 
 mod cache;
+mod check;
 mod clock;
 mod closed;
 mod damage;
