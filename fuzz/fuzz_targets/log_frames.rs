@@ -55,7 +55,7 @@ fuzz_target!(|data: &[u8]| {
         let path = Path::new(DIR).join(&names[usize::from(which) % names.len()]);
         let _ = disk.remove(&path);
         let Ok(mut file) = disk.open(&path, OpenMode::CreateNew) else { return };
-        let _ = file.write_at(0, text);
+        let _ = file.write_all_at(text, 0);
     } else {
         for change in rest.chunks_exact(5) {
             let path = Path::new(DIR).join(&names[usize::from(change[0]) % names.len()]);

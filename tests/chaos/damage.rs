@@ -95,6 +95,15 @@ enum Attack {
     Older,
 }
 
+/// What can't be told from something else, and is said to be so in docs/reliability.md: the offsets of a sink that are an
+/// older copy or gone (a sink that was there less, or that is new), and the last segment of a log that is gone or an older
+/// copy, where nobody has read it (a log with less in it).
+fn is_told(file: &Path, attack: Attack) -> bool {
+    let of = |top: &str| file.components().nth(1).is_some_and(|part| part.as_os_str() == top);
+    let is_copy = matches!(attack, Attack::Older | Attack::Remove);
+    !(of("sinks") && is_copy || of("log") && (is_copy || matches!(attack, Attack::Cut | Attack::Empty)))
+}
+
 /// Does it to a file; false where that changes nothing.
 fn damage(place: &Place, file: &Path, attack: Attack, rng: &mut StdRng) -> bool {
     let path = place.path("data").join(file);
@@ -161,7 +170,7 @@ fn damaged_files_are_found_and_named_and_never_read_as_something_else() {
         copy(&place.path("whole-out"), &place.path("out"));
         let kind = &files[rng.random_range(0..files.len())];
         let (file, attack) = (&kind[rng.random_range(0..kind.len())], attacks[round % attacks.len()]);
-        if !damage(&place, file, attack, &mut rng) {
+        if !is_told(file, attack) || !damage(&place, file, attack, &mut rng) {
             continue;
         }
         let what = format!("{attack:?} of {}", file.display());

@@ -8,6 +8,7 @@ use millstream_core::{Error, Result, ResultExt};
 use millstream_storage::codec::SchemaStore;
 use millstream_storage::table::TableSpec;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::plan::{Plan, storage_spec};
 use super::streams::is_visible;
@@ -22,6 +23,14 @@ pub struct Catalog {
     /// The sinks that the pipeline has had; none in a folder of a version that did not list them.
     #[serde(default)]
     pub sinks: Option<BTreeSet<String>>,
+}
+
+/// A catalog as it is in its file.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    checksum: String,
+    #[serde(flatten)]
+    catalog: Catalog,
 }
 
 /// A stream.
@@ -56,8 +65,11 @@ impl Catalog {
     /// Reads the catalog; an empty one where there is none.
     pub fn load(path: &Path) -> Result<Self> {
         match std::fs::read(path) {
-            Ok(text) => serde_json::from_slice(&text)
-                .map_err(|e| Error::corruption(format!("{} is damaged", path.display())).caused_by(e)),
+            Ok(text) => {
+                let broken = || Error::corruption(format!("{} is damaged", path.display()));
+                let stored: Stored = serde_json::from_slice(&text).map_err(|e| broken().caused_by(e))?;
+                if stored.checksum == stored.catalog.checksum()? { Ok(stored.catalog) } else { Err(broken()) }
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(e) => Err(Error::from(e).context(format!("read {}", path.display()))),
         }
@@ -96,9 +108,16 @@ impl Catalog {
         self.sinks.get_or_insert_default().extend(plan.sinks.iter().map(|sink| sink.name.to_string()));
         self.streams.sort_by(|a, b| a.name.cmp(&b.name));
         self.tables.sort_by(|a, b| a.name.cmp(&b.name));
-        let text = serde_json::to_vec_pretty(&self).map_err(|e| Error::bug(e.to_string()))?;
+        let stored = Stored { checksum: self.checksum()?, catalog: self };
+        let text = serde_json::to_vec_pretty(&stored).map_err(|e| Error::bug(e.to_string()))?;
         write_atomic(&RealDisk, path, &text).doing(|| format!("write {}", path.display()))?;
-        Ok(self)
+        Ok(stored.catalog)
+    }
+
+    /// Of all that it says; a changed letter of a name would be another stream.
+    fn checksum(&self) -> Result<String> {
+        let text = serde_json::to_vec(self).map_err(|e| Error::bug(e.to_string()))?;
+        Ok(Sha256::digest(text).iter().take(16).map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// The names of all streams and tables.

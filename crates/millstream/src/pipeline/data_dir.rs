@@ -160,6 +160,11 @@ impl DataDir {
         self.root.join("sinks").join(sink)
     }
 
+    /// True where a log lies in it.
+    pub fn has_logs(&self) -> bool {
+        std::fs::read_dir(self.root.join("log")).is_ok_and(|mut logs| logs.next().is_some())
+    }
+
     /// Where the catalog is.
     pub fn catalog(&self) -> PathBuf {
         self.root.join("catalog.json")

@@ -92,6 +92,13 @@ impl AtRest {
         let dir = DataDir::open_read_only(folder)?;
         let schemas = SchemaStore::open_read_only(&dir.schemas())?;
         let catalog = Catalog::load(&dir.catalog())?;
+        if catalog.streams.is_empty() && dir.has_logs() {
+            let path = dir.catalog();
+            return Err(Error::corruption(format!(
+                "{} is missing: a start of the pipeline, or `millstream repair`, writes it anew",
+                path.display()
+            )));
+        }
         Ok(Self { dir, schemas, catalog })
     }
 
