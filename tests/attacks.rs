@@ -65,3 +65,32 @@ fn the_data_folder_is_its_owners_alone_and_one_that_was_open_is_closed() {
     let files: Vec<PathBuf> = all_below(&place.path("out")).into_iter().filter(|path| path.is_file()).collect();
     assert!(!files.is_empty() && files.iter().all(|path| mode(path) == mode(&probe)));
 }
+
+#[test]
+fn rows_that_grow_together_beyond_memory_go_through_in_pieces_and_are_counted_once() {
+    let place = Place::new(
+        "
+pipeline: grown
+sources:
+  wire: { type: file, path: ./in.jsonl, schema: { id: string, n: int } }
+transforms:
+  divided: { sql: \"SELECT id, n, 100 / n AS part FROM wire\" }
+  grown: { sql: \"SELECT id, repeat(id, n) AS text FROM divided\" }
+  small: { sql: \"SELECT id, length(text) AS size FROM grown\" }
+tables:
+  sizes: { from: small, key: [id] }
+",
+    );
+    // Forty rows that become 8 MB each, one that asks for too much, and one that fails before that.
+    let n = |i: usize| match i {
+        3 => 0,
+        30 => 2_000_000_000,
+        _ => 4_000_000,
+    };
+    place.write("in.jsonl", (0..42).map(|i| format!("{{\"id\":\"{i:02}\",\"n\":{}}}\n", n(i))).collect::<String>());
+    let mut server = place.start(&["--exit-when-idle", "--fail-on-dead-letters=2"]);
+    assert!(server.wait().success(), "two are counted, each once: {}", server.log());
+    let sizes = place.query("SELECT count(*) AS n, min(size) AS least, max(size) AS most FROM sizes");
+    assert_eq!(sizes[0], serde_json::json!({ "n": 40, "least": 8_000_000, "most": 8_000_000 }));
+    assert_eq!(place.dead_letters().len(), 2);
+}

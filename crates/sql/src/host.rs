@@ -146,7 +146,21 @@ impl QueryHost {
             };
             watch(&running, &stop, limits.memory_bytes);
             let planning = stop.clone();
-            let started = tokio::task::spawn_blocking(move || start(&memory, &limits, &planning)).await;
+            let mut plan = tokio::task::spawn_blocking(move || start(&memory, &limits, &planning));
+            let started = match stop.until {
+                None => plan.await,
+                Some(until) => match tokio::time::timeout_at(until.into(), &mut plan).await {
+                    Ok(started) => started,
+                    Err(_) => {
+                        stop.stop(Why::Late);
+                        let _ = tell.send(Err(ended(&stop, deadline, limits.memory_bytes)
+                            .unwrap_or_else(|| QueryError::Ended("the query took too long".into()))));
+                        // It can't be stopped, and keeps its place for as long.
+                        drop(plan.await);
+                        return;
+                    }
+                },
+            };
             match started {
                 Ok(Ok(QueryResult { schema, stream })) => {
                     let _ = tell.send(Ok(schema));
@@ -281,8 +295,9 @@ fn watch(running: &Arc<Mutex<Running>>, stop: &Arc<Stop>, memory_bytes: usize) {
 
 /// The memory that the process holds now.
 fn resident_bytes() -> Option<u64> {
-    let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
-    pages.split_whitespace().nth(1)?.parse::<u64>().ok().map(|pages| pages * 4096)
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib << 10)
 }
 
 /// This thread gives way to others.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
 use arrow::datatypes::{SchemaRef, UInt32Type};
-use datafusion::common::{DataFusionError, Result as DataFusionResult, internal_err};
+use datafusion::common::{DataFusionError, Result as DataFusionResult, exec_err, internal_err};
 use datafusion::execution::TaskContext;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::empty::EmptyExec;
@@ -27,8 +27,12 @@ use datafusion::physical_plan::{ExecutionPlan, PlanProperties};
 use futures::{FutureExt, StreamExt};
 use millstream_core::{Error, Failure, FailureKind, Result, RowFailure, Rows};
 
+use crate::bounded::{self, STEP_BYTES_MAX};
 use crate::error::{SqlError, root, row_message, run_time_message};
 use crate::exec::{StreamLeaf, with_row_field};
+
+/// What [`SqlStep::run`] fails with where a batch of several rows gives too much at once. Never one of one row.
+pub const TOO_MUCH_AT_ONCE: &str = "these rows together give too much at once";
 
 /// One transform in one task.
 pub struct SqlStep {
@@ -53,7 +57,8 @@ impl SqlStep {
     /// in order, and yields no output at all; its neighbours go through.
     ///
     /// # Errors
-    /// Of kind `Bug`: the transform does not read `input`, or the batch has other columns than it was planned with.
+    /// [`TOO_MUCH_AT_ONCE`]: the rows together give too much; ask again with half of them. Of kind `Bug`: the transform does
+    /// not read `input`, or the batch has other columns than it was planned with.
     pub fn run(&mut self, input: &str, rows: &Rows) -> Result<(Rows, Vec<RowFailure>)> {
         let Some(branch) = self.lowered.branches.get(input) else {
             return Err(Error::bug(format!("a transform is given rows of `{input}`, which it does not read")));
@@ -63,8 +68,12 @@ impl SqlStep {
             return Ok((self.lowered.nothing(), Vec::new()));
         }
         let batch = branch.with_row(input, &rows.batch)?;
-        let mut attempt = Attempt { op, context: &self.lowered.context, done: Vec::new(), failures: Vec::new() };
+        let context = &self.lowered.context;
+        let mut attempt = Attempt { op, context, done: Vec::new(), bytes: 0, failures: Vec::new() };
         attempt.run(batch)?;
+        if attempt.is_too_much() && rows.len() > 1 {
+            return Err(Error::input(TOO_MUCH_AT_ONCE));
+        }
         let Attempt { done, failures, .. } = attempt;
         Ok((self.lowered.finish(done, rows)?, failures))
     }
@@ -146,17 +155,28 @@ struct Attempt<'a> {
     op: &'a Op,
     context: &'a Arc<TaskContext>,
     done: Vec<RecordBatch>,
+    /// Of what is done.
+    bytes: usize,
     failures: Vec<RowFailure>,
 }
 
 impl Attempt<'_> {
+    fn is_too_much(&self) -> bool {
+        self.bytes > STEP_BYTES_MAX
+    }
+
     fn run(&mut self, batch: RecordBatch) -> Result<()> {
+        if self.is_too_much() {
+            // It will be done again with fewer rows.
+            return Ok(());
+        }
         // A kernel that panics on a strange value must not take the task with it. Nothing is half changed by then:
         // an `Op` has no state.
         let outcome = catch_unwind(AssertUnwindSafe(|| self.op.run(&batch, self.context)));
         let message = match outcome {
             Ok(Ok(done)) => {
                 if done.num_rows() > 0 {
+                    self.bytes += done.columns().iter().map(bytes_of).sum::<usize>();
                     self.done.push(done);
                 }
                 return Ok(());
@@ -177,6 +197,11 @@ impl Attempt<'_> {
     }
 }
 
+/// The bytes of an array, without what is only in the buffers that it shares.
+fn bytes_of(array: &Arc<dyn Array>) -> usize {
+    array.to_data().get_slice_memory_size().unwrap_or(0)
+}
+
 /// True for an error that a value can cause.
 fn is_of_the_row(error: &DataFusionError) -> bool {
     matches!(
@@ -194,7 +219,14 @@ enum Op {
     /// The rows for which the predicate is true, and some of their columns.
     Filter { input: Box<Op>, predicate: Arc<dyn PhysicalExpr>, columns: Option<Vec<usize>> },
     /// One row for each item of a list.
-    Unnest { input: Box<Op>, exec: Arc<dyn ExecutionPlan>, leaf: Arc<PlanProperties>, schema: SchemaRef },
+    Unnest {
+        input: Box<Op>,
+        exec: Arc<dyn ExecutionPlan>,
+        /// Where the lists are in the input.
+        lists: Vec<usize>,
+        leaf: Arc<PlanProperties>,
+        schema: SchemaRef,
+    },
     /// The rows of several branches over the same input, one branch after the other.
     Union { inputs: Vec<Op>, schema: SchemaRef },
 }
@@ -223,7 +255,8 @@ impl Op {
         if let Some(unnest) = plan.downcast_ref::<UnnestExec>() {
             let Some(input) = boxed(unnest.input())? else { return Ok(None) };
             let leaf = Arc::clone(unnest.input().properties());
-            return Ok(Some(Self::Unnest { input, exec: Arc::clone(plan), leaf, schema: plan.schema() }));
+            let lists = unnest.list_column_indices().iter().map(|list| list.index_in_input_schema).collect();
+            return Ok(Some(Self::Unnest { input, exec: Arc::clone(plan), lists, leaf, schema: plan.schema() }));
         }
         if let Some(union) = plan.downcast_ref::<UnionExec>() {
             let branches = union.inputs().iter().map(|branch| Self::lower(branch, name));
@@ -269,9 +302,13 @@ impl Op {
                 }
                 Ok(filter_record_batch(&batch, chosen)?)
             }
-            Self::Unnest { input, exec, leaf, schema } => {
+            Self::Unnest { input, exec, lists, leaf, schema } => {
                 let batch = input.run(batch, context)?;
-                unnest(exec, StreamLeaf::of(batch, Arc::clone(leaf)), schema, context)
+                match &bounded::pieces(&batch, lists)?[..] {
+                    [_] => unnest(exec, StreamLeaf::of(batch, Arc::clone(leaf)), schema, context),
+                    // As much as this is made of fewer rows.
+                    _ => exec_err!("UNNEST would give too much for its rows together"),
+                }
             }
             Self::Union { inputs, schema } => {
                 let mut pieces = Vec::with_capacity(inputs.len());

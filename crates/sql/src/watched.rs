@@ -19,10 +19,15 @@ use datafusion::common::{Result, exec_err};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::joins::utils::JoinFilter;
 use datafusion::physical_plan::joins::{HashJoinExec, HashJoinExecBuilder, NestedLoopJoinExec};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
-use futures::Stream;
+use futures::{Stream, StreamExt, stream};
+
+use crate::bounded::pieces;
 
 /// Batches that pass before the thread is given back.
 const BATCHES_A_TURN: u32 = 16;
@@ -81,6 +86,11 @@ pub(crate) fn watched(plan: Arc<dyn ExecutionPlan>, stop: &Arc<Stop>) -> Result<
         } else if let Some(join) = node.downcast_ref::<HashJoinExec>().filter(|join| join.filter().is_some()) {
             let filter = join.filter().map(filter);
             Arc::new(HashJoinExecBuilder::from(join).with_filter(filter).build()?)
+        } else if let Some(unnest) = node.downcast_ref::<UnnestExec>() {
+            let lists = unnest.list_column_indices().iter().map(|list| list.index_in_input_schema).collect();
+            let input: Arc<dyn ExecutionPlan> = Arc::new(Cut { inner: unnest.input().clone(), lists });
+            let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
+            node.replace_children(vec![input], options)?
         } else {
             node
         };
@@ -134,6 +144,63 @@ impl ExecutionPlan for Watched {
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let inner = self.inner.execute(partition, context)?;
         Ok(Box::pin(WatchedStream { inner, stop: self.stop.clone(), passed: 0 }))
+    }
+}
+
+/// What an UNNEST reads, cut into batches of which it does not make too much.
+#[derive(Debug)]
+struct Cut {
+    inner: Arc<dyn ExecutionPlan>,
+    /// Where the lists are.
+    lists: Vec<usize>,
+}
+
+impl DisplayAs for Cut {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cut")
+    }
+}
+
+impl ExecutionPlan for Cut {
+    fn name(&self) -> &str {
+        "Cut"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.inner.properties()
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.inner]
+    }
+
+    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        let inner = children.pop().unwrap_or_else(|| self.inner.clone());
+        Ok(Arc::new(Self { inner, lists: self.lists.clone() }))
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let (whole, lists) = (self.inner.execute(partition, context)?, self.lists.clone());
+        let cut = whole.map(move |batch| {
+            let pieces = batch.and_then(|batch| pieces(&batch, &lists));
+            let (pieces, failed) = match pieces {
+                Ok(pieces) => (pieces, None),
+                Err(e) => (Vec::new(), Some(e)),
+            };
+            stream::iter(pieces.into_iter().map(Ok).chain(failed.map(Err)))
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.inner.schema(), cut.flatten())))
     }
 }
 

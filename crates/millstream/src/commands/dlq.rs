@@ -17,10 +17,10 @@ use super::target::{Server, Target, TargetArgs};
 use super::{Failed, load, print_json};
 use crate::api::{DeadLetterView, RedriveRequest};
 use crate::output;
+use crate::pipeline::at_rest::{discard_at_rest, redrive_at_rest};
 use crate::pipeline::dead_letters::summary::{self, Group, Summary};
 use crate::pipeline::dead_letters::{Entry, Filter, Ids, Redrive, scan};
 use crate::pipeline::relations::AtRest;
-use crate::pipeline::run::{discard_at_rest, redrive_at_rest};
 use crate::render::{Format, JsonArray, print_values, text_table, unless_closed};
 
 /// Bytes of a record that a list shows, and characters of it that a table does.

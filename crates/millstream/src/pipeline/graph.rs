@@ -69,6 +69,17 @@ pub struct Effects {
     pub dead_letters: Vec<DeadLetter>,
     /// Rows of steps that are watched, by node.
     pub seen: Vec<(usize, Rows)>,
+    /// What is counted once the whole batch is through: it may have to be done again in halves.
+    counted: Vec<Counted>,
+}
+
+/// What a step did.
+#[derive(Debug)]
+enum Counted {
+    /// Rows in and out.
+    Passed { node: usize, received: usize, sent: usize },
+    /// Rows that failed.
+    Failed { node: usize, stage: Stage, failures: Vec<RowFailure>, fate: Fate },
 }
 
 impl Effects {
@@ -123,6 +134,9 @@ impl Graph {
     }
 
     /// Runs one batch of the input through every step below it; a redriven batch enters in front of its target.
+    ///
+    /// # Errors
+    /// [`millstream_sql::TOO_MUCH_AT_ONCE`] for a batch that has to be run in halves; nothing was done. What a step fails with.
     pub async fn run(&mut self, input: &StreamBatch, now_us: i64) -> Result<Effects> {
         let mut effects = Effects::default();
         let rows = Rows::all(input.batch.clone());
@@ -137,7 +151,21 @@ impl Graph {
                 None => {}
             },
         }
+        effects.counted.drain(..).for_each(|counted| self.count(counted));
         Ok(effects)
+    }
+
+    fn count(&self, counted: Counted) {
+        let name = |node: usize| &self.plan.nodes[node].name;
+        match counted {
+            Counted::Passed { node, received, sent } => {
+                self.metrics.received("transform", name(node), received);
+                self.metrics.sent("transform", name(node), sent);
+            }
+            Counted::Failed { node, stage, failures, fate } => {
+                self.metrics.failed("transform", stage, name(node), &failures, fate);
+            }
+        }
     }
 
     /// Hands the rows of `node` to its tables, streams and children.
@@ -186,8 +214,7 @@ impl Graph {
             Some(Step::Predict(predict)) => (Stage::Predict, Some(predict.model_version()), predict.run(rows).await?),
             None => return Err(Error::bug(format!("`{name}` is an input, not a step"))),
         };
-        self.metrics.received("transform", name, rows.len());
-        self.metrics.sent("transform", name, output.len());
+        effects.counted.push(Counted::Passed { node, received: rows.len(), sent: output.len() });
         if !failures.is_empty() {
             let failed = Failed { stage: kind, node, rows, failures: &failures, input, now_us, model_version };
             self.put_aside(&failed, effects)?;
@@ -202,26 +229,24 @@ impl Graph {
             return Ok(());
         }
         let on_error = node.step.as_ref().map_or(OnError::DeadLetter, |step| step.on_error);
-        let count = |fate| self.metrics.failed("transform", failed.stage, &node.name, failed.failures, fate);
-        match on_error {
+        let fate = match on_error {
             OnError::Fail => {
                 let first = &failed.failures[0];
                 let offset = failed.input.base_offset + u64::from(failed.rows.origin[first.row as usize]);
-                Err(Error::input(format!(
+                return Err(Error::input(format!(
                     "{} failed on the record at partition {} offset {offset} of {}: {} (on_error: fail)",
                     node.name, failed.input.partition, self.plan.input, first.failure.message
-                )))
+                )));
             }
-            OnError::Skip => {
-                count(Fate::Skipped);
-                Ok(())
-            }
+            OnError::Skip => Fate::Skipped,
             OnError::DeadLetter | OnError::Default => {
-                count(Fate::DeadLetter);
                 effects.dead_letters.extend(self.letters(failed)?);
-                Ok(())
+                Fate::DeadLetter
             }
-        }
+        };
+        let failures = failed.failures.to_vec();
+        effects.counted.push(Counted::Failed { node: failed.node, stage: failed.stage, failures, fate });
+        Ok(())
     }
 
     fn letters(&self, failed: &Failed<'_>) -> Result<Vec<DeadLetter>> {

@@ -7,6 +7,7 @@
 //!
 //! One file per arrow: [`ingest`], [`task`] (with [`graph`], [`predict`], [`scorer`] and [`outbox`]), [`deliver`].
 
+pub mod at_rest;
 pub mod catalog;
 pub mod data_dir;
 pub mod dead_letters;

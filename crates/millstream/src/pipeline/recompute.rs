@@ -1,10 +1,11 @@
 //! The rows of a transform that has no stream of its own, computed again from the stored records of its sources.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use millstream_core::{Error, Result, ResultExt, SystemClock};
+use millstream_sql::TOO_MUCH_AT_ONCE;
 use tokio_util::sync::CancellationToken;
 
 use super::graph::Graph;
@@ -78,11 +79,20 @@ async fn stage_rows(pipeline: &Pipeline, stage: StagePlan, opened: &AtRest, visi
                 if batch.target.is_some() {
                     continue;
                 }
-                let batch = batch.conform(&stage.nodes[0].schema)?;
-                for (_, rows) in graph.run(&batch, clock.now_us()).await?.emits {
-                    let offsets = rows.origin.iter().map(|&row| batch.base_offset + u64::from(row)).collect();
-                    if !visit(partition, offsets, rows.batch)? {
-                        return Ok(false);
+                let mut waiting = VecDeque::from([batch.conform(&stage.nodes[0].schema)?]);
+                while let Some(batch) = waiting.pop_front() {
+                    let effects = match graph.run(&batch, clock.now_us()).await {
+                        Err(e) if e.message() == TOO_MUCH_AT_ONCE => {
+                            batch.halves().rev().for_each(|half| waiting.push_front(half));
+                            continue;
+                        }
+                        ran => ran?,
+                    };
+                    for (_, rows) in effects.emits {
+                        let offsets = rows.origin.iter().map(|&row| batch.base_offset + u64::from(row)).collect();
+                        if !visit(partition, offsets, rows.batch)? {
+                            return Ok(false);
+                        }
                     }
                 }
             }

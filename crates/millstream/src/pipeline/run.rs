@@ -371,62 +371,6 @@ impl Supervisor {
     }
 }
 
-/// Redrives dead letters of a data folder at rest: they are in front of their stage when the pipeline runs next.
-pub async fn redrive_at_rest(
-    pipeline: Arc<Pipeline>,
-    folder: &std::path::Path,
-    filter: &dead_letters::Filter,
-    clock: Arc<dyn Clock>,
-    watch: &mut (dyn FnMut(u64, u64) + Send),
-) -> Result<dead_letters::Redrive> {
-    let plan = Plan::new(&pipeline)?;
-    let data_dir = DataDir::open(folder, &pipeline.name)?;
-    let schemas = SchemaStore::open(&data_dir.schemas())?;
-    let streams = Arc::new(open_streams(&plan, &data_dir, &schemas, &clock, &Opening::default()).await?);
-    let context = TaskContext {
-        streams: streams.clone(),
-        schemas: schemas.clone(),
-        clock,
-        progress: Arc::new(Progress::default()),
-        metrics: Arc::new(Metrics::default()),
-        health: Arc::default(),
-        watchers: Arc::default(),
-        stop: CancellationToken::new(),
-        hurry: Hurry::default(),
-        pipeline_version: pipeline.version.clone(),
-        folder: data_dir.id()?,
-    };
-    let ingests = open_ingests(&pipeline, &context, &data_dir)?;
-    let redriver = dead_letters::Redriver { plan: &plan, streams: &streams, ingests: &ingests, schemas: &schemas };
-    let done = redriver.redrive(filter, watch).await?;
-    for stream in streams.values() {
-        stream.log.close().await?;
-    }
-    Ok(done)
-}
-
-/// Discards dead letters of a data folder at rest; how many.
-pub async fn discard_at_rest(
-    folder: &std::path::Path,
-    filter: &dead_letters::Filter,
-    clock: Arc<dyn Clock>,
-) -> Result<usize> {
-    let opened = super::relations::AtRest::open(folder)?;
-    // Nobody else writes there while this is open.
-    let data_dir = DataDir::open(folder, &opened.dir.pipeline()?)?;
-    let mut logs = Vec::new();
-    for stream in &opened.catalog.streams {
-        let options = LogOptions::new(opened.log(&stream.name)?.partitions());
-        let path = data_dir.log(&stream.name);
-        logs.push(StreamLog::open(Arc::new(RealDisk), &path, &stream.name, options, clock.clone())?);
-    }
-    let discarded = dead_letters::discard(&logs, &opened.schemas, filter).await?;
-    for log in &logs {
-        log.close().await?;
-    }
-    Ok(discarded)
-}
-
 /// Waits for `work`, and tells it to hurry after a while.
 async fn hurried(work: impl Future<Output = Result<()>>, hurry: &CancellationToken, after: Duration) -> Result<()> {
     tokio::pin!(work);
@@ -474,7 +418,7 @@ pub fn open_log(plan: &StreamPlan, data_dir: &DataDir, clock: &Arc<dyn Clock>) -
         .map_err(|e| e.context(format!("open stream {}", plan.name)))
 }
 
-async fn open_streams(
+pub(super) async fn open_streams(
     plan: &Plan,
     data_dir: &DataDir,
     schemas: &Arc<SchemaStore>,
@@ -584,7 +528,7 @@ async fn open_sinks(
     Ok(sinks)
 }
 
-fn open_ingests(
+pub(super) fn open_ingests(
     pipeline: &Pipeline,
     context: &TaskContext,
     data_dir: &DataDir,

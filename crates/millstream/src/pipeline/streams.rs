@@ -117,6 +117,12 @@ impl StreamBatch {
         (rows > 0).then_some(self)
     }
 
+    /// Its rows as two batches, or one where it has no two.
+    pub fn halves(self) -> impl DoubleEndedIterator<Item = Self> {
+        let middle = self.base_offset + self.batch.num_rows() as u64 / 2;
+        [self.clone().before_offset(middle), Some(self.from_offset(middle))].into_iter().flatten()
+    }
+
     /// Drops rows below `offset`.
     #[must_use]
     pub fn from_offset(mut self, offset: u64) -> Self {

@@ -12,13 +12,14 @@
 //! Where a crash can fall, and what it costs: before the commit, the batch is read and computed again; between commit
 //! and append, the stored outbox is appended at the next start, and logs drop what they have; after it, nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use millstream_core::{Clock, DeadLetter, Error, Result, Rows, Stage};
+use millstream_sql::TOO_MUCH_AT_ONCE;
 use millstream_storage::codec::SchemaStore;
 use millstream_storage::log::Chunk;
 use millstream_storage::state::{State, Writes};
@@ -258,7 +259,7 @@ impl Task {
             return self.close().await;
         }
         let has_ttl = self.plan.tables().any(|t| t.spec.ttl.is_some());
-        let mut publishing: Option<tokio::task::JoinHandle<Result<()>>> = None;
+        let mut publishing: Option<Publishing> = None;
         let mut expire_at = tokio::time::Instant::now();
         while !stop.is_cancelled() {
             let batches = self.read()?;
@@ -274,11 +275,7 @@ impl Task {
                 }
                 continue;
             }
-            for batch in commit_batches(batches)? {
-                let Some(commit) = self.process_unless_stopped(&batch).await? else { break };
-                finish(&mut publishing).await?;
-                publishing = self.commit(commit).await?;
-            }
+            self.commit_each(commit_batches(batches)?, &mut publishing).await?;
             if expire {
                 expire_at = tokio::time::Instant::now() + EXPIRE_EVERY;
                 if let Some(commit) = self.expire().await? {
@@ -290,6 +287,26 @@ impl Task {
         finish(&mut publishing).await?;
         self.report();
         self.close().await
+    }
+
+    /// Computes and commits one batch after the other, until the pipeline stops. One that gives too much at once is done in
+    /// halves, each a commit of its own.
+    async fn commit_each(&mut self, batches: Vec<StreamBatch>, publishing: &mut Option<Publishing>) -> Result<()> {
+        let mut waiting = VecDeque::from(batches);
+        while let Some(batch) = waiting.pop_front() {
+            match self.process_unless_stopped(&batch).await {
+                Ok(Some(pending)) => {
+                    finish(publishing).await?;
+                    *publishing = self.commit(pending).await?;
+                }
+                Ok(None) => break,
+                Err(e) if e.message() == TOO_MUCH_AT_ONCE => {
+                    batch.halves().rev().for_each(|half| waiting.push_front(half));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
     }
 
     /// What a batch comes to; none where the pipeline stops before that. Nothing of it is done then: the next start reads
@@ -334,7 +351,7 @@ impl Task {
         }
         self.enter(Arc::new(whole.restricted_to(&fill.outputs)), fill.quiet.clone()).await?;
         self.is_filling = true;
-        let mut publishing: Option<tokio::task::JoinHandle<Result<()>>> = None;
+        let mut publishing: Option<Publishing> = None;
         while let Some(at) = self.outputs.fills.first().map(|fill| fill.at).filter(|at| *at < fill.until)
             && !self.context.stop.is_cancelled()
         {
@@ -344,11 +361,7 @@ impl Task {
                 // Retention has taken what was left.
                 self.move_fill(fill.until);
             }
-            for batch in batches {
-                let Some(commit) = self.process_unless_stopped(&batch).await? else { break };
-                finish(&mut publishing).await?;
-                publishing = self.commit(commit).await?;
-            }
+            self.commit_each(batches, &mut publishing).await?;
         }
         finish(&mut publishing).await?;
         if self.outputs.fills.first().is_some_and(|fill| fill.at >= fill.until) {
@@ -491,7 +504,7 @@ impl Task {
     }
 
     /// Writes everything at once, then starts to append the outbox.
-    async fn commit(&mut self, pending: Pending) -> Result<Option<tokio::task::JoinHandle<Result<()>>>> {
+    async fn commit(&mut self, pending: Pending) -> Result<Option<Publishing>> {
         let outbox = self.outbox(&pending)?;
         let mut writes = pending.writes;
         let next_offset = if self.is_filling {
@@ -631,7 +644,10 @@ fn commit_batches(batches: Vec<StreamBatch>) -> Result<Vec<StreamBatch>> {
     groups.into_iter().map(StreamBatch::join).collect()
 }
 
-async fn finish(publishing: &mut Option<tokio::task::JoinHandle<Result<()>>>) -> Result<()> {
+/// The outbox of a commit on its way to the logs.
+type Publishing = tokio::task::JoinHandle<Result<()>>;
+
+async fn finish(publishing: &mut Option<Publishing>) -> Result<()> {
     match publishing.take() {
         Some(handle) => handle.await.map_err(|e| Error::bug(format!("the outbox task ended: {e}")))?,
         None => Ok(()),

@@ -60,6 +60,19 @@ pub(super) fn joined(args: &[ColumnarValue], rows: usize) -> impl Iterator<Item 
     (0..rows_of(&args, rows)).map(move |row| args.iter().map(|arg| arg.bytes(row)).sum())
 }
 
+/// The bytes of what each row becomes where the lists at `lists` are unnested: every item stands beside all the rest.
+pub(super) fn unnested(columns: &[ColumnarValue], lists: &[usize], rows: usize) -> impl Iterator<Item = u64> {
+    let columns: Vec<Argument> = columns.iter().map(Argument::new).collect();
+    let lists = lists.to_vec();
+    (0..rows).map(move |row| {
+        let items = lists.iter().map(|&list| columns[list].items(row)).max().unwrap_or(1);
+        let beside = columns.iter().enumerate().filter(|(at, _)| !lists.contains(at));
+        let beside: u64 = beside.map(|(_, column)| column.bytes(row) + ITEM_BYTES).sum();
+        let listed: u64 = lists.iter().map(|&list| columns[list].bytes(row)).sum();
+        listed.saturating_add(items.saturating_mul(beside))
+    })
+}
+
 /// The pairs that are compared for each row: of characters, or of items.
 pub(super) fn pairs(args: &[ColumnarValue], rows: usize) -> impl Iterator<Item = u64> {
     let args: Vec<Argument> = args.iter().map(Argument::new).collect();

@@ -16,6 +16,7 @@
 mod estimate;
 mod function;
 mod join;
+mod unnest;
 
 use std::collections::HashSet;
 
@@ -31,11 +32,14 @@ use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 use crate::error::SqlError;
 
 pub(crate) use join::joined;
+pub(crate) use unnest::pieces;
 
 /// The most bytes of one text, list or map that a function makes.
 pub(crate) const VALUE_BYTES_MAX: u64 = 16 << 20;
 /// The most bytes that one call makes, for all rows of its batch.
 pub(crate) const CALL_BYTES_MAX: u64 = 128 << 20;
+/// The most bytes that a transform makes of a batch of more than one row before it is asked to take fewer.
+pub(crate) const STEP_BYTES_MAX: usize = 256 << 20;
 /// The most steps (pairs of characters or items compared) of one call for one row: about a fifth of a second.
 const ROW_STEPS_MAX: u64 = 200_000_000;
 /// The same for all rows of a batch.

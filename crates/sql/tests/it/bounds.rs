@@ -7,7 +7,7 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use futures::TryStreamExt;
 use millstream_core::Rows;
-use millstream_sql::{QueryEngine, QueryError, QueryHost, QueryLimits, QueryResult, SqlTransform};
+use millstream_sql::{QueryEngine, QueryError, QueryHost, QueryLimits, QueryResult, SqlTransform, TOO_MUCH_AT_ONCE};
 
 use crate::support::field;
 
@@ -64,6 +64,37 @@ fn rows_that_are_much_together_go_through_one_by_one() {
 }
 
 #[test]
+fn rows_that_are_too_much_together_are_asked_for_in_halves_and_never_one_alone() {
+    let texts: ArrayRef = Arc::new(StringArray::from(vec!["x"; 100]));
+    let batch = RecordBatch::try_from_iter([("s", texts)]).unwrap();
+    let inputs = [("s".to_owned(), batch.schema())].into();
+    let mut step = SqlTransform::plan("SELECT repeat(s, 10000000) AS x FROM s", &inputs).unwrap().step().unwrap();
+    let error = step.run("s", &Rows::all(batch.clone())).unwrap_err();
+    assert_eq!(error.message(), TOO_MUCH_AT_ONCE);
+    let (rows, failures) = step.run("s", &Rows::all(batch.slice(0, 10))).unwrap();
+    assert_eq!((rows.len(), failures.len()), (10, 0));
+    // One row of many columns is as much, and goes through.
+    let many: Vec<String> = (0..30).map(|n| format!("repeat(s, 10000000) AS x{n}")).collect();
+    let mut step = SqlTransform::plan(&format!("SELECT {} FROM s", many.join(", ")), &inputs).unwrap().step().unwrap();
+    assert_eq!(step.run("s", &Rows::all(batch.slice(0, 1))).unwrap().0.len(), 1);
+}
+
+#[test]
+fn an_unnest_that_explodes_fails_for_its_row_alone() {
+    let texts = vec!["x".repeat(1000), "y".repeat(1 << 20), "z".to_owned()];
+    let texts: ArrayRef = Arc::new(StringArray::from(texts));
+    let numbers: ArrayRef = Arc::new(Int64Array::from(vec![3, 1_000_000, 2]));
+    let batch = RecordBatch::try_from_iter([("s", texts), ("n", numbers)]).unwrap();
+    let inputs = [("s".to_owned(), batch.schema())].into();
+    let sql = "SELECT s, unnest(range(0, n)) AS i FROM s";
+    let mut step = SqlTransform::plan(sql, &inputs).unwrap().step().unwrap();
+    let (rows, failures) = step.run("s", &Rows::all(batch)).unwrap();
+    assert_eq!(&*rows.origin, [0, 0, 0, 2, 2]);
+    assert_eq!(failures.iter().map(|f| f.row).collect::<Vec<_>>(), [1]);
+    assert!(failures[0].failure.message.contains("MiB"), "{:?}", failures[0]);
+}
+
+#[test]
 fn constants_are_bounded_when_a_transform_is_planned() {
     let inputs = [("s".to_owned(), one_number())].into();
     for sql in [
@@ -116,6 +147,8 @@ async fn queries_that_explode_end_with_a_sentence() {
         "SELECT array_agg(repeat(cast(value AS varchar), 1000)) FROM generate_series(1, 10000000)",
         "SELECT levenshtein(repeat(cast(value AS varchar), 20000), repeat('b', 16000)) FROM generate_series(1, 9999)",
         "SELECT string_agg(lpad(cast(value AS varchar), 10000, 'y'), ',') FROM generate_series(1, 1000000)",
+        "SELECT s, unnest(range(0, n)) FROM (SELECT repeat(cast(value AS varchar), 1000000) AS s, value * 1000000 AS n \
+         FROM generate_series(1, 10))",
         "WITH RECURSIVE t AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM t) SELECT count(*) FROM t",
     ] {
         let said = ends(&engine, sql, Duration::from_secs(20)).await;

@@ -1,3 +1,5 @@
+//! Tables: rows, keys, changes, time to live.
+
 use std::collections::BTreeMap;
 
 use arrow::array::{AsArray, Int64Array, StringArray};

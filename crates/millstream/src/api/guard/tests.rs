@@ -1,3 +1,5 @@
+//! Who is let in by name, and which pages are kept out.
+
 use axum::body::Body;
 use axum::http::Request;
 
