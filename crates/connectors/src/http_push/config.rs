@@ -15,7 +15,7 @@ pub struct HttpPushConfig {
     #[serde(default = "default_max_body")]
     pub max_body: ByteSize,
     /// How long an `Idempotency-Key` is remembered: a request repeated within this time is answered, but not stored
-    /// again.
+    /// again. At most 32 MiB of keys and answers are remembered, about 130,000; the oldest go first.
     #[serde(default = "default_idempotency_window")]
     pub idempotency_window: HumanDuration,
 }

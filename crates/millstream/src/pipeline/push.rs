@@ -1,16 +1,18 @@
 //! `POST /streams/{name}/records`: the same way into the log, with the answer held back until the records are durable.
 
-use std::collections::HashMap;
+mod keys;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millstream_core::{CursorDelta, Error, RawBatch, Result, RowFailure};
+use millstream_core::{Error, RawBatch, Result, RowFailure};
 use millstream_storage::log::Chunk;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
+use self::keys::Keys;
 use super::health::Part;
 use super::ingest::Ingest;
 use super::room::{Room, Share};
@@ -29,7 +31,6 @@ const LISTED_MAX: usize = 100;
 const REMEMBERED_MAX: usize = 10;
 /// Characters of the reason for each.
 const MESSAGE_CHARS_MAX: usize = 200;
-const KEY_PREFIX: &str = "idempotency/";
 
 /// The HTTP side of a source.
 #[derive(Debug)]
@@ -38,20 +39,8 @@ pub struct Push {
     part: Part,
     room: Arc<Room>,
     apart: Semaphore,
-    window_us: i64,
     // This is a `parking_lot` mutex: nothing awaits while it is held.
-    keys: Mutex<HashMap<String, Key>>,
-}
-
-#[derive(Debug, Clone)]
-enum Key {
-    UnderWay,
-    /// `body`: the digest of the body; none of a key that a version without digests has stored.
-    Done {
-        at_us: i64,
-        answer: Stored,
-        body: Option<String>,
-    },
+    keys: Mutex<Keys>,
 }
 
 /// What a request came to.
@@ -111,16 +100,11 @@ impl Stored {
 impl Push {
     /// Takes up the keys that the log remembers.
     pub fn new(ingest: Arc<Ingest>, window_us: i64) -> Self {
-        let mut keys = HashMap::new();
         let known = ingest.stream.log.producer(&ingest.spec.name).map(|p| p.cursor).unwrap_or_default();
-        for (key, value) in &known {
-            if let Some((key, known)) = key.strip_prefix(KEY_PREFIX).zip(remembered(value)) {
-                keys.insert(key.to_owned(), known);
-            }
-        }
+        let keys = Mutex::new(Keys::restored(&known, window_us));
         let part = ingest.part();
         let (room, apart) = (Room::new(BODIES_BYTES), Semaphore::new(APART));
-        Self { ingest, part, room, apart, window_us, keys: Mutex::new(keys) }
+        Self { ingest, part, room, apart, keys }
     }
 
     /// Why no body is taken for want of room on the disk.
@@ -158,7 +142,8 @@ impl Push {
             self.ingest.append(chunks, Vec::new()).await?;
             return Ok(Pushed::Stored(stored));
         };
-        if let Some(known) = self.claim(key, &digest) {
+        let known = self.keys.lock().claim(key, &digest);
+        if let Some(known) = known {
             return Ok(known);
         }
         // Released again if anything below fails or the client goes away before the append is under way.
@@ -166,11 +151,11 @@ impl Push {
         let (chunks, stored) = with_bytes(bytes, || self.prepare(&raw))?;
         drop((raw, apart));
         let now_us = self.ingest.clock.now_us();
-        let mut cursor = self.forget_old(now_us);
-        let value = serde_json::to_vec(&(now_us, stored.brief(), &digest)).unwrap_or_default();
-        cursor.push((format!("{KEY_PREFIX}{key}"), Some(value.into())));
+        let brief = stored.brief();
+        let (cursor, bytes) = self.keys.lock().entry(key, now_us, &brief, &digest);
         self.ingest.append(chunks, cursor).await?;
-        claim.done(now_us, stored.brief(), digest);
+        self.keys.lock().done(key, now_us, brief, digest, bytes);
+        drop(claim);
         Ok(Pushed::Stored(stored))
     }
 
@@ -192,31 +177,6 @@ impl Push {
         }
         let rejected_not_listed = refused - rejected.len();
         Ok((chunks, Stored { accepted: raw.len() - refused, rejected, rejected_not_listed, duplicate: false }))
-    }
-
-    fn claim(&self, key: &str, digest: &str) -> Option<Pushed> {
-        let mut keys = self.keys.lock();
-        match keys.get(key) {
-            Some(Key::UnderWay) => Some(Pushed::InProgress),
-            Some(Key::Done { body: Some(body), .. }) if body != digest => Some(Pushed::KeyReused),
-            Some(Key::Done { answer, .. }) => Some(Pushed::Stored(Stored { duplicate: true, ..answer.clone() })),
-            None => {
-                keys.insert(key.to_owned(), Key::UnderWay);
-                None
-            }
-        }
-    }
-
-    fn forget_old(&self, now_us: i64) -> CursorDelta {
-        let mut forgotten = Vec::new();
-        self.keys.lock().retain(|key, state| {
-            let old = matches!(state, Key::Done { at_us, .. } if now_us - *at_us > self.window_us);
-            if old {
-                forgotten.push((format!("{KEY_PREFIX}{key}"), None));
-            }
-            !old
-        });
-        forgotten
     }
 }
 
@@ -246,15 +206,6 @@ fn shortened(message: &str) -> String {
     }
 }
 
-/// What the log remembers of a key: time, answer and digest; without the digest where an earlier version wrote it.
-fn remembered(value: &[u8]) -> Option<Key> {
-    if let Ok((at_us, answer, body)) = serde_json::from_slice::<(i64, Stored, String)>(value) {
-        return Some(Key::Done { at_us, answer: answer.brief(), body: Some(body) });
-    }
-    let (at_us, answer) = serde_json::from_slice::<(i64, Stored)>(value).ok()?;
-    Some(Key::Done { at_us, answer: answer.brief(), body: None })
-}
-
 /// SHA-256 of a body and its encoding, in hexadecimal digits.
 fn body_digest(body: &[u8], charset: Option<&str>) -> String {
     let mut digest = Sha256::new();
@@ -271,17 +222,8 @@ struct Claim<'a> {
     key: &'a str,
 }
 
-impl Claim<'_> {
-    fn done(self, at_us: i64, answer: Stored, body: String) {
-        self.push.keys.lock().insert(self.key.to_owned(), Key::Done { at_us, answer, body: Some(body) });
-    }
-}
-
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        let mut keys = self.push.keys.lock();
-        if matches!(keys.get(self.key), Some(Key::UnderWay)) {
-            keys.remove(self.key);
-        }
+        self.push.keys.lock().release(self.key);
     }
 }
