@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use millstream::config::Pipeline;
+use millstream::config::PipelineFile;
 
 static RUNTIME: LazyLock<tokio::runtime::Runtime> =
     LazyLock::new(|| tokio::runtime::Builder::new_current_thread().build().expect("a runtime"));
@@ -14,7 +14,7 @@ static RUNTIME: LazyLock<tokio::runtime::Runtime> =
 fuzz_target!(|text: &str| {
     let _entered = RUNTIME.enter();
     let env = |name: &str| (name == "SET").then(|| "value".to_owned());
-    let fetched = Pipeline::parse("fuzz.yaml", text, Path::new("/nonexistent"), &env, &|_| Ok(()));
+    let fetched = PipelineFile::parse("fuzz.yaml", text, Path::new("/nonexistent"), &env, &|_| Ok(()));
     if let Err(mistakes) = fetched {
         assert!(mistakes.errors() > 0);
         let _ = mistakes.to_string();

@@ -10,7 +10,8 @@ use std::time::Instant;
 
 use arrow::json::reader::ReaderBuilder;
 use bytes::Bytes;
-use millstream_connectors::format::{DecodeConfig, build, write_json_lines};
+use millstream_connectors::format::{DecodeConfig, build};
+use millstream_core::json::write_lines;
 use millstream_core::{Decoder, Field, FieldType, RawBatch, StreamSchema};
 
 const RECORDS: usize = 200_000;
@@ -61,7 +62,7 @@ fn main() {
     let encode = median(|| {
         out.clear();
         for batch in &decoded {
-            write_json_lines(batch, &mut out).expect("every type has a text form");
+            write_lines(batch, &mut out).expect("every type has a text form");
         }
     });
 

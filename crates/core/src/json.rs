@@ -37,6 +37,29 @@ pub use time::{
     timestamp_from_decimal, timestamp_from_int, write_timestamp_us,
 };
 
+/// Rows as JSON lines.
+///
+/// # Errors
+/// A column's type has no text form.
+pub fn lines(batch: &RecordBatch) -> Result<Vec<u8>> {
+    let mut lines = Vec::new();
+    write_lines(batch, &mut lines)?;
+    Ok(lines)
+}
+
+/// Appends each row as a JSON object and a line break.
+///
+/// # Errors
+/// A column's type has no text form.
+pub fn write_lines(batch: &RecordBatch, out: &mut Vec<u8>) -> Result<()> {
+    let writer = RowWriter::bind(batch)?;
+    for row in 0..batch.num_rows() {
+        writer.write(row, out);
+        out.push(b'\n');
+    }
+    Ok(())
+}
+
 /// Writes rows of one batch; columns are downcast and names escaped once, when it is bound.
 pub struct RowWriter<'a> {
     /// `{"name":` and `,"name":`, and the column.

@@ -4,6 +4,7 @@
 //! This crate names no database, no broker, no model library and no SQL engine.
 
 pub mod batch;
+pub mod blocking;
 pub mod clock;
 pub mod dead_letter;
 pub mod decode;
@@ -12,6 +13,7 @@ pub mod disk;
 pub mod error;
 pub mod hidden;
 pub mod json;
+pub mod names;
 pub mod partition;
 pub mod schema;
 pub mod sink;

@@ -3,11 +3,8 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)] // `outln!` and `errln!` do not panic at a closed pipe.
 
 pub mod api;
-mod blocking;
 pub mod commands;
 pub mod config;
-pub mod metrics;
 pub mod output;
-pub mod pipeline;
 pub mod render;
 pub mod secrets;

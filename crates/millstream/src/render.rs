@@ -9,7 +9,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use clap::ValueEnum;
 use futures::{Stream, StreamExt};
-use millstream_core::json::RowWriter;
+use millstream_core::json;
 use millstream_core::{Error, Result};
 
 use crate::output;
@@ -52,8 +52,8 @@ pub async fn print(
         let batch = batch?;
         match format {
             Format::Table => table.add(&batch)?,
-            Format::Json => array.lines(&json_lines(&batch)?, out)?,
-            Format::Jsonl => out.write_all(&json_lines(&batch)?)?,
+            Format::Json => array.lines(&json::lines(&batch)?, out)?,
+            Format::Jsonl => out.write_all(&json::lines(&batch)?)?,
             Format::Csv => csv_lines(&batch, out)?,
         }
     }
@@ -64,17 +64,6 @@ pub async fn print(
     }
     out.flush()?;
     Ok(())
-}
-
-/// Rows as JSON lines.
-pub fn json_lines(batch: &RecordBatch) -> Result<Vec<u8>> {
-    let writer = RowWriter::bind(batch)?;
-    let mut lines = Vec::new();
-    for row in 0..batch.num_rows() {
-        writer.write(row, &mut lines);
-        lines.push(b'\n');
-    }
-    Ok(lines)
 }
 
 /// An array of JSON, written piece by piece: an element a line.

@@ -4,21 +4,8 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema};
 use millstream_core::Result;
-use millstream_core::json::{RowWriter, ValueWriter};
+use millstream_core::json::ValueWriter;
 use millstream_core::schema::is_json;
-
-/// Appends each row as a JSON object and a line break.
-///
-/// # Errors
-/// A column's type has no text form.
-pub fn write_json_lines(batch: &RecordBatch, out: &mut Vec<u8>) -> Result<()> {
-    let writer = RowWriter::bind(batch)?;
-    for row in 0..batch.num_rows() {
-        writer.write(row, out);
-        out.push(b'\n');
-    }
-    Ok(())
-}
 
 /// Writes CSV as RFC 4180 has it, but with a plain line feed behind each row.
 ///
@@ -136,6 +123,8 @@ mod tests {
     use arrow::datatypes::{Field, Int64Type};
     use millstream_core::schema::timestamp_type;
 
+    use millstream_core::json::write_lines;
+
     use super::*;
 
     fn batch() -> RecordBatch {
@@ -177,7 +166,7 @@ mod tests {
     #[test]
     fn json_lines_are_one_object_per_line() {
         let mut out = Vec::new();
-        write_json_lines(&batch(), &mut out).unwrap();
+        write_lines(&batch(), &mut out).unwrap();
         let lines: Vec<_> = out.split(|&b| b == b'\n').collect();
         assert_eq!(lines.len(), 5);
         assert_eq!(lines[1], br#"{"a,b":"","n":null,"f":null,"t":"1970-01-01T00:00:00.000001Z","l":[]}"#);

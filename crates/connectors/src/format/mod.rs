@@ -25,7 +25,7 @@ pub use config::{
     Bools, CsvConfig, DecodeConfig, DuplicateKeys, JsonConfig, Preset, ShortRows, TextConfig, Values, XmlConfig,
     XmlField,
 };
-pub use encode::{CsvEncoder, write_json_lines};
+pub use encode::CsvEncoder;
 pub use encoding::TextEncoding;
 pub use framing::{CsvDialect, Framing};
 

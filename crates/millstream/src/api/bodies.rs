@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 
 use super::paced::TooSlow;
-use crate::pipeline::room::Share;
+use millstream_engine::room::Share;
 
 /// Bytes that are unpacked before more room is taken for them.
 const UNPACK_STEP: usize = 64 << 10;

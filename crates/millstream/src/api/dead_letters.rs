@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::ApiState;
 use super::error::ApiError;
-use crate::pipeline::dead_letters::summary::{self, Group, Summary};
-use crate::pipeline::dead_letters::{self, Entry, Filter, Ids, Redrive, RedriveProgress, Redriver, scan};
+use millstream_engine::dead_letters::summary::{self, Group, Summary};
+use millstream_engine::dead_letters::{self, Entry, Filter, Ids, Redrive, RedriveProgress, Redriver, scan};
 
 /// Entries that one answer lists.
 const LIST_MAX: usize = 1000;

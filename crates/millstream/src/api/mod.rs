@@ -36,7 +36,7 @@ use millstream_core::{Error, Result};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::pipeline::Running;
+use millstream_engine::Running;
 
 pub use auth::Auth;
 use crowd::Crowd;

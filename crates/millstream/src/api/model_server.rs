@@ -14,7 +14,7 @@ use super::guard::Guard;
 use super::inference::{self, Inference};
 use super::tls::Entrance;
 use super::{Auth, listen, status};
-use crate::metrics::Metrics;
+use millstream_engine::metrics::Metrics;
 
 /// Serves until `stop` is cancelled, and then until what is under way is answered.
 pub async fn serve(

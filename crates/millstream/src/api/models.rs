@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use super::ApiState;
 use super::error::ApiError;
-use crate::metrics::figure;
-use crate::pipeline::Running;
-use crate::pipeline::models::{ModelSet, Reloaded};
-use crate::pipeline::scorer::Scorer;
+use millstream_engine::Running;
+use millstream_engine::metrics::figure;
+use millstream_engine::models::{ModelSet, Reloaded};
+use millstream_engine::scorer::Scorer;
 
 /// Every loaded model with its figures.
 pub async fn list(State(state): State<ApiState>) -> Json<Value> {

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use super::ApiState;
 use super::error::ApiError;
-use crate::pipeline::relations;
 use crate::render::ipc;
+use millstream_engine::relations;
 
 /// The media type of an Arrow stream.
 pub const ARROW_STREAM: &str = "application/vnd.apache.arrow.stream";

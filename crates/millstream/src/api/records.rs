@@ -13,7 +13,7 @@ use millstream_connectors::source::{SourceConfig, charset};
 use super::ApiState;
 use super::bodies::{self, Unread};
 use super::error::ApiError;
-use crate::pipeline::push::Pushed;
+use millstream_engine::push::Pushed;
 
 /// Header by which a client makes a request safe to repeat.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";

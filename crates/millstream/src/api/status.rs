@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::ApiState;
 use super::error::ApiError;
-use crate::pipeline::health::ComponentView;
+use millstream_engine::health::ComponentView;
 
 /// The media type of figures.
 pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

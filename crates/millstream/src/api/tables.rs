@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::ApiState;
 use super::error::ApiError;
-use crate::pipeline::relations;
+use millstream_engine::relations;
 
 /// Names, keys and columns of all tables.
 pub async fn list(State(state): State<ApiState>) -> Result<Json<serde_json::Value>, ApiError> {

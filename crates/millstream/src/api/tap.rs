@@ -1,7 +1,7 @@
 //! `GET /api/v1/streams/{names}/tap`: records as they come, one JSON object a line.
 //!
 //! Sources, change streams and transforms that a sink reads are stored: they are read from their logs, at the reader's
-//! own speed, and from wherever it likes. Any other transform is watched ([`crate::pipeline::watch`]): from now on, and
+//! own speed, and from wherever it likes. Any other transform is watched ([`millstream_engine::watch`]): from now on, and
 //! what the reader is too slow for is missed, and counted. Either way a record is seen when it is committed, not
 //! before.
 
@@ -27,11 +27,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::ApiState;
 use super::error::ApiError;
-use crate::config::diagnostics::nearest;
-use crate::pipeline::plan::changes_name;
-use crate::pipeline::run::Running;
-use crate::pipeline::streams::{Stream, is_visible};
-use crate::pipeline::watch::Watch;
+use millstream_core::names::nearest;
+use millstream_engine::plan::changes_name;
+use millstream_engine::run::Running;
+use millstream_engine::streams::{Stream, is_visible};
+use millstream_engine::watch::Watch;
 
 const READ_BYTES: usize = 128 << 10;
 /// Bytes of rows, as they are in memory, that are written at once; and pieces that wait for the reader.

@@ -14,10 +14,10 @@ use super::init::Template;
 use super::shell::{program, quoted};
 use super::{Failed, asked_to_stop, load};
 use crate::api::{self, ApiState, Auth, Guard};
-use crate::pipeline::opening::Opening;
-use crate::pipeline::run::Outcome;
-use crate::pipeline::{RunOptions, Running, relations};
 use crate::render::{self, Format};
+use millstream_engine::opening::Opening;
+use millstream_engine::run::Outcome;
+use millstream_engine::{RunOptions, Running, relations};
 
 #[derive(Debug, Args)]
 pub struct DemoArgs {

@@ -17,11 +17,11 @@ use super::target::{Server, Target, TargetArgs};
 use super::{Failed, load, print_json};
 use crate::api::{DeadLetterView, RedriveRequest};
 use crate::output;
-use crate::pipeline::at_rest::{discard_at_rest, redrive_at_rest};
-use crate::pipeline::dead_letters::summary::{self, Group, Summary};
-use crate::pipeline::dead_letters::{Entry, Filter, Ids, Redrive, scan};
-use crate::pipeline::relations::AtRest;
 use crate::render::{Format, JsonArray, print_values, text_table, unless_closed};
+use millstream_engine::at_rest::{discard_at_rest, redrive_at_rest};
+use millstream_engine::dead_letters::summary::{self, Group, Summary};
+use millstream_engine::dead_letters::{Entry, Filter, Ids, Redrive, scan};
+use millstream_engine::relations::AtRest;
 
 /// Bytes of a record that a list shows, and characters of it that a table does.
 const PREVIEW_BYTES: usize = 200;

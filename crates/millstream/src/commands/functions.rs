@@ -31,7 +31,7 @@ pub async fn run(args: FunctionsArgs) -> Result<(), Failed> {
     if chosen.is_empty() {
         let names: Vec<&str> =
             all.iter().flat_map(|f| std::iter::once(&f.name).chain(&f.aliases)).map(String::as_str).collect();
-        let nearest = crate::config::diagnostics::nearest(&wanted, names.iter().copied());
+        let nearest = millstream_core::names::nearest(&wanted, names.iter().copied());
         let help = match nearest {
             Some(_) => suggestion(&wanted, "", &names).unwrap_or_default(),
             None => "`millstream functions` lists them".to_owned(),

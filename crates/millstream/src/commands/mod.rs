@@ -33,10 +33,11 @@ use millstream_core::{Error, Result};
 use millstream_models::ModelConfig;
 
 use crate::config::Outside;
-use crate::config::checked::Pipeline;
-use crate::pipeline::data_dir::{DEFAULT_ROOT, default_folder};
+use crate::config::PipelineFile;
 use crate::render::Format;
 use crate::secrets::Asker;
+use millstream_engine::data_dir::{DEFAULT_ROOT, default_folder};
+use millstream_engine::spec::Pipeline;
 use pipeline_file::Given;
 
 /// Puts a model in the stream: live feeds in; validated, transformed by SQL and enriched by models in process; kept in
@@ -164,9 +165,9 @@ fn load_given(path: &Path, given: &Given) -> std::result::Result<Arc<Pipeline>, 
     let env = |name: &str| variables.get(name);
     let asker = Asker::new(&env);
     let outside = Outside { env: &env, fetch: &fetch, secrets: &|secret| asker.ask(secret) };
-    match Pipeline::load_with(path, given.settings(), &outside) {
-        Ok(pipeline) => {
-            pipeline.warnings.iter().for_each(|w| crate::errln!("{w}"));
+    match PipelineFile::load_with(path, given.settings(), &outside) {
+        Ok(PipelineFile { pipeline, warnings }) => {
+            warnings.iter().for_each(|w| crate::errln!("{w}"));
             Ok(Arc::new(pipeline))
         }
         Err(diagnostics) => {

@@ -9,8 +9,8 @@ use serde_json::json;
 
 use super::target::{Target, TargetArgs};
 use crate::output;
-use crate::pipeline::relations;
 use crate::render::{self, Format, ipc, unless_closed};
+use millstream_engine::relations;
 
 /// The media type of an Arrow stream.
 const ARROW_STREAM: &str = "application/vnd.apache.arrow.stream";

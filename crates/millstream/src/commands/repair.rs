@@ -11,14 +11,14 @@ use millstream_core::{Clock, Error, Result, SystemClock};
 use super::pipeline_file::Given;
 use super::progress::shown_after_a_while;
 use super::{Failed, asked_to_stop, data_folder, load_given};
-use crate::config::checked::Pipeline;
-use crate::pipeline::data_dir::DataDir;
-use crate::pipeline::opening::Opening;
-use crate::pipeline::plan::Plan;
-use crate::pipeline::repair::{Damaged, Looked, Remedy, look};
-use crate::pipeline::replay::{From, Replay};
-use crate::pipeline::run::Outcome;
-use crate::pipeline::{RunOptions, Running};
+use millstream_engine::data_dir::DataDir;
+use millstream_engine::opening::Opening;
+use millstream_engine::plan::Plan;
+use millstream_engine::repair::{Damaged, Looked, Remedy, look};
+use millstream_engine::replay::{From, Replay};
+use millstream_engine::run::Outcome;
+use millstream_engine::spec::Pipeline;
+use millstream_engine::{RunOptions, Running};
 
 #[derive(Debug, Args)]
 pub struct RepairArgs {

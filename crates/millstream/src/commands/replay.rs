@@ -12,13 +12,13 @@ use super::pipeline_file::Given;
 use super::progress::{Progress, shown_after_a_while};
 use super::run::FailOn;
 use super::{Failed, LogFormat, asked_to_stop, data_folder, load_given};
-use crate::pipeline::opening::Opening;
-use crate::pipeline::progress::ReaderProgress;
-use crate::pipeline::replay::{From, Replay};
-use crate::pipeline::run::Outcome;
-use crate::pipeline::streams::Stream;
-use crate::pipeline::summary::Summary;
-use crate::pipeline::{RunOptions, Running};
+use millstream_engine::opening::Opening;
+use millstream_engine::progress::ReaderProgress;
+use millstream_engine::replay::{From, Replay};
+use millstream_engine::run::Outcome;
+use millstream_engine::streams::Stream;
+use millstream_engine::summary::Summary;
+use millstream_engine::{RunOptions, Running};
 
 #[derive(Debug, Args)]
 pub struct ReplayArgs {

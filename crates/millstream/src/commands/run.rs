@@ -13,10 +13,10 @@ use super::progress::shown_after_a_while;
 use super::server_args::ServerArgs;
 use super::{Failed, LogFormat, asked_to_stop, data_folder, load_given};
 use crate::api::{self, ApiState};
-use crate::pipeline::opening::Opening;
-use crate::pipeline::run::Outcome;
-use crate::pipeline::summary::{DeadLetterLimit, Summary};
-use crate::pipeline::{RunOptions, Running};
+use millstream_engine::opening::Opening;
+use millstream_engine::run::Outcome;
+use millstream_engine::summary::{DeadLetterLimit, Summary};
+use millstream_engine::{RunOptions, Running};
 
 /// Time of a stop that the server has at least, to answer what is under way.
 const SERVER_ENDS: Duration = Duration::from_secs(1);

@@ -13,7 +13,7 @@ use super::server_args::ServerArgs;
 use super::{Failed, asked_to_stop};
 use crate::api;
 use crate::api::inference::{Inference, Limits};
-use crate::pipeline::scorer::Scorer;
+use millstream_engine::scorer::Scorer;
 
 #[derive(Debug, Args)]
 pub struct ServeArgs {

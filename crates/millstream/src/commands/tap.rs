@@ -13,10 +13,10 @@ use self::printer::{Printer, TapFormat};
 use super::target::{Server, Target, TargetArgs};
 use super::{Failed, asked_to_stop, load};
 use crate::api::tap::{kept, lines, unknown};
-use crate::config::checked::Pipeline;
-use crate::pipeline::plan::changes_name;
-use crate::pipeline::recompute::recompute;
-use crate::pipeline::relations::AtRest;
+use millstream_engine::plan::changes_name;
+use millstream_engine::recompute::recompute;
+use millstream_engine::relations::AtRest;
+use millstream_engine::spec::Pipeline;
 
 #[derive(Debug, Args)]
 pub struct TapArgs {

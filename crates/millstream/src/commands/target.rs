@@ -10,7 +10,7 @@ use millstream_core::{Error, Result};
 use reqwest::{Method, Response, StatusCode};
 
 use super::server_args::ClientTlsArgs;
-use crate::pipeline::data_dir::{DEFAULT_ROOT, found_in};
+use millstream_engine::data_dir::{DEFAULT_ROOT, found_in};
 
 const DEFAULT_URL: &str = "http://127.0.0.1:8080";
 

@@ -16,12 +16,12 @@ use super::pipeline_file::Given;
 use super::target::{Target, TargetArgs};
 use super::{Failed, data_folder, load_given};
 use crate::api::DeadLetterView;
-use crate::config::checked::Pipeline;
 use crate::config::diagnostics::suggestion;
 use crate::config::is_stdin;
-use crate::pipeline::dead_letters::{Filter, Ids, scan};
-use crate::pipeline::relations::AtRest;
-use crate::pipeline::trial::{Entering, Step, StepKind, Trial};
+use millstream_engine::dead_letters::{Filter, Ids, scan};
+use millstream_engine::relations::AtRest;
+use millstream_engine::spec::Pipeline;
+use millstream_engine::trial::{Entering, Step, StepKind, Trial};
 
 /// A larger input is no record.
 const RECORD_BYTES_MAX: u64 = 64 << 20;

@@ -8,9 +8,10 @@ use millstream_connectors::probe::Depth;
 use super::pipeline_file::Given;
 use super::{Failed, print_json};
 use crate::config::Outside;
-use crate::config::checked::Pipeline;
-use crate::pipeline::preflight::{self, Looked};
+use crate::config::PipelineFile;
 use crate::secrets::Asker;
+use millstream_engine::preflight::{self, Looked};
+use millstream_engine::spec::Pipeline;
 
 #[derive(Debug, Args)]
 pub struct ValidateArgs {
@@ -63,13 +64,13 @@ pub async fn run(args: &ValidateArgs) -> Result<(), Failed> {
     let asker = Asker::new(&env).calling(args.connect);
     let outside = Outside { env: &env, fetch: &|_| Ok(()), secrets: &|secret| asker.ask(secret) };
     for file in &args.files {
-        match Pipeline::load_with(file, args.given.settings(), &outside) {
-            Ok(pipeline) => {
+        match PipelineFile::load_with(file, args.given.settings(), &outside) {
+            Ok(PipelineFile { pipeline, warnings }) => {
                 if args.format == Format::Text {
-                    pipeline.warnings.iter().for_each(|w| crate::errln!("{w}"));
+                    warnings.iter().for_each(|w| crate::errln!("{w}"));
                     crate::outln!("{}: ok ({})", file.display(), summary(&pipeline));
                 }
-                all.extend(pipeline.warnings.iter().cloned());
+                all.extend(warnings);
                 if args.connect {
                     let looked = preflight::look_at_all(&pipeline, Depth::Full, true).await;
                     let looked =

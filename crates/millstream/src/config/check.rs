@@ -20,10 +20,10 @@ use millstream_core::Result;
 use millstream_core::partition::can_be_key;
 use millstream_models::{FallbackConfig, ModelConfig, ModelInfo, Task, check_fallback};
 
-use crate::config::checked::{ModelSpec, OnError, Pipeline, RetentionSpec, Settings};
 use crate::config::diagnostics::{Problem, suggestion};
 use crate::config::raw::{self, RawOnError, RawRetention, RawSettings};
 use crate::config::tree::{Content, Entry, Node, Place};
+use millstream_engine::spec::{ModelSpec, OnError, Pipeline, RetentionSpec, Settings};
 
 /// What the checks need to know beside the tree.
 pub struct Input<'a> {
@@ -41,7 +41,7 @@ pub struct Input<'a> {
     pub fetch: &'a dyn Fn(&ModelConfig) -> Result<()>,
 }
 
-/// Checks everything. The pipeline is only there where nothing is wrong; `warnings` in it are still empty.
+/// Checks everything. The pipeline is only there where nothing is wrong.
 pub fn check(root: &Node, input: &Input<'_>) -> (Option<Pipeline>, Vec<Problem>) {
     let mut checker = Checker { root, input, problems: Vec::new(), relations: BTreeMap::new(), used: BTreeSet::new() };
     let pipeline = checker.pipeline();
@@ -106,17 +106,7 @@ impl<'a> Checker<'a> {
             self.error(&entry.place, "there is no source", Some(help.into()));
         }
         let version = self.input.version.clone();
-        Pipeline {
-            name: name.into(),
-            version,
-            settings,
-            sources,
-            models,
-            transforms,
-            tables,
-            sinks,
-            warnings: Vec::new(),
-        }
+        Pipeline { name: name.into(), version, settings, sources, models, transforms, tables, sinks }
     }
 
     fn settings(&mut self) -> (Settings, RawRetention) {
@@ -347,7 +337,7 @@ impl<'a> Checker<'a> {
     }
 
     fn is_changes(&self, name: &str) -> bool {
-        name.strip_suffix(super::checked::CHANGES_SUFFIX).is_some_and(|table| self.is_table(table))
+        name.strip_suffix(millstream_engine::spec::CHANGES_SUFFIX).is_some_and(|table| self.is_table(table))
     }
 
     fn is_table(&self, name: &str) -> bool {

@@ -14,7 +14,6 @@
 //! place. Nothing here looks at the network, and at the disk only to read the file itself.
 
 pub mod check;
-pub mod checked;
 pub mod diagnostics;
 pub mod env_file;
 mod interpolate;
@@ -37,8 +36,8 @@ use millstream_models::ModelConfig;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-pub use checked::Pipeline;
 pub use diagnostics::{Diagnostic, Diagnostics, Severity};
+pub use millstream_engine::spec::Pipeline;
 pub use setting::Setting;
 
 use crate::config::diagnostics::{Problem, Secrets, report};
@@ -55,10 +54,19 @@ pub struct Outside<'a> {
     pub secrets: &'a secrets::Ask<'a>,
 }
 
+/// A pipeline file that was read and checked.
+#[derive(Debug, Clone)]
+pub struct PipelineFile {
+    /// What it says.
+    pub pipeline: Pipeline,
+    /// What is allowed, but probably not meant.
+    pub warnings: Vec<Diagnostic>,
+}
+
 /// A larger file is no pipeline.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
-impl Pipeline {
+impl PipelineFile {
     /// Reads and checks the pipeline file at `path`, with variables from `env`. Paths in it start from its folder.
     ///
     /// # Errors
@@ -67,11 +75,11 @@ impl Pipeline {
         Self::load_with(path, &[], &Outside { env, fetch: &|_| Ok(()), secrets: &|_| Ok(None) })
     }
 
-    /// As [`Pipeline::load`], with values of the command line. `-` is standard input; paths in it start from the
+    /// As [`PipelineFile::load`], with values of the command line. `-` is standard input; paths in it start from the
     /// working directory.
     ///
     /// # Errors
-    /// As [`Pipeline::load`].
+    /// As [`PipelineFile::load`].
     pub fn load_with(path: &Path, settings: &[Setting], outside: &Outside<'_>) -> Result<Self, Diagnostics> {
         let shown = if is_stdin(path) { "<stdin>".to_owned() } else { path.display().to_string() };
         let unreadable =
@@ -102,7 +110,7 @@ impl Pipeline {
     /// [`Outside`]. No secret is asked for.
     ///
     /// # Errors
-    /// As [`Pipeline::load`].
+    /// As [`PipelineFile::load`].
     pub fn parse(
         file: &str,
         text: &str,
@@ -158,7 +166,7 @@ impl Pipeline {
         problems.extend(found);
         let diagnostics = extended.rename(report(file, text, problems, &findings.secrets));
         match pipeline {
-            Some(pipeline) if diagnostics.errors() == 0 => Ok(Self { warnings: diagnostics.0, ..pipeline }),
+            Some(pipeline) if diagnostics.errors() == 0 => Ok(Self { pipeline, warnings: diagnostics.0 }),
             _ => Err(diagnostics),
         }
     }

@@ -10,6 +10,7 @@ use millstream_connectors::format::DecodeConfig;
 use millstream_connectors::sink::SinkConfig;
 use millstream_connectors::source::SourceConfig;
 use millstream_core::{ByteSize, HumanDuration};
+use millstream_engine::spec::{Metadata, Start};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -122,7 +123,7 @@ pub struct RawSinkEntry {
     pub from: OneOrMany,
     /// Where it begins when it is new and its stream holds older records: `earliest` or `latest`. Default: `latest`.
     #[serde(default)]
-    pub start: RawStart,
+    pub start: Start,
     /// What happens to a record that the other side refuses. Default: `dead_letter`.
     #[serde(default)]
     pub on_error: RawOnError,
@@ -207,7 +208,7 @@ pub struct RawTable {
     /// Where it begins when it is new and what it takes rows from holds older records: `earliest` or `latest`. Default:
     /// `latest`.
     #[serde(default)]
-    pub start: RawStart,
+    pub start: Start,
     /// The columns that tell rows apart.
     #[schemars(length(min = 1))]
     pub key: Vec<String>,
@@ -218,17 +219,6 @@ pub struct RawTable {
     /// How many partitions the table has. Default: as many as what it takes rows from.
     #[schemars(range(min = 1, max = 1024))]
     pub partitions: Option<u32>,
-}
-
-/// Where something new begins in a stream that holds older records.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum RawStart {
-    /// With the oldest record that is kept.
-    Earliest,
-    /// With the next record.
-    #[default]
-    Latest,
 }
 
 /// What happens to a record that fails.
@@ -257,22 +247,6 @@ pub enum RawPredictOnError {
     DeadLetter,
     /// `default` is written as the prediction.
     Default,
-}
-
-/// Something known about a record beside its fields, as a column.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Metadata {
-    /// Column `_raw`, bytes: the record as it was received.
-    Raw,
-    /// Column `_origin`, string: what it came from, such as a file's path or a URL.
-    Origin,
-    /// Column `_position`, int: where it began there, such as a byte offset.
-    Position,
-    /// Column `_event`, string: the type of a server-sent event; null of other sources.
-    Event,
-    /// Column `_received_at`, timestamp: when it was read.
-    ReceivedAt,
 }
 
 /// A name, or a list of names.

@@ -8,9 +8,10 @@ mod values;
 
 use serde_json::Value;
 
-use crate::config::diagnostics::{Problem, Secrets, nearest, suggestion};
+use crate::config::diagnostics::{Problem, Secrets, suggestion};
 use crate::config::named::{NAMED_TYPES, SECRETS};
 use crate::config::tree::{Content, Entry, Node, Place};
+use millstream_core::names::nearest;
 use values::{found, kind_name, matches, named_problem, names_of, or, scalar_problem};
 
 /// What the check found.

@@ -8,8 +8,11 @@ use arrow::datatypes::{DataType, SchemaRef};
 use millstream_connectors::sink::SinkConfig;
 use millstream_connectors::source::SourceConfig;
 
-use crate::config::checked::{OnError, Pipeline, TransformKind};
+use crate::config::PipelineFile;
 use crate::config::diagnostics::{Diagnostics, Severity};
+use millstream_engine::spec::{OnError, Pipeline, TransformKind};
+
+mod models;
 
 fn env(name: &str) -> Option<String> {
     let value = match name {
@@ -25,12 +28,12 @@ fn env(name: &str) -> Option<String> {
     Some(value.to_owned())
 }
 
-fn parse(text: &str) -> Result<Pipeline, Diagnostics> {
-    Pipeline::parse("pipeline.yaml", text, Path::new("folder"), &env, &|_| Ok(()))
+fn parse(text: &str) -> Result<PipelineFile, Diagnostics> {
+    PipelineFile::parse("pipeline.yaml", text, Path::new("folder"), &env, &|_| Ok(()))
 }
 
 fn checked(text: &str) -> Pipeline {
-    parse(text).unwrap_or_else(|wrong| panic!("{wrong}"))
+    parse(text).unwrap_or_else(|wrong| panic!("{wrong}")).pipeline
 }
 
 fn columns(schema: &SchemaRef) -> Vec<&str> {
@@ -66,10 +69,10 @@ const NEWS: &str = include_str!("tests/news.yaml");
 
 #[test]
 fn a_whole_file_becomes_a_pipeline_with_every_type_known() {
-    let p = checked(NEWS);
+    let PipelineFile { pipeline: p, warnings } = parse(NEWS).unwrap();
     assert_eq!(&*p.name, "news");
     assert_eq!(p.version.len(), 12);
-    assert!(p.warnings.is_empty(), "{:?}", p.warnings);
+    assert!(warnings.is_empty(), "{warnings:?}");
     assert_eq!(p.settings.max_backlog, 64 << 20);
     let wire = p.source("wire").unwrap();
     assert_eq!(
@@ -86,7 +89,7 @@ fn a_whole_file_becomes_a_pipeline_with_every_type_known() {
     );
     assert_eq!(p.transforms.iter().map(|t| &*t.name).collect::<Vec<_>>(), ["english", "scored"]);
     let TransformKind::Predict(predict) = &p.transforms[1].kind else { panic!() };
-    assert_eq!(predict.input, crate::config::checked::PredictInput::Text(1));
+    assert_eq!(predict.input, millstream_engine::spec::PredictInput::Text(1));
     assert_eq!((predict.output.as_str(), predict.max_in_flight), ("sentiment", 16));
     assert_eq!(p.transforms[1].on_error, OnError::DeadLetter);
     let news = p.table("news").unwrap();
@@ -123,8 +126,8 @@ fn a_models_folder_starts_from_the_folder_of_the_file_and_is_read_before_the_pip
     let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/testdata/transformers");
     let with = |source: &str| NEWS.replace("https://models.example/score", source);
     let base = Path::new(models);
-    let parse = |text: &str| Pipeline::parse("pipeline.yaml", text, base, &env, &|_| Ok(()));
-    let p = parse(&with("./bert-classifier")).unwrap();
+    let parse = |text: &str| PipelineFile::parse("pipeline.yaml", text, base, &env, &|_| Ok(()));
+    let p = parse(&with("./bert-classifier")).unwrap().pipeline;
     let info = &p.model("sentiment").unwrap().info;
     assert_eq!(info.labels, ["negative", "neutral", "positive"].map(Arc::from));
     let error = parse(&with("./nowhere")).unwrap_err().to_string();
@@ -140,7 +143,7 @@ fn a_model_that_is_not_here_may_be_fetched_before_it_is_checked() {
         asked.borrow_mut().push(model.source.clone());
         Err(millstream_core::Error::retry("the hub is away"))
     };
-    let error = Pipeline::parse("pipeline.yaml", NEWS, Path::new(""), &env, &fetch).unwrap_err().to_string();
+    let error = PipelineFile::parse("pipeline.yaml", NEWS, Path::new(""), &env, &fetch).unwrap_err().to_string();
     assert!(error.contains("the hub is away"), "{error}");
     assert_eq!(*asked.borrow(), ["https://models.example/score"]);
 }
@@ -188,7 +191,7 @@ fn a_password_inside_an_address_is_in_no_message() {
 fn a_new_password_is_no_new_version_but_a_new_setting_is() {
     let version = |text: &str, password: &str| {
         let env = |name: &str| if name == "AMQP" { Some(format!("amqp://u:{password}@h/")) } else { env(name) };
-        Pipeline::parse("f", text, Path::new(""), &env, &|_| Ok(())).unwrap().version
+        PipelineFile::parse("f", text, Path::new(""), &env, &|_| Ok(())).unwrap().pipeline.version
     };
     let first = version(NEWS, "one");
     assert_eq!(first, version(NEWS, "two"));
@@ -219,12 +222,13 @@ fn an_alias_bomb_is_refused() {
 
 #[test]
 fn what_nothing_reads_is_a_warning() {
-    let p = checked(
+    let file = parse(
         "pipeline: p\nsources:\n  s: { type: http, schema: { a: int } }\ntransforms:\n  t: { sql: SELECT * FROM s }\n",
     );
-    assert_eq!(p.warnings.len(), 1);
-    assert_eq!((p.warnings[0].severity, p.warnings[0].line), (Severity::Warning, 5));
-    assert_eq!(p.warnings[0].message, "nothing reads the transform `t`");
+    let warnings = file.unwrap().warnings;
+    assert_eq!(warnings.len(), 1);
+    assert_eq!((warnings[0].severity, warnings[0].line), (Severity::Warning, 5));
+    assert_eq!(warnings[0].message, "nothing reads the transform `t`");
 }
 
 #[test]
@@ -242,7 +246,7 @@ fn diagnostics_are_json_too() {
 fn a_file_that_can_not_be_read_is_one_diagnostic() {
     let folder = tempfile::tempdir().unwrap();
     let none = |_: &str| None;
-    let load = |path: &Path| Pipeline::load(path, &none).unwrap_err().0.remove(0).message;
+    let load = |path: &Path| PipelineFile::load(path, &none).unwrap_err().0.remove(0).message;
     assert_eq!(load(&folder.path().join("none.yaml")), "there is no such file");
     assert_eq!(load(folder.path()), "this is a folder");
     let latin = folder.path().join("latin.yaml");
@@ -302,9 +306,9 @@ fn every_example_is_a_valid_pipeline() {
     assert!(files.len() >= 3);
     let wrong: Vec<String> = files
         .iter()
-        .filter_map(|file| match Pipeline::load(file, &|_| None) {
-            Ok(pipeline) if pipeline.warnings.is_empty() => None,
-            Ok(pipeline) => Some(Diagnostics(pipeline.warnings).to_string()),
+        .filter_map(|file| match PipelineFile::load(file, &|_| None) {
+            Ok(file) if file.warnings.is_empty() => None,
+            Ok(file) => Some(Diagnostics(file.warnings).to_string()),
             Err(wrong) => Some(wrong.to_string()),
         })
         .collect();
@@ -357,8 +361,8 @@ tables:
 
 #[test]
 fn a_model_that_only_answers_for_another_is_used() {
-    let pipeline = checked(&with_fallback("linear"));
-    assert!(pipeline.warnings.is_empty(), "{:?}", pipeline.warnings);
+    let PipelineFile { pipeline, warnings } = parse(&with_fallback("linear")).unwrap();
+    assert!(warnings.is_empty(), "{warnings:?}");
     let scored = pipeline.transforms.iter().find(|t| &*t.name == "scored").unwrap();
     let TransformKind::Predict(spec) = &scored.kind else { panic!("{:?}", scored.kind) };
     assert!(spec.uses_model("tone") && spec.uses_model("linear") && !spec.uses_model("vector"));

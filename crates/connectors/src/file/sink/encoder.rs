@@ -16,7 +16,7 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 
 use super::super::sink_config::FileFormat;
-use crate::format::{CsvEncoder, write_json_lines};
+use crate::format::CsvEncoder;
 
 /// A row group is held in memory until it is written.
 const ROW_GROUP_BYTES_MAX: usize = 16 << 20;
@@ -61,7 +61,7 @@ impl Encoder {
         match self {
             Self::Lines { out, bytes, text } => {
                 text.clear();
-                write_json_lines(batch, text)?;
+                millstream_core::json::write_lines(batch, text)?;
                 out.write_all(text)?;
                 *bytes += text.len() as u64;
             }

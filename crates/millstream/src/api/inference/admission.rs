@@ -18,9 +18,9 @@ use tokio::time::timeout;
 use super::refusal::{Reason, Refusal};
 use super::{Inference, Limits};
 use crate::api::bodies::{self, Unread};
-use crate::config::checked::RetrySpec;
-use crate::pipeline::room::Share;
-use crate::pipeline::scorer::{self, Asking, Keep, Scorer};
+use millstream_engine::room::Share;
+use millstream_engine::scorer::{self, Asking, Keep, Scorer};
+use millstream_engine::spec::RetrySpec;
 
 /// Bytes of bodies that may be held at once.
 const BODY_BYTES_IN_ALL: usize = 128 << 20;

@@ -30,10 +30,10 @@ use axum::routing::{get, post};
 use millstream_models::Task;
 use tokio::sync::Semaphore;
 
-use crate::pipeline::room::Room;
-use crate::pipeline::scorer::Scorer;
 #[cfg(fuzzing)]
 pub use fuzz::read_every_protocol;
+use millstream_engine::room::Room;
+use millstream_engine::scorer::Scorer;
 use refusal::Refusal;
 
 /// Loaded models by name.

@@ -9,10 +9,10 @@ use millstream_storage::table::can_hold;
 
 use super::sources::resolved;
 use super::{Checker, Kind, type_name};
-use crate::config::checked::{CHANGES_SUFFIX, SinkSpec, TableSpec};
 use crate::config::diagnostics::suggestion;
 use crate::config::raw::{RawSink, RawTable};
 use crate::config::tree::{Entry, Node, Place};
+use millstream_engine::spec::{CHANGES_SUFFIX, SinkSpec, TableSpec};
 
 impl<'a> Checker<'a> {
     pub(super) fn tables(&mut self) -> Vec<TableSpec> {

@@ -4,10 +4,10 @@ use arrow::datatypes::{DataType, SchemaRef};
 use millstream_models::{Column, ColumnKind, Reads};
 
 use super::{Checker, type_name};
-use crate::config::checked::{ModelSpec, PredictInput};
 use crate::config::diagnostics::suggestion;
 use crate::config::raw::RawPredictInput;
 use crate::config::tree::Node;
+use millstream_engine::spec::{ModelSpec, PredictInput};
 
 impl Checker<'_> {
     /// The columns that `input`, written at `node`, names; a problem where the model can't take them.

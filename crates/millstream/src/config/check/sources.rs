@@ -3,16 +3,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef};
+use arrow::datatypes::{Field as ArrowField, Schema, SchemaRef};
 use millstream_connectors::format;
 use millstream_connectors::source::SourceConfig;
 use millstream_core::schema::timestamp_type;
 use millstream_core::{Field, FieldType, StreamSchema};
 
 use super::{Checker, formats, retention_spec, type_name};
-use crate::config::checked::{Metadata, SourceSpec};
 use crate::config::raw::{self, RawRetention, RawSource, RawSourceEntry};
 use crate::config::tree::{Content, Entry, Node};
+use millstream_engine::spec::{Metadata, SourceSpec};
 
 impl<'a> Checker<'a> {
     pub(super) fn sources(&mut self, retention: &RawRetention) -> Vec<SourceSpec> {
@@ -173,19 +173,6 @@ impl<'a> Checker<'a> {
             return None;
         }
         Some(index)
-    }
-}
-
-impl Metadata {
-    /// The column.
-    pub fn field(self) -> ArrowField {
-        match self {
-            Self::Raw => ArrowField::new("_raw", DataType::Binary, false),
-            Self::Origin => ArrowField::new("_origin", DataType::Utf8, true),
-            Self::Position => ArrowField::new("_position", DataType::Int64, true),
-            Self::Event => ArrowField::new("_event", DataType::Utf8, true),
-            Self::ReceivedAt => ArrowField::new("_received_at", timestamp_type(), false),
-        }
     }
 }
 

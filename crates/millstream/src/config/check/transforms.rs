@@ -9,12 +9,12 @@ use millstream_sql::{SqlError, SqlTransform};
 use serde_json::Value;
 
 use super::{Checker, Kind};
-use crate::config::checked::{ModelSpec, OnError, PredictSpec, RetrySpec, TransformKind, TransformSpec};
 use crate::config::diagnostics::{Problem, suggestion};
 use crate::config::interpolate::position_in;
 use crate::config::raw::{self, RawPredict, RawPredictOnError, RawTransform};
 use crate::config::traps::comment_behind;
 use crate::config::tree::{Content, Entry, LineIndex, Node, Place};
+use millstream_engine::spec::{ModelSpec, OnError, PredictSpec, RetrySpec, TransformKind, TransformSpec};
 
 /// A transform that is well-formed by itself.
 struct Candidate<'a> {

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use crate::config::diagnostics::nearest;
 use crate::config::named::{NAMED_TYPES, SECRET};
 use crate::config::tree::{Content, Node, Scalar};
+use millstream_core::names::nearest;
 
 /// What is wrong, and what to do about it.
 pub(super) type Wrong = Option<(String, Option<String>)>;

@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use super::Inference;
 use super::admission::{all_good, answered};
 use super::refusal::Refusal;
-use crate::blocking::with_bytes;
-use crate::pipeline::scorer::Scorer;
+use millstream_core::blocking::with_bytes;
+use millstream_engine::scorer::Scorer;
 
 /// Where the JSON of a body ends and binary tensors begin.
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");

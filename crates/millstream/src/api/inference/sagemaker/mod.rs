@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use super::admission::answered;
 use super::refusal::Refusal;
 use super::{Inference, model_of_query};
-use crate::blocking::with_bytes;
+use millstream_core::blocking::with_bytes;
 
 /// What a client tells the container beside the body, and the container the client.
 const CUSTOM_ATTRIBUTES: HeaderName = HeaderName::from_static("x-amzn-sagemaker-custom-attributes");

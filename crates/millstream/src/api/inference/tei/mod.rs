@@ -17,7 +17,7 @@ use serde_json::json;
 use super::admission::{Receipt, all_good, answered};
 use super::refusal::{Reason, Refusal};
 use super::{Inference, model_of_query};
-use crate::blocking::with_bytes;
+use millstream_core::blocking::with_bytes;
 
 /// A refusal as this API says it.
 #[derive(Debug)]

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::*;
-use crate::config::checked::{Pipeline, TransformKind};
+use crate::config::PipelineFile;
+use millstream_engine::spec::{Pipeline, TransformKind};
 
 /// `columns.onnx` names its four columns; `spend` names those of a graph with one input of three; `forest` has no names.
 fn parse(predict: &str) -> Result<Pipeline, String> {
@@ -26,7 +27,8 @@ sinks:
 "
     );
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/testdata/onnx");
-    Pipeline::parse("pipeline.yaml", &yaml, &folder, &|_| None, &|_| Ok(())).map_err(|wrong| wrong.to_string())
+    let file = PipelineFile::parse("pipeline.yaml", &yaml, &folder, &|_| None, &|_| Ok(()));
+    file.map(|file| file.pipeline).map_err(|wrong| wrong.to_string())
 }
 
 fn input(predict: &str) -> PredictInput {

@@ -1,0 +1,360 @@
+//! From a source into its log: decode, partition, append, and only then acknowledge.
+//!
+//! The rows of a batch, the dead letters of the records that did not decode, and the source's new cursor go into the log
+//! in one atomic append. So a crash repeats nothing that the source can replay, and loses nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::time::Duration;
+
+use arrow::array::{
+    ArrayRef, AsArray, BinaryBuilder, Int64Array, RecordBatch, RecordBatchOptions, StringArray,
+    TimestampMicrosecondArray,
+};
+use arrow::datatypes::TimestampMicrosecondType;
+use millstream_core::{
+    Clock, CursorDelta, DeadLetter, Decoded, Decoder, Error, RawBatch, Result, RowFailure, Source, SourceRead, Stage,
+};
+use millstream_storage::log::{Append, Chunk};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::disk_room::DiskRoom;
+use crate::health::{ComponentHealth, ComponentKind, Part};
+use crate::metrics::Metrics;
+use crate::progress::Progress;
+use crate::spec::{Metadata, OnError, SourceSpec};
+use crate::streams::Stream;
+use crate::tally::Fate;
+
+/// How often a disk that is short is looked at again.
+const LOOK_FOR_ROOM: Duration = Duration::from_secs(1);
+/// First and longest pause after a failed read.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+
+/// The way into one source's log, shared by the source's own loop, the HTTP endpoint and redrives.
+pub struct Ingest {
+    /// The source, as checked.
+    pub spec: Arc<SourceSpec>,
+    /// Its log.
+    pub stream: Stream,
+    /// Bytes to rows.
+    pub decoder: Arc<dyn Decoder>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    progress: Arc<Progress>,
+    health: ComponentHealth,
+    pipeline_version: Arc<str>,
+    backlog_max: u64,
+    disk: Arc<DiskRoom>,
+    turn: AtomicU32,
+    event_time_max_us: AtomicI64,
+}
+
+/// A decoded batch, ready to be appended.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Chunks of the good rows.
+    pub chunks: Vec<Chunk>,
+    /// Records that failed.
+    pub failures: Vec<RowFailure>,
+    /// Good rows.
+    pub rows: usize,
+}
+
+impl Ingest {
+    /// The way into `stream`.
+    pub fn new(
+        spec: Arc<SourceSpec>,
+        stream: Stream,
+        decoder: Arc<dyn Decoder>,
+        context: &super::task::TaskContext,
+        backlog_max: u64,
+        disk: Arc<DiskRoom>,
+    ) -> Self {
+        let health = context.health.of(ComponentKind::Source, &spec.name, &context.clock);
+        Self {
+            health,
+            spec,
+            stream,
+            decoder,
+            clock: context.clock.clone(),
+            metrics: context.metrics.clone(),
+            progress: context.progress.clone(),
+            pipeline_version: context.pipeline_version.clone(),
+            backlog_max,
+            disk,
+            turn: AtomicU32::new(0),
+            event_time_max_us: AtomicI64::new(i64::MIN),
+        }
+    }
+
+    /// Decodes a batch and cuts it into chunks by partition key.
+    pub fn prepare(&self, raw: &RawBatch) -> Result<Prepared> {
+        let now_us = self.clock.now_us();
+        let decoded = self.decoder.decode(raw);
+        let batch = with_metadata(&self.spec, &decoded, raw, now_us)?;
+        // Without a key, whole batches go to the partitions in turn.
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let chunks = self.stream.chunks(&batch, turn, None, now_us)?;
+        self.observe(&batch, now_us);
+        let rows = batch.num_rows();
+        let name = &self.spec.name;
+        self.metrics.received_bytes(name, raw.spans.iter().map(std::ops::Range::len).sum());
+        self.metrics.received("source", name, raw.len());
+        self.metrics.sent("source", name, rows);
+        Ok(Prepared { chunks, failures: decoded.failures, rows })
+    }
+
+    /// Decodes a batch into chunks of its rows and of its dead letters.
+    fn chunks(&self, raw: &RawBatch) -> Result<Vec<Chunk>> {
+        let mut prepared = self.prepare(raw)?;
+        let letters = self.put_aside(raw, &prepared.failures)?;
+        prepared.chunks.extend(self.stream.dead_letters_chunk(&letters, self.clock.now_us())?);
+        Ok(prepared.chunks)
+    }
+
+    /// Appends what was prepared.
+    pub async fn append(&self, chunks: Vec<Chunk>, cursor: CursorDelta) -> Result<()> {
+        if chunks.is_empty() && cursor.is_empty() {
+            return Ok(());
+        }
+        let append = Append { producer: self.spec.name.clone(), sequence: None, cursor, chunks };
+        self.stream
+            .log
+            .append(append)
+            .await
+            .map(drop)
+            .map_err(|e| e.context(format!("store records of {}", self.spec.name)))
+    }
+
+    /// True where the tasks are so far behind that no more should be taken in.
+    pub fn is_full(&self) -> bool {
+        let log = &self.stream.log;
+        let held_back = self.progress.readers().iter().filter(|r| r.holds_back && r.stream == *self.stream.name());
+        let behind: u64 = held_back
+            .map(|r| (0..r.partitions()).map(|p| log.bytes_behind(p, r.offset(p))).sum::<u64>())
+            .max()
+            .unwrap_or(0);
+        behind > self.backlog_max
+    }
+
+    /// Why nothing more should be taken in for want of room on the disk. What a source waits for is said of `part`.
+    pub fn disk_shortage(&self, part: &Part) -> Option<String> {
+        let shortage = self.disk.shortage()?;
+        part.waits(&shortage);
+        Some(shortage)
+    }
+
+    /// A part of this source's state.
+    pub fn part(&self) -> Part {
+        self.health.part()
+    }
+
+    /// Waits until there is room: behind the tasks, and on the disk.
+    async fn room(&self, part: &Part) {
+        loop {
+            while self.is_full() {
+                self.progress.moved().await;
+            }
+            if self.disk_shortage(part).is_none() {
+                return;
+            }
+            tokio::time::sleep(LOOK_FOR_ROOM).await;
+        }
+    }
+
+    /// Dead letters for records that did not decode, as `on_error` says.
+    fn put_aside(&self, raw: &RawBatch, failures: &[RowFailure]) -> Result<Vec<DeadLetter>> {
+        match (self.spec.on_error, failures.first()) {
+            (_, None) => Ok(Vec::new()),
+            (OnError::Fail, Some(first)) => Err(Error::input(format!(
+                "{}: record at {}: {} (on_error: fail)",
+                self.spec.name,
+                place(raw, first.row),
+                first.failure.message
+            ))),
+            (OnError::Skip, Some(_)) => {
+                self.failed(failures, Fate::Skipped);
+                Ok(Vec::new())
+            }
+            (OnError::DeadLetter | OnError::Default, Some(_)) => {
+                self.failed(failures, Fate::DeadLetter);
+                Ok(failures.iter().map(|f| self.letter(raw, f)).collect())
+            }
+        }
+    }
+
+    /// Counts records that did not decode.
+    pub fn failed(&self, failures: &[RowFailure], fate: Fate) {
+        self.metrics.failed("source", Stage::Decode, &self.spec.name, failures, fate);
+    }
+
+    /// The dead letter of one record that did not decode.
+    pub fn letter(&self, raw: &RawBatch, failure: &RowFailure) -> DeadLetter {
+        let record = failure.row as usize;
+        DeadLetter {
+            stage: Stage::Decode,
+            component: self.spec.name.to_string(),
+            kind: failure.failure.kind.as_str().into(),
+            message: failure.failure.message.clone(),
+            raw: raw.data.slice(raw.spans[record].clone()),
+            origin: (!raw.origin.is_empty()).then(|| raw.origin.to_string()),
+            position: raw.positions.get(record).copied(),
+            header: raw.header.clone(),
+            partition: None,
+            offset: None,
+            event_time_us: None,
+            failed_at_us: self.clock.now_us(),
+            attempts: 1,
+            pipeline_version: self.pipeline_version.to_string(),
+            model_version: None,
+        }
+    }
+
+    fn observe(&self, batch: &RecordBatch, now_us: i64) {
+        let Some(column) = self.spec.event_time else { return };
+        let newest = arrow::compute::max(batch.column(column).as_primitive::<TimestampMicrosecondType>());
+        let Some(newest) = newest else { return };
+        let seen = self.event_time_max_us.fetch_max(newest, Ordering::Relaxed).max(newest);
+        let seconds = |us: i64| us as f64 / 1e6;
+        let lag = seconds(now_us.saturating_sub(seen));
+        self.metrics.source_lag(&self.spec.name, lag, lag + self.spec.watermark.as_secs_f64());
+    }
+
+    /// Reads the source until it is at its end or the pipeline stops. While one batch is being made durable, the next is
+    /// read and decoded, but not yet appended.
+    ///
+    /// A failed read is tried again for as long as the error says that this may help.
+    pub async fn pull(self: Arc<Self>, mut source: Box<dyn Source>, stop: CancellationToken) -> Result<()> {
+        let name = self.spec.name.clone();
+        let mut pause = RETRY_PAUSE.0;
+        let mut storing = Storing::default();
+        let part = self.health.part();
+        loop {
+            let read = tokio::select! {
+                biased;
+                () = stop.cancelled() => return storing.finish().await,
+                failed = storing.failed() => return Err(failed),
+                read = async { self.room(&part).await; source.next().await } => read,
+            };
+            match read {
+                Ok(SourceRead::Batch(batch)) => {
+                    pause = RETRY_PAUSE.0;
+                    part.works();
+                    self.progress.set_source_at_end(&name, false);
+                    let chunks = self.chunks(&batch.raw)?;
+                    storing.finish().await?;
+                    storing.start(self.clone(), chunks, batch.cursor, batch.ack);
+                }
+                Ok(SourceRead::Idle) => {
+                    part.works();
+                    storing.finish().await?;
+                    self.progress.set_source_at_end(&name, true);
+                }
+                Ok(SourceRead::Finished) => {
+                    storing.finish().await?;
+                    self.progress.set_source_at_end(&name, true);
+                    self.health.finished();
+                    return Ok(());
+                }
+                Err(e) if e.is_retry() => {
+                    part.waits(&e.to_string());
+                    tokio::select! {
+                        () = stop.cancelled() => return storing.finish().await,
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                    pause = (pause * 2).min(RETRY_PAUSE.1);
+                }
+                Err(e) => return storing.finish().await.and(Err(e.context(format!("source {name}")))),
+            }
+        }
+    }
+}
+
+/// The one append of a source that may be under way. Appends are started one after another, so their order, and that
+/// of the cursors in them, is that of the source.
+#[derive(Default)]
+struct Storing(Option<JoinHandle<Result<()>>>);
+
+impl Storing {
+    /// Appends chunks and cursor, then acknowledges them. The one before must have been finished.
+    fn start(
+        &mut self,
+        ingest: Arc<Ingest>,
+        chunks: Vec<Chunk>,
+        cursor: CursorDelta,
+        ack: Option<oneshot::Sender<()>>,
+    ) {
+        self.0 = Some(tokio::spawn(async move {
+            ingest.append(chunks, cursor).await?;
+            // Nobody waiting is fine: the cursor alone is the acknowledgement of most sources.
+            ack.map(|ack| ack.send(()));
+            Ok(())
+        }));
+    }
+
+    /// Waits until what was started is durable.
+    async fn finish(&mut self) -> Result<()> {
+        let Some(append) = &mut self.0 else { return Ok(()) };
+        let done = append.await;
+        self.0 = None;
+        done.map_err(|e| Error::bug(format!("an append of a source ended: {e}")))?
+    }
+
+    /// Waits for a failure only.
+    async fn failed(&mut self) -> Error {
+        match self.finish().await {
+            Ok(()) => std::future::pending().await,
+            Err(e) => e,
+        }
+    }
+}
+
+impl std::fmt::Debug for Ingest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Ingest({})", self.spec.name)
+    }
+}
+
+fn place(raw: &RawBatch, record: u32) -> String {
+    match raw.positions.get(record as usize) {
+        Some(position) => format!("{} byte {position}", raw.origin),
+        None => format!("{} number {record} of its batch", raw.origin),
+    }
+}
+
+/// The decoded columns and those that `metadata:` asks for.
+pub(super) fn with_metadata(spec: &SourceSpec, decoded: &Decoded, raw: &RawBatch, now_us: i64) -> Result<RecordBatch> {
+    if spec.metadata.is_empty() {
+        return Ok(decoded.batch.clone());
+    }
+    let mut columns = decoded.batch.columns().to_vec();
+    columns.extend(spec.metadata.iter().map(|metadata| metadata_column(*metadata, decoded, raw, now_us)));
+    let rows = RecordBatchOptions::new().with_row_count(Some(decoded.batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(spec.schema.clone(), columns, &rows)?)
+}
+
+fn metadata_column(metadata: Metadata, decoded: &Decoded, raw: &RawBatch, now_us: i64) -> ArrayRef {
+    let rows = decoded.batch.num_rows();
+    match metadata {
+        Metadata::Raw => {
+            let mut values = BinaryBuilder::new();
+            decoded.record.iter().for_each(|&record| values.append_value(raw.record(record as usize)));
+            Arc::new(values.finish())
+        }
+        Metadata::Origin => Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&*raw.origin, rows))),
+        Metadata::Position => {
+            let position = |&record: &u32| raw.positions.get(record as usize).map(|&p| p as i64);
+            Arc::new(decoded.record.iter().map(position).collect::<Int64Array>())
+        }
+        Metadata::Event => {
+            let event = |&record: &u32| raw.events.get(record as usize).map(|event| &**event);
+            Arc::new(decoded.record.iter().map(event).collect::<StringArray>())
+        }
+        Metadata::ReceivedAt => Arc::new(TimestampMicrosecondArray::from_value(now_us, rows).with_timezone("UTC")),
+    }
+}

@@ -1,0 +1,108 @@
+//! Running a pipeline again from a point in its logs, into its own tables or into another one.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use millstream_core::{Error, Result};
+
+use crate::plan::{Plan, StagePlan};
+use crate::spec::{Pipeline, TransformKind};
+use crate::streams::Streams;
+
+/// What to run again.
+#[derive(Debug, Clone)]
+pub struct Replay {
+    /// Only this source; none: all.
+    pub source: Option<Arc<str>>,
+    /// Where to begin.
+    pub from: From,
+    /// Only the table of that name.
+    pub table: Option<Arc<str>>,
+    /// With `table`: its rows go into a new table called so.
+    pub into: Option<Arc<str>>,
+}
+
+/// A point in a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// The oldest record that is kept.
+    Earliest,
+    /// An offset, in every partition.
+    Offset(u64),
+    /// The first record that was stored at or after this moment, milliseconds since the epoch.
+    Time(i64),
+    /// Where each task is; one without a state begins with the oldest record. Sources are not read.
+    Kept,
+}
+
+impl Replay {
+    /// The plan: the pipeline's own, or only what feeds the one table.
+    pub fn plan(&self, pipeline: &Pipeline) -> Result<Plan> {
+        if let Some(source) = &self.source
+            && !pipeline.sources.iter().any(|s| s.name == *source)
+        {
+            return Err(Error::config(format!("the pipeline has no source `{source}`")));
+        }
+        let Some(table) = &self.table else { return Plan::new(pipeline) };
+        if let Some(new_name) = self.into.as_ref().filter(|name| pipeline.table(name).is_some()) {
+            return Err(Error::config(format!("`{new_name}` is a table of the pipeline: name one that is not")));
+        }
+        let mut only = pipeline.clone();
+        only.sinks.clear();
+        only.tables.retain(|t| t.name == *table);
+        let Some(spec) = only.tables.first_mut() else {
+            let known = pipeline.tables.iter().map(|t| format!("`{}`", t.name)).collect::<Vec<_>>().join(", ");
+            return Err(Error::config(format!("the pipeline has no table `{table}`; it has {known}")));
+        };
+        if let Some(new_name) = &self.into {
+            spec.name = new_name.clone();
+        }
+        let needed = ancestors(pipeline, &spec.from.clone());
+        only.transforms.retain(|t| needed.contains(&t.name));
+        only.sources.retain(|s| needed.contains(&s.name));
+        let mut plan = Plan::new(&only)?;
+        let Some(new_name) = &self.into else { return Ok(plan) };
+        for stage in plan.stages.iter_mut().filter(|s| pipeline.sources.iter().any(|source| source.name == s.id)) {
+            stage.id = format!("{}@{new_name}", stage.id).into();
+        }
+        Ok(plan)
+    }
+
+    /// True where one table is filled, beside everything else that its stage has done.
+    pub fn fills(&self) -> bool {
+        self.table.is_some() && self.into.is_none()
+    }
+
+    /// Where a task begins; none for stages that read no source.
+    pub fn offset(&self, stage: &StagePlan, partition: u32, streams: &Streams) -> Result<Option<u64>> {
+        if self.source.as_ref().is_some_and(|source| *source != stage.input) {
+            return Ok(None);
+        }
+        let Some(stream) = streams.get(&stage.input).filter(|s| s.plan.kind == super::plan::StreamKind::Source) else {
+            return Ok(None);
+        };
+        let (start, end) = (stream.log.start_offset(partition), stream.log.end_offset(partition));
+        let offset = match self.from {
+            From::Kept => return Ok(None),
+            From::Earliest => start,
+            From::Offset(offset) => offset,
+            From::Time(time_ms) => stream.log.offset_at(partition, time_ms)?,
+        };
+        Ok(Some(offset.clamp(start, end)))
+    }
+}
+
+fn ancestors(pipeline: &Pipeline, from: &[Arc<str>]) -> BTreeSet<Arc<str>> {
+    let mut needed: BTreeSet<Arc<str>> = from.iter().cloned().collect();
+    // Transforms are in topological order, so one pass from the end finds them all.
+    for transform in pipeline.transforms.iter().rev() {
+        if !needed.contains(&transform.name) {
+            continue;
+        }
+        match &transform.kind {
+            TransformKind::Sql(sql) => needed.extend(sql.inputs().iter().map(|i| Arc::from(i.as_str()))),
+            TransformKind::Predict(spec) => drop(needed.insert(spec.from.clone())),
+        }
+    }
+    needed
+}

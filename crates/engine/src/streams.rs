@@ -1,0 +1,272 @@
+//! The open logs of a pipeline, with the schemas of what is in them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, RecordBatch, UInt32Array, new_null_array};
+use arrow::compute::{CastOptions, cast_with_options, concat_batches, take_record_batch};
+use arrow::datatypes::SchemaRef;
+use millstream_core::partition::partition_rows;
+use millstream_core::{DeadLetter, Error, Result};
+use millstream_storage::codec::{SchemaStore, decode_batch, encode_batch};
+use millstream_storage::log::{Chunk, DEAD_LETTERS, LogChunk, StreamLog};
+
+use crate::plan::{StreamKind, StreamPlan};
+
+/// An open log and what the plan says about it.
+#[derive(Clone)]
+pub struct Stream {
+    /// The plan.
+    pub plan: Arc<StreamPlan>,
+    /// The log.
+    pub log: StreamLog,
+    schemas: Arc<SchemaStore>,
+    schema_id: u64,
+    dead_letter_schema_id: u64,
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Stream({})", self.plan.name)
+    }
+}
+
+/// All open logs, by name.
+pub type Streams = BTreeMap<Arc<str>, Stream>;
+
+/// Rows of one chunk, decoded.
+#[derive(Debug, Clone)]
+pub struct StreamBatch {
+    /// Partition.
+    pub partition: u32,
+    /// Offset of the first row.
+    pub base_offset: u64,
+    /// When it was appended, milliseconds since the epoch.
+    pub append_time_ms: i64,
+    /// The newest event time (or else ingestion time) in it, microseconds since the epoch.
+    pub event_time_max_us: Option<i64>,
+    /// The step or sink that the rows are for, where they were redriven; none: everyone.
+    pub target: Option<Arc<str>>,
+    /// Which attempt at these rows it is: 1 unless they were redriven.
+    pub attempt: u32,
+    /// The rows.
+    pub batch: RecordBatch,
+}
+
+impl StreamBatch {
+    /// The offset behind the last row.
+    pub fn end_offset(&self) -> u64 {
+        self.base_offset + self.batch.num_rows() as u64
+    }
+
+    /// One batch from neighbours in the same schema.
+    ///
+    /// # Errors
+    /// `Bug` for none.
+    pub fn join(batches: Vec<Self>) -> Result<Self> {
+        let mut rest = batches.iter();
+        let mut joined = rest.next().cloned().ok_or_else(|| Error::bug("nothing to join"))?;
+        if batches.len() > 1 {
+            joined.batch = concat_batches(&batches[0].batch.schema(), batches.iter().map(|b| &b.batch))?;
+            joined.event_time_max_us = batches.iter().filter_map(|b| b.event_time_max_us).max();
+        }
+        Ok(joined)
+    }
+
+    /// The rows with the columns of `schema`, for records that an earlier pipeline file wrote: columns by name, cast
+    /// where the type changed, null where absent.
+    ///
+    /// # Errors
+    /// `Config` where the new schema requires what the stored records do not have.
+    pub fn conform(mut self, schema: &SchemaRef) -> Result<Self> {
+        if self.batch.schema_ref().fields() == schema.fields() {
+            return Ok(self);
+        }
+        let columns = schema.fields().iter().map(|field| {
+            let wrong = |why: String| {
+                Error::config(format!(
+                    "records from partition {} offset {} were written with an earlier schema: column `{}` {why}. \
+                     Make it optional (`?`), or start with another data folder",
+                    self.partition,
+                    self.base_offset,
+                    field.name()
+                ))
+            };
+            let column = match self.batch.column_by_name(field.name()) {
+                Some(column) if column.data_type() == field.data_type() => column.clone(),
+                Some(column) => {
+                    cast_with_options(column, field.data_type(), &CastOptions { safe: false, ..Default::default() })
+                        .map_err(|e| wrong(format!("does not convert: {e}")))?
+                }
+                None => new_null_array(field.data_type(), self.batch.num_rows()),
+            };
+            if !field.is_nullable() && column.null_count() > 0 {
+                return Err(wrong("is absent there but now required".into()));
+            }
+            Ok(column)
+        });
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        self.batch = RecordBatch::try_new(schema.clone(), columns)?;
+        Ok(self)
+    }
+
+    /// Drops rows from `offset` on; none where nothing is left.
+    pub fn before_offset(mut self, offset: u64) -> Option<Self> {
+        let rows = offset.saturating_sub(self.base_offset).min(self.batch.num_rows() as u64) as usize;
+        self.batch = self.batch.slice(0, rows);
+        (rows > 0).then_some(self)
+    }
+
+    /// Its rows as two batches, or one where it has no two.
+    pub fn halves(self) -> impl DoubleEndedIterator<Item = Self> {
+        let middle = self.base_offset + self.batch.num_rows() as u64 / 2;
+        [self.clone().before_offset(middle), Some(self.from_offset(middle))].into_iter().flatten()
+    }
+
+    /// Drops rows below `offset`.
+    #[must_use]
+    pub fn from_offset(mut self, offset: u64) -> Self {
+        if offset > self.base_offset {
+            let skip = ((offset - self.base_offset) as usize).min(self.batch.num_rows());
+            self.batch = self.batch.slice(skip, self.batch.num_rows() - skip);
+            self.base_offset = offset;
+        }
+        self
+    }
+}
+
+impl Stream {
+    /// Binds an open log to its plan.
+    pub fn new(plan: StreamPlan, log: StreamLog, schemas: Arc<SchemaStore>) -> Result<Self> {
+        let schema_id = schemas.register(&plan.schema)?;
+        let dead_letter_schema_id = schemas.register(&DeadLetter::schema())?;
+        Ok(Self { plan: Arc::new(plan), log, schemas, schema_id, dead_letter_schema_id })
+    }
+
+    /// The name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.plan.name
+    }
+
+    /// Rows as chunks, one per partition that gets any. `from_partition` is where the rows come from, for streams
+    /// without a key.
+    pub fn chunks(
+        &self,
+        batch: &RecordBatch,
+        from_partition: u32,
+        target: Option<&Arc<str>>,
+        now_us: i64,
+    ) -> Result<Vec<Chunk>> {
+        if batch.num_rows() == 0 {
+            return Ok(Vec::new());
+        }
+        let partitions = self.plan.partitions;
+        let stays = target.is_some() || self.plan.key.is_empty() || partitions == 1;
+        if stays {
+            return Ok(vec![self.chunk(batch, from_partition % partitions, target, now_us)?]);
+        }
+        let of_row = partition_rows(batch, &self.plan.key, partitions, from_partition)?;
+        let mut rows: Vec<Vec<u32>> = vec![Vec::new(); partitions as usize];
+        for (row, &partition) in of_row.iter().enumerate() {
+            rows[partition as usize].push(row as u32);
+        }
+        let mut chunks = Vec::new();
+        for (partition, rows) in rows.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
+            let part = if rows.len() == batch.num_rows() {
+                batch.clone()
+            } else {
+                take_record_batch(batch, &UInt32Array::from(rows))?
+            };
+            chunks.push(self.chunk(&part, partition as u32, target, now_us)?);
+        }
+        Ok(chunks)
+    }
+
+    fn chunk(&self, batch: &RecordBatch, partition: u32, target: Option<&Arc<str>>, now_us: i64) -> Result<Chunk> {
+        // A redriven row has the schema of the step it goes to, not that of the stream.
+        let schema = match target {
+            Some(_) => self.schemas.register(&batch.schema())?,
+            None => self.schema_id,
+        };
+        let event_time = self.plan.event_time.filter(|_| target.is_none()).and_then(|c| max_timestamp(batch, c));
+        Ok(Chunk {
+            partition,
+            count: batch.num_rows() as u32,
+            event_time_max_us: Some(event_time.unwrap_or(now_us)),
+            target: target.cloned(),
+            schema,
+            payload: encode_batch(batch)?,
+        })
+    }
+
+    /// Dead letters as a chunk of this stream.
+    pub fn dead_letters_chunk(&self, letters: &[DeadLetter], now_us: i64) -> Result<Option<Chunk>> {
+        if letters.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Chunk {
+            partition: DEAD_LETTERS,
+            count: letters.len() as u32,
+            event_time_max_us: Some(now_us),
+            target: None,
+            schema: self.dead_letter_schema_id,
+            payload: encode_batch(&DeadLetter::to_batch(letters)?)?,
+        }))
+    }
+
+    /// Decodes what was read from the log.
+    pub fn decode(&self, chunk: LogChunk) -> Result<StreamBatch> {
+        decode_chunk(&self.schemas, chunk).map_err(|e| e.context(format!("read stream {}", self.plan.name)))
+    }
+
+    /// Reads forward from `offset` in one partition: whole chunks up to about `bytes_max`, cut to `offset`.
+    pub fn read(&self, partition: u32, offset: u64, bytes_max: usize) -> Result<Vec<StreamBatch>> {
+        let mut reader = self.log.reader(partition, offset)?;
+        reader.read(bytes_max)?.into_iter().map(|chunk| Ok(self.decode(chunk)?.from_offset(offset))).collect()
+    }
+}
+
+/// Decodes a chunk by the schema it names.
+pub fn decode_chunk(schemas: &SchemaStore, chunk: LogChunk) -> Result<StreamBatch> {
+    let batch = decode_batch(&chunk.payload, &schemas.get(chunk.schema)?)?;
+    if batch.num_rows() != chunk.count as usize {
+        return Err(Error::corruption(format!(
+            "partition {} offset {}: the chunk says {} rows and holds {}",
+            chunk.partition,
+            chunk.base_offset,
+            chunk.count,
+            batch.num_rows()
+        )));
+    }
+    let target = chunk.target.as_deref().map(read_target_tag);
+    Ok(StreamBatch {
+        partition: chunk.partition,
+        base_offset: chunk.base_offset,
+        append_time_ms: chunk.append_time_ms,
+        event_time_max_us: chunk.event_time_max_us,
+        target: target.as_ref().map(|(name, _)| name.clone()),
+        attempt: target.map_or(1, |(_, attempt)| attempt),
+        batch,
+    })
+}
+
+/// The tag of redriven rows: the step or sink they are for, and which attempt at them it is.
+pub fn target_tag(name: &str, attempt: u32) -> Arc<str> {
+    format!("{name}@{attempt}").into()
+}
+
+fn read_target_tag(tag: &str) -> (Arc<str>, u32) {
+    let (name, attempt) = tag.rsplit_once('@').unwrap_or((tag, "2"));
+    (name.into(), attempt.parse().unwrap_or(2))
+}
+
+fn max_timestamp(batch: &RecordBatch, column: usize) -> Option<i64> {
+    use arrow::array::AsArray;
+    use arrow::datatypes::TimestampMicrosecondType;
+    arrow::compute::max(batch.column(column).as_primitive::<TimestampMicrosecondType>())
+}
+
+/// True for streams that hold what a user would query.
+pub fn is_visible(kind: StreamKind) -> bool {
+    kind != StreamKind::Exchange
+}
