@@ -22,13 +22,14 @@ use super::LogFormat;
 const VARIABLE: &str = "MILLSTREAM_LOG";
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// Our own crates.
-const OURS: [&str; 6] = [
+const OURS: [&str; 7] = [
     "millstream",
     "millstream_core",
     "millstream_storage",
     "millstream_sql",
     "millstream_models",
     "millstream_connectors",
+    "millstream_engine",
 ];
 /// Libraries whose own words say nothing to a user: what they warn of comes back to us as an error, and is said then.
 const QUIET: [&str; 5] = ["slatedb=off", "lapin=off", "object_store=off", "tract_core=error", "ort=error"];
