@@ -11,6 +11,7 @@ mod api;
 mod attacks;
 mod bad_input;
 mod begin;
+mod branches;
 mod canary;
 mod chaos;
 mod commands;

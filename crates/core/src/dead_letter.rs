@@ -52,6 +52,8 @@ pub struct DeadLetter {
     pub stage: Stage,
     /// The source, transform or sink that failed.
     pub component: String,
+    /// Of a transform or table: the relation that it took the record from.
+    pub input: Option<String>,
     /// A [`crate::FailureKind`] as text.
     pub kind: String,
     /// Why, for a person.
@@ -86,6 +88,7 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![
         text("stage", false),
         text("component", false),
+        text("input", true),
         text("kind", false),
         text("message", false),
         Field::new("raw", DataType::Binary, false),
@@ -110,7 +113,7 @@ impl DeadLetter {
 
     /// Entries as columns.
     pub fn to_batch(entries: &[Self]) -> Result<RecordBatch> {
-        let mut text: [StringBuilder; 7] = Default::default();
+        let mut text: [StringBuilder; 8] = Default::default();
         let mut int: [Int64Builder; 4] = Default::default();
         let (mut raw, mut header) = (BinaryBuilder::new(), BinaryBuilder::new());
         let time = || TimestampMicrosecondBuilder::new().with_timezone("UTC");
@@ -131,14 +134,16 @@ impl DeadLetter {
             int[3].append_value(i64::from(e.attempts));
             text[5].append_value(&e.pipeline_version);
             text[6].append_option(e.model_version.as_deref());
+            text[7].append_option(e.input.as_deref());
         }
-        let [mut stage, mut component, mut kind, mut message, mut origin, mut pipeline, mut model] = text;
+        let [mut stage, mut component, mut kind, mut message, mut origin, mut pipeline, mut model, mut input] = text;
         let [mut position, mut partition, mut offset, mut attempts] = int;
         Ok(RecordBatch::try_new(
             Self::schema(),
             vec![
                 Arc::new(stage.finish()),
                 Arc::new(component.finish()),
+                Arc::new(input.finish()),
                 Arc::new(kind.finish()),
                 Arc::new(message.finish()),
                 Arc::new(raw.finish()),
@@ -185,19 +190,20 @@ impl DeadLetter {
                 Ok(Self {
                     stage: Stage::parse(&text(0, row).unwrap_or_default())?,
                     component: text(1, row).unwrap_or_default(),
-                    kind: text(2, row).unwrap_or_default(),
-                    message: text(3, row).unwrap_or_default(),
-                    raw: bytes(4, row).unwrap_or_default(),
-                    origin: text(5, row),
-                    position: int(6, row).map(|v| v as u64),
-                    header: bytes(7, row),
-                    partition: int(8, row).map(|v| v as u32),
-                    offset: int(9, row).map(|v| v as u64),
-                    event_time_us: time(10, row),
-                    failed_at_us: time(11, row).unwrap_or_default(),
-                    attempts: int(12, row).unwrap_or(1) as u32,
-                    pipeline_version: text(13, row).unwrap_or_default(),
-                    model_version: text(14, row),
+                    input: text(2, row),
+                    kind: text(3, row).unwrap_or_default(),
+                    message: text(4, row).unwrap_or_default(),
+                    raw: bytes(5, row).unwrap_or_default(),
+                    origin: text(6, row),
+                    position: int(7, row).map(|v| v as u64),
+                    header: bytes(8, row),
+                    partition: int(9, row).map(|v| v as u32),
+                    offset: int(10, row).map(|v| v as u64),
+                    event_time_us: time(11, row),
+                    failed_at_us: time(12, row).unwrap_or_default(),
+                    attempts: int(13, row).unwrap_or(1) as u32,
+                    pipeline_version: text(14, row).unwrap_or_default(),
+                    model_version: text(15, row),
                 })
             })
             .collect()
@@ -213,6 +219,7 @@ mod tests {
         let entry = DeadLetter {
             stage: Stage::Decode,
             component: "wire".into(),
+            input: Some("left".into()),
             kind: "malformed".into(),
             message: "not JSON".into(),
             raw: Bytes::from_static(&[0xff, 0x00, b'{']),

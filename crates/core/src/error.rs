@@ -22,6 +22,10 @@ pub enum ErrorKind {
     Corruption,
     /// Millstream is wrong.
     Bug,
+    /// Whoever asked is stopping; nothing was done.
+    Stopped,
+    /// Too much at once; nothing was done. Ask again for a part of it.
+    TooMuch,
 }
 
 /// An error with its kind, a message, the chain of what was being done, and its cause.

@@ -43,6 +43,7 @@ pub async fn redrive_at_rest(
         stop: CancellationToken::new(),
         hurry: Hurry::default(),
         pipeline_version: pipeline.version.clone(),
+        backlog_max: pipeline.settings.max_backlog,
         folder: data_dir.id()?,
     };
     let ingests = open_ingests(&pipeline, &context, &data_dir)?;

@@ -89,7 +89,7 @@ impl Catalog {
             });
         }
         for stage in &plan.stages {
-            for table in stage.tables() {
+            for table in &stage.tables {
                 let spec = storage_spec(&table.spec);
                 if let Some(known) = self.table(&spec.name) {
                     known.check_unmoved(&spec, &stage.id, stage.partitions, schemas)?;

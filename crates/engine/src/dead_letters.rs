@@ -13,10 +13,9 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field as ArrowField, SchemaRef};
 use bytes::Bytes;
 use millstream_connectors::format::{DecodeConfig, build};
-use millstream_core::json::RowWriter;
 use millstream_core::schema::is_json;
 use millstream_core::{
-    CursorDelta, DeadLetter, Decoded, Error, Field, FieldType, RawBatch, Result, RowFailure, Stage, StreamSchema,
+    CursorDelta, DeadLetter, Decoded, Error, Field, FieldType, RawBatch, Result, Stage, StreamSchema,
 };
 use millstream_storage::codec::SchemaStore;
 use millstream_storage::log::{Append, DEAD_LETTERS, StreamLog};
@@ -49,61 +48,6 @@ impl Entry {
     /// The id by which commands name it: `wire/12`.
     pub fn id(&self) -> String {
         format!("{}/{}", self.stream, self.offset)
-    }
-}
-
-/// What rows that failed behind the decoder have in common.
-pub struct FailedRows<'a> {
-    /// The stage that failed.
-    pub stage: Stage,
-    /// The transform, table or sink that failed.
-    pub component: &'a str,
-    /// The stream the rows were read from.
-    pub stream: &'a str,
-    /// Its partition.
-    pub partition: u32,
-    /// The offset of each row of `rows`.
-    pub offset_of: &'a dyn Fn(u32) -> u64,
-    /// The rows, as the component was given them.
-    pub rows: &'a RecordBatch,
-    /// Event time of the newest row.
-    pub event_time_us: Option<i64>,
-    /// Now.
-    pub now_us: i64,
-    /// Attempts, this one included.
-    pub attempts: u32,
-    /// Digest of the pipeline file.
-    pub pipeline_version: &'a str,
-    /// `name@digest` of the model, for `predict`.
-    pub model_version: Option<&'a str>,
-}
-
-impl FailedRows<'_> {
-    /// One dead letter for each failure, with its row as JSON.
-    pub fn letters(&self, failures: &[RowFailure]) -> Result<Vec<DeadLetter>> {
-        let writer = RowWriter::bind(self.rows)?;
-        let letter = |failed: &RowFailure| {
-            let mut raw = Vec::new();
-            writer.write(failed.row as usize, &mut raw);
-            DeadLetter {
-                stage: self.stage,
-                component: self.component.into(),
-                kind: failed.failure.kind.as_str().into(),
-                message: failed.failure.message.clone(),
-                raw: raw.into(),
-                origin: Some(self.stream.into()),
-                position: None,
-                header: None,
-                partition: Some(self.partition),
-                offset: Some((self.offset_of)(failed.row)),
-                event_time_us: self.event_time_us,
-                failed_at_us: self.now_us,
-                attempts: self.attempts,
-                pipeline_version: self.pipeline_version.into(),
-                model_version: self.model_version.map(str::to_owned),
-            }
-        };
-        Ok(failures.iter().map(letter).collect())
     }
 }
 

@@ -18,14 +18,14 @@ use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::select_all;
-use millstream_core::{AnySink, DeadLetter, Error, Result, RowFailure, SinkBatch, Stage};
+use millstream_core::{AnySink, Error, ErrorKind, Result, RowFailure, Rows, SinkBatch, Stage};
 use millstream_storage::checkpoint::Checkpoint;
 use millstream_storage::log::Append;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use self::trouble::{Halt, RETRY_PAUSE};
-use crate::dead_letters::FailedRows;
+use crate::failures::{FailedRows, Reject};
 use crate::health::{ComponentKind, Part};
 use crate::progress::ReaderProgress;
 use crate::spec::{OnError, SinkSpec, Start};
@@ -181,14 +181,14 @@ impl Deliver {
         loop {
             let trouble = match self.work().await {
                 Ok(()) => return Ok(()),
-                Err(Halt::Stopped) => return Err(Error::retry(STOPPED)),
+                Err(Halt::Stopped) => return Err(Error::new(ErrorKind::Stopped, STOPPED)),
                 Err(Halt::Failed(e)) => return Err(e),
                 Err(Halt::Trouble(e)) if self.may_pass(&e) => e,
                 Err(Halt::Trouble(e)) => return Err(failed(e)),
             };
             self.begin_anew();
             if self.wait_after(&trouble).await {
-                return Err(Error::retry(STOPPED));
+                return Err(Error::new(ErrorKind::Stopped, STOPPED));
             }
         }
     }
@@ -235,7 +235,7 @@ impl Deliver {
     async fn deliver_all(&mut self, stream: &Stream, input: usize, batches: Vec<StreamBatch>) -> Result<(), Halt> {
         for batch in batches {
             let (partition, end) = (batch.partition, batch.end_offset());
-            let ours = batch.target.as_ref().is_none_or(|target| *target == self.target);
+            let ours = batch.target.as_ref().is_none_or(|target| target.component == self.target);
             if ours {
                 self.deliver(stream, input, batch).await?;
             }
@@ -268,7 +268,8 @@ impl Deliver {
                 batch: batch.batch.slice(start, rows),
             };
             let failures = self.hand_over(&out).await?;
-            self.put_aside(stream, &out, &failures, batch.attempt).await?;
+            let piece = batch.clone().before_offset(first + rows as u64).map(|piece| piece.from_offset(first));
+            self.put_aside(stream, &out, piece.as_ref(), &failures).await?;
             let sent = rows - failures.len();
             match &mut self.staged_rows {
                 // Counted when they are published: what is discarded comes again.
@@ -331,10 +332,10 @@ impl Deliver {
         &mut self,
         stream: &Stream,
         batch: &SinkBatch,
+        piece: Option<&StreamBatch>,
         failures: &[RowFailure],
-        attempt: u32,
     ) -> Result<()> {
-        let Some(first) = failures.first() else { return Ok(()) };
+        let (Some(first), Some(piece)) = (failures.first(), piece) else { return Ok(()) };
         let (name, metrics) = (&self.spec.name, &self.context.metrics);
         let count = |fate| metrics.failed("sink", Stage::Deliver, name, failures, fate);
         match self.spec.on_error {
@@ -349,29 +350,22 @@ impl Deliver {
             }
             OnError::DeadLetter | OnError::Default => {
                 count(Fate::DeadLetter);
-                let letters = self.letters(batch, failures, attempt)?;
+                let reject = Reject {
+                    component: name,
+                    component_kind: "sink",
+                    on_error: self.spec.on_error,
+                    stream: stream.name(),
+                    input: piece,
+                    now_us: self.context.clock.now_us(),
+                    pipeline_version: &self.context.pipeline_version,
+                };
+                let rows = Rows::all(piece.batch.clone());
+                let letters = reject.letters(&FailedRows::of(Stage::Deliver, &rows, failures))?;
                 let chunks = stream.dead_letters_chunk(&letters, self.context.clock.now_us())?.into_iter().collect();
                 let append = Append { producer: self.target.clone(), sequence: None, cursor: Vec::new(), chunks };
                 stream.log.append(append).await.map(drop)
             }
         }
-    }
-
-    fn letters(&self, batch: &SinkBatch, failures: &[RowFailure], attempt: u32) -> Result<Vec<DeadLetter>> {
-        let rows = FailedRows {
-            stage: Stage::Deliver,
-            component: &self.spec.name,
-            stream: &batch.stream,
-            partition: batch.partition,
-            offset_of: &|row| batch.offsets[row as usize],
-            rows: &batch.batch,
-            event_time_us: None,
-            now_us: self.context.clock.now_us(),
-            attempts: attempt,
-            pipeline_version: &self.context.pipeline_version,
-            model_version: None,
-        };
-        rows.letters(failures)
     }
 
     fn commit_direct(&mut self) -> Result<()> {

@@ -1,29 +1,40 @@
-//! The tree of steps that one task evaluates on each batch, and what comes out of it: rows for tables, rows for streams,
-//! and rows that failed.
+//! The operators that one task evaluates on each batch, and what comes out of it: rows for tables, rows for streams, and
+//! rows that failed.
+//!
+//! Operators are evaluated one after the other in the order of the plan, each when everything that it reads has been. Rows
+//! that meet (in a UNION ALL, a table or a stream with several inputs) are merged by their origin: per key, their order is
+//! that of the input, whatever way they took and however the batches were cut.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::compute::concat_batches;
-use futures::future::BoxFuture;
-use millstream_core::{DeadLetter, Error, Result, RowFailure, Rows, Stage};
+use arrow::array::{Array, RecordBatch, UInt32Array};
+use arrow::compute::{concat_batches, take_record_batch};
+use arrow::datatypes::SchemaRef;
+use millstream_core::{DeadLetter, Error, ErrorKind, Result, RowFailure, Rows, Stage};
 use millstream_sql::SqlStep;
 use tokio_util::sync::CancellationToken;
 
-use crate::dead_letters::FailedRows;
+use crate::failures::{FailedRows, Reject};
 use crate::metrics::Metrics;
 use crate::models::ModelSet;
-use crate::plan::{Entry, StagePlan};
+use crate::plan::{At, OpPlan, StagePlan};
 use crate::predict::PredictStep;
 use crate::spec::{OnError, TransformKind};
 use crate::streams::StreamBatch;
 use crate::tally::Fate;
 use crate::watch::Watchers;
 
-/// The steps of one task.
+/// Rows that meet are merged into one batch of up to so many bytes. More than one row that come to more are too much at once.
+const MERGED_BYTES_MAX: usize = 256 << 20;
+
+/// The operators of one task.
 pub struct Graph {
     plan: Arc<StagePlan>,
+    /// By operator; none for the input.
     steps: Vec<Option<Step>>,
+    /// Who takes the rows of each operator.
+    readers: Vec<Vec<Reader>>,
     pipeline_version: Arc<str>,
     metrics: Arc<Metrics>,
     /// Steps whose failures were dealt with when these records were read the first time.
@@ -61,13 +72,13 @@ enum Step {
 /// What one batch came to.
 #[derive(Debug, Default)]
 pub struct Effects {
-    /// Rows for the tables of node `i`, in order.
-    pub tables: Vec<(usize, Rows)>,
-    /// Rows for output streams.
+    /// Rows for table `i` of the plan, in order.
+    pub tables: Vec<(usize, Arriving)>,
+    /// Rows for output streams, in order.
     pub emits: Vec<(Arc<str>, Rows)>,
     /// Rows that failed for good.
     pub dead_letters: Vec<DeadLetter>,
-    /// Rows of steps that are watched, by node.
+    /// Rows of steps that are watched, by operator.
     pub seen: Vec<(usize, Rows)>,
     /// What is counted once the whole batch is through: it may have to be done again in halves.
     counted: Vec<Counted>,
@@ -77,26 +88,59 @@ pub struct Effects {
 #[derive(Debug)]
 enum Counted {
     /// Rows in and out.
-    Passed { node: usize, received: usize, sent: usize },
+    Passed { op: usize, received: usize, sent: usize },
     /// Rows that failed.
-    Failed { node: usize, stage: Stage, failures: Vec<RowFailure>, fate: Fate },
+    Failed { name: Arc<str>, kind: &'static str, stage: Stage, failures: Vec<RowFailure>, fate: Fate },
 }
 
-impl Effects {
-    /// A node that two parents feed gives its tables one batch all the same: a table takes one batch per commit.
-    fn add_table_rows(&mut self, node: usize, rows: &Rows) -> Result<()> {
-        let Some((_, known)) = self.tables.iter_mut().find(|(n, _)| *n == node) else {
-            self.tables.push((node, rows.clone()));
-            return Ok(());
-        };
-        known.batch = concat_batches(&rows.batch.schema(), [&known.batch, &rows.batch])?;
-        known.origin = known.origin.iter().chain(rows.origin.iter()).copied().collect();
-        Ok(())
+/// Who takes the rows of an operator.
+#[derive(Debug, Clone, Copy)]
+enum Reader {
+    Op { op: usize, slot: usize },
+    Table { table: usize, slot: usize },
+    Emit { emit: usize, slot: usize },
+}
+
+/// Rows of some of the inputs of an operator, table or stream, each with which input it is.
+type Inbox = Vec<(usize, Rows)>;
+
+/// Rows that have been computed, but not yet taken.
+struct Inboxes {
+    ops: Vec<Inbox>,
+    tables: Vec<Inbox>,
+    emits: Vec<Inbox>,
+}
+
+/// Rows for a table.
+#[derive(Debug, Clone)]
+pub struct Arriving {
+    /// The rows, in the columns of the table.
+    pub rows: Rows,
+    /// Which of the table's inputs each row is from.
+    pub slots: Slots,
+}
+
+/// Which of several inputs each row is from.
+#[derive(Debug, Clone)]
+pub enum Slots {
+    /// All from one.
+    One(usize),
+    /// By row.
+    Each(Arc<[u32]>),
+}
+
+impl Slots {
+    /// The input of one row.
+    pub fn of(&self, row: u32) -> usize {
+        match self {
+            Self::One(slot) => *slot,
+            Self::Each(slots) => slots[row as usize] as usize,
+        }
     }
 }
 
 impl Graph {
-    /// Builds the steps of one task.
+    /// Builds the operators of one task.
     pub fn new(
         plan: Arc<StagePlan>,
         models: &ModelSet,
@@ -104,21 +148,22 @@ impl Graph {
         metrics: Arc<Metrics>,
         stop: &CancellationToken,
     ) -> Result<Self> {
-        let steps = plan.nodes.iter().map(|node| {
-            let Some(step) = &node.step else { return Ok(None) };
+        let steps = plan.ops.iter().map(|op| {
+            let Some(step) = &op.step else { return Ok(None) };
             Ok(Some(match &step.kind {
                 TransformKind::Sql(sql) => Step::Sql(sql.step().map_err(|e| Error::bug(e.to_string()))?),
                 TransformKind::Predict(spec) => {
                     let scorer = models.scorers.get(&spec.model).ok_or_else(|| Error::bug("a model was not loaded"))?;
-                    let (spec, schema) = (spec.as_ref().clone(), node.schema.clone());
-                    let told = models.told(&node.name, &spec.model);
+                    let (spec, schema) = (spec.as_ref().clone(), op.schema.clone());
+                    let told = models.told(&op.name, &spec.model);
                     let (scorer, stop) = (scorer.clone(), stop.clone());
                     Step::Predict(Box::new(PredictStep::new(spec, schema, step.on_error, scorer, stop, told)?))
                 }
             }))
         });
         let steps = steps.collect::<Result<_>>()?;
-        Ok(Self { plan, steps, pipeline_version, metrics, quiet: BTreeSet::new(), watched: Watched::None })
+        let readers = readers(&plan);
+        Ok(Self { plan, steps, readers, pipeline_version, metrics, quiet: BTreeSet::new(), watched: Watched::None })
     }
 
     /// The same for records that these steps have seen before.
@@ -133,147 +178,227 @@ impl Graph {
         Self { watched, ..self }
     }
 
-    /// Runs one batch of the input through every step below it; a redriven batch enters in front of its target.
+    /// Runs one batch of the input through every operator; a redriven batch enters in front of its target.
     ///
     /// # Errors
-    /// [`millstream_sql::TOO_MUCH_AT_ONCE`] for a batch that has to be run in halves; nothing was done. What a step fails with.
+    /// `TooMuch` for a batch that has to be run in halves; nothing was done. What a step fails with.
     pub async fn run(&mut self, input: &StreamBatch, now_us: i64) -> Result<Effects> {
         let mut effects = Effects::default();
-        let rows = Rows::all(input.batch.clone());
-        match &input.target {
-            None => self.visit(0, rows, input, now_us, &mut effects).await?,
+        let plan = self.plan.clone();
+        let entry = match &input.target {
+            None => plan.entry(&plan.input, None),
             // A target that is not of this stage is a sink's.
-            Some(target) => match self.plan.entry(target) {
-                Some(Entry { parent, step: Some(node), .. }) => {
-                    self.step(parent, node, &rows, input, now_us, &mut effects).await?;
-                }
-                Some(Entry { parent, step: None, .. }) => effects.add_table_rows(parent, &rows)?,
-                None => {}
-            },
+            Some(target) => plan.entry(&target.component, target.input.as_deref()),
+        };
+        let Some(entry) = entry else { return Ok(effects) };
+        let (rows, misfits) = input.fit(&entry.schema)?;
+        if !misfits.is_empty() {
+            let all = Rows::all(input.batch.clone());
+            let reject = self.reject(&plan.input, "source", OnError::DeadLetter, input, now_us);
+            reject.put_aside(&FailedRows::of(Stage::Transform, &all, &misfits), &mut effects)?;
         }
-        effects.counted.drain(..).for_each(|counted| self.count(counted));
+        let mut inboxes = Inboxes::new(&plan);
+        match entry.at {
+            At::Input => inboxes.take_in(&self.readers[0], &rows),
+            At::Op { op, slot } => inboxes.ops[op].push((slot, rows)),
+            At::Table { table, slot } => inboxes.tables[table].push((slot, rows)),
+        }
+        for op in 1..plan.ops.len() {
+            let inbox = std::mem::take(&mut inboxes.ops[op]);
+            if inbox.is_empty() {
+                continue;
+            }
+            let rows = self.step(op, inbox, input, now_us, &mut effects).await?;
+            if rows.is_empty() {
+                continue;
+            }
+            inboxes.take_in(&self.readers[op], &rows);
+            if self.watched.wants(&plan.ops[op].name) {
+                effects.seen.push((op, rows));
+            }
+        }
+        for (table, inbox) in inboxes.tables.into_iter().enumerate().filter(|(_, inbox)| !inbox.is_empty()) {
+            let (rows, slots) = merge(inbox, &plan.tables[table].spec.schema, input)?;
+            effects.tables.push((table, Arriving { rows, slots }));
+        }
+        for (emit, inbox) in inboxes.emits.into_iter().enumerate().filter(|(_, inbox)| !inbox.is_empty()) {
+            let schema = inbox[0].1.batch.schema();
+            effects.emits.push((plan.emits[emit].stream.clone(), merge(inbox, &schema, input)?.0));
+        }
         Ok(effects)
     }
 
-    fn count(&self, counted: Counted) {
-        let name = |node: usize| &self.plan.nodes[node].name;
+    /// True for a step whose failures were dealt with when these records were read the first time.
+    pub fn is_quiet(&self, name: &str) -> bool {
+        self.quiet.contains(name)
+    }
+
+    /// Counts what was done, once all of it was.
+    pub fn count(&self, effects: &mut Effects) {
+        effects.counted.drain(..).for_each(|counted| self.count_one(counted));
+    }
+
+    fn count_one(&self, counted: Counted) {
         match counted {
-            Counted::Passed { node, received, sent } => {
-                self.metrics.received("transform", name(node), received);
-                self.metrics.sent("transform", name(node), sent);
+            Counted::Passed { op, received, sent } => {
+                let name = &self.plan.ops[op].name;
+                self.metrics.received("transform", name, received);
+                self.metrics.sent("transform", name, sent);
             }
-            Counted::Failed { node, stage, failures, fate } => {
-                self.metrics.failed("transform", stage, name(node), &failures, fate);
+            Counted::Failed { name, kind, stage, failures, fate } => {
+                self.metrics.failed(kind, stage, &name, &failures, fate);
             }
         }
     }
 
-    /// Hands the rows of `node` to its tables, streams and children.
-    fn visit<'a>(
-        &'a mut self,
-        node: usize,
-        rows: Rows,
-        input: &'a StreamBatch,
-        now_us: i64,
-        effects: &'a mut Effects,
-    ) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move {
-            if rows.is_empty() {
-                return Ok(());
-            }
-            let plan = self.plan.clone();
-            if node > 0 && self.watched.wants(&plan.nodes[node].name) {
-                effects.seen.push((node, rows.clone()));
-            }
-            for stream in &plan.nodes[node].emits {
-                effects.emits.push((stream.clone(), rows.clone()));
-            }
-            if !plan.nodes[node].tables.is_empty() {
-                effects.add_table_rows(node, &rows)?;
-            }
-            for &child in &plan.nodes[node].children {
-                self.step(node, child, &rows, input, now_us, effects).await?;
-            }
-            Ok(())
-        })
-    }
-
+    /// What an operator makes of the rows of its inputs.
     async fn step(
         &mut self,
-        parent: usize,
-        node: usize,
-        rows: &Rows,
+        op: usize,
+        mut inbox: Inbox,
         input: &StreamBatch,
         now_us: i64,
         effects: &mut Effects,
-    ) -> Result<()> {
+    ) -> Result<Rows> {
         let plan = self.plan.clone();
-        let name = &plan.nodes[node].name;
-        let (kind, model_version, (output, failures)) = match self.steps[node].as_mut() {
-            Some(Step::Sql(sql)) => (Stage::Transform, None, sql.run(&plan.nodes[parent].name, rows)?),
-            Some(Step::Predict(predict)) => (Stage::Predict, Some(predict.model_version()), predict.run(rows).await?),
-            None => return Err(Error::bug(format!("`{name}` is an input, not a step"))),
-        };
-        effects.counted.push(Counted::Passed { node, received: rows.len(), sent: output.len() });
-        if !failures.is_empty() {
-            let failed = Failed { stage: kind, node, rows, failures: &failures, input, now_us, model_version };
-            self.put_aside(&failed, effects)?;
+        let OpPlan { name, schema, inputs, step } = &plan.ops[op];
+        let on_error = step.as_ref().map_or(OnError::DeadLetter, |step| step.on_error);
+        inbox.sort_by_key(|(slot, _)| *slot);
+        let mut outputs = Inbox::new();
+        for (slot, rows) in inbox {
+            let from = &plan.ops[inputs[slot]].name;
+            let (stage, model_version, (output, failures)) = match self.steps[op].as_mut() {
+                Some(Step::Sql(sql)) => (Stage::Transform, None, sql.run(from, &rows)?),
+                Some(Step::Predict(predict)) => {
+                    (Stage::Predict, Some(predict.model_version()), predict.run(&rows).await?)
+                }
+                None => return Err(Error::bug(format!("`{name}` is an input, not a step"))),
+            };
+            effects.counted.push(Counted::Passed { op, received: rows.len(), sent: output.len() });
+            if !failures.is_empty() && !self.is_quiet(name) {
+                let failed = FailedRows::of(stage, &rows, &failures).from(from).model(model_version.as_deref());
+                self.reject(name, "transform", on_error, input, now_us).put_aside(&failed, effects)?;
+            }
+            outputs.push((slot, output));
         }
-        self.visit(node, output, input, now_us, effects).await
+        Ok(merge(outputs, schema, input)?.0)
     }
 
-    /// Does with failed rows what the step's `on_error` says.
-    fn put_aside(&self, failed: &Failed<'_>, effects: &mut Effects) -> Result<()> {
-        let node = &self.plan.nodes[failed.node];
-        if self.quiet.contains(&*node.name) {
-            return Ok(());
-        }
-        let on_error = node.step.as_ref().map_or(OnError::DeadLetter, |step| step.on_error);
-        let fate = match on_error {
-            OnError::Fail => {
-                let first = &failed.failures[0];
-                let offset = failed.input.base_offset + u64::from(failed.rows.origin[first.row as usize]);
-                return Err(Error::input(format!(
-                    "{} failed on the record at partition {} offset {offset} of {}: {} (on_error: fail)",
-                    node.name, failed.input.partition, self.plan.input, first.failure.message
-                )));
-            }
-            OnError::Skip => Fate::Skipped,
-            OnError::DeadLetter | OnError::Default => {
-                effects.dead_letters.extend(self.letters(failed)?);
-                Fate::DeadLetter
-            }
-        };
-        let failures = failed.failures.to_vec();
-        effects.counted.push(Counted::Failed { node: failed.node, stage: failed.stage, failures, fate });
-        Ok(())
+    fn reject<'a>(
+        &'a self,
+        component: &'a Arc<str>,
+        component_kind: &'static str,
+        on_error: OnError,
+        input: &'a StreamBatch,
+        now_us: i64,
+    ) -> Reject<'a> {
+        let (stream, pipeline_version) = (&self.plan.input, &*self.pipeline_version);
+        Reject { component, component_kind, on_error, stream, input, now_us, pipeline_version }
     }
+}
 
-    fn letters(&self, failed: &Failed<'_>) -> Result<Vec<DeadLetter>> {
-        let offset_of = |row: u32| failed.input.base_offset + u64::from(failed.rows.origin[row as usize]);
-        let rows = FailedRows {
+impl Effects {
+    /// Keeps what became of rows that failed; counted when the batch is through.
+    pub(crate) fn failed(
+        &mut self,
+        reject: &Reject<'_>,
+        failed: &FailedRows<'_>,
+        fate: Fate,
+        letters: Vec<DeadLetter>,
+    ) {
+        self.dead_letters.extend(letters);
+        self.counted.push(Counted::Failed {
+            name: reject.component.clone(),
+            kind: reject.component_kind,
             stage: failed.stage,
-            component: &self.plan.nodes[failed.node].name,
-            stream: &self.plan.input,
-            partition: failed.input.partition,
-            offset_of: &offset_of,
-            rows: &failed.rows.batch,
-            event_time_us: failed.input.event_time_max_us,
-            now_us: failed.now_us,
-            attempts: failed.input.attempt,
-            pipeline_version: &self.pipeline_version,
-            model_version: failed.model_version.as_deref(),
-        };
-        rows.letters(failed.failures)
+            failures: failed.failures.to_vec(),
+            fate,
+        });
     }
 }
 
-struct Failed<'a> {
-    stage: Stage,
-    node: usize,
-    rows: &'a Rows,
-    failures: &'a [RowFailure],
-    input: &'a StreamBatch,
-    now_us: i64,
-    model_version: Option<String>,
+impl Inboxes {
+    fn new(plan: &StagePlan) -> Self {
+        let empty = |count| (0..count).map(|_| Inbox::new()).collect();
+        Self { ops: empty(plan.ops.len()), tables: empty(plan.tables.len()), emits: empty(plan.emits.len()) }
+    }
+
+    /// Gives rows to all who read them.
+    fn take_in(&mut self, readers: &[Reader], rows: &Rows) {
+        for reader in readers {
+            let (inbox, slot) = match *reader {
+                Reader::Op { op, slot } => (&mut self.ops[op], slot),
+                Reader::Table { table, slot } => (&mut self.tables[table], slot),
+                Reader::Emit { emit, slot } => (&mut self.emits[emit], slot),
+            };
+            inbox.push((slot, rows.clone()));
+        }
+    }
 }
+
+/// Who takes the rows of each operator.
+fn readers(plan: &StagePlan) -> Vec<Vec<Reader>> {
+    let mut readers = vec![Vec::new(); plan.ops.len()];
+    for (op, of) in plan.ops.iter().enumerate() {
+        of.inputs.iter().enumerate().for_each(|(slot, &input)| readers[input].push(Reader::Op { op, slot }));
+    }
+    for (table, of) in plan.tables.iter().enumerate() {
+        of.inputs.iter().enumerate().for_each(|(slot, &input)| readers[input].push(Reader::Table { table, slot }));
+    }
+    for (emit, of) in plan.emits.iter().enumerate() {
+        of.inputs.iter().enumerate().for_each(|(slot, &input)| readers[input].push(Reader::Emit { emit, slot }));
+    }
+    readers
+}
+
+/// The rows of several inputs as one batch, in the order of what they come from, and for the same origin in the order of
+/// the inputs; and which input each is from.
+///
+/// # Errors
+/// `TooMuch` where they come to too many bytes, and fewer rows of `input` would come to less.
+fn merge(mut inbox: Inbox, schema: &SchemaRef, input: &StreamBatch) -> Result<(Rows, Slots)> {
+    inbox.retain(|(_, rows)| !rows.is_empty());
+    inbox.sort_by_key(|(slot, _)| *slot);
+    if inbox.len() <= 1 {
+        let Some((slot, rows)) = inbox.pop() else {
+            let batch = RecordBatch::new_empty(schema.clone());
+            return Ok((Rows { batch, origin: Arc::from([]) }, Slots::One(0)));
+        };
+        return Ok((Rows { batch: with_schema(rows.batch, schema)?, origin: rows.origin }, Slots::One(slot)));
+    }
+    let bytes: usize = inbox.iter().flat_map(|(_, rows)| rows.batch.columns()).map(|column| bytes_of(column)).sum();
+    if bytes > MERGED_BYTES_MAX && input.batch.num_rows() > 1 {
+        return Err(Error::new(ErrorKind::TooMuch, "rows that meet are too much at once"));
+    }
+    let batches = inbox.iter().map(|(_, rows)| with_schema(rows.batch.clone(), schema)).collect::<Result<Vec<_>>>()?;
+    let batch = concat_batches(schema, &batches)?;
+    let origin: Vec<u32> = inbox.iter().flat_map(|(_, rows)| rows.origin.iter().copied()).collect();
+    let slots = inbox.iter().flat_map(|(slot, rows)| std::iter::repeat_n(*slot as u32, rows.len())).collect::<Vec<_>>();
+    if origin.is_sorted() {
+        return Ok((Rows { batch, origin: origin.into() }, Slots::Each(slots.into())));
+    }
+    let mut order: Vec<u32> = (0..origin.len() as u32).collect();
+    // Stable: rows of one origin stay in the order of the inputs.
+    order.sort_by_key(|&row| origin[row as usize]);
+    let slots = order.iter().map(|&row| slots[row as usize]).collect();
+    let origin = order.iter().map(|&row| origin[row as usize]).collect();
+    let batch = take_record_batch(&batch, &UInt32Array::from(order))?;
+    Ok((Rows { batch, origin }, Slots::Each(slots)))
+}
+
+/// The same columns under the names and nullability of `schema`.
+fn with_schema(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    if batch.schema_ref() == schema {
+        return Ok(batch);
+    }
+    let rows = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(schema.clone(), batch.columns().to_vec(), &rows)?)
+}
+
+/// The bytes of the values of a column, without what else is in the buffers that it shares.
+fn bytes_of(column: &Arc<dyn Array>) -> usize {
+    column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size())
+}
+
+#[cfg(test)]
+mod tests;

@@ -133,13 +133,7 @@ impl Ingest {
 
     /// True where the tasks are so far behind that no more should be taken in.
     pub fn is_full(&self) -> bool {
-        let log = &self.stream.log;
-        let held_back = self.progress.readers().iter().filter(|r| r.holds_back && r.stream == *self.stream.name());
-        let behind: u64 = held_back
-            .map(|r| (0..r.partitions()).map(|p| log.bytes_behind(p, r.offset(p))).sum::<u64>())
-            .max()
-            .unwrap_or(0);
-        behind > self.backlog_max
+        self.progress.backlog(&self.stream.log) > self.backlog_max
     }
 
     /// Why nothing more should be taken in for want of room on the disk. What a source waits for is said of `part`.
@@ -199,6 +193,7 @@ impl Ingest {
         DeadLetter {
             stage: Stage::Decode,
             component: self.spec.name.to_string(),
+            input: None,
             kind: failure.failure.kind.as_str().into(),
             message: failure.failure.message.clone(),
             raw: raw.data.slice(raw.spans[record].clone()),

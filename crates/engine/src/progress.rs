@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use millstream_storage::log::StreamLog;
 use tokio::sync::Notify;
 
 /// Positions of one reader (a stage or a sink) of one stream.
@@ -87,6 +88,14 @@ impl Progress {
     pub fn lowest_offset(&self, stream: &str, partition: u32) -> u64 {
         let of_stream = self.readers.iter().filter(|r| &*r.stream == stream && partition < r.partitions());
         of_stream.map(|r| r.offset(partition)).min().unwrap_or(u64::MAX)
+    }
+
+    /// Bytes that the slowest stage is behind in `log`: sinks delay only themselves.
+    pub fn backlog(&self, log: &StreamLog) -> u64 {
+        let held_back = self.readers.iter().filter(|reader| reader.holds_back && *reader.stream == *log.name());
+        let behind =
+            |r: &Arc<ReaderProgress>| (0..r.partitions()).map(|p| log.bytes_behind(p, r.offset(p))).sum::<u64>();
+        held_back.map(behind).max().unwrap_or(0)
     }
 
     /// Waits for the next move, at most about 100 ms, so that no wake-up can be missed for good.

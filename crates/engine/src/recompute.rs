@@ -4,15 +4,14 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use millstream_core::{Error, Result, ResultExt, SystemClock};
-use millstream_sql::TOO_MUCH_AT_ONCE;
+use millstream_core::{Error, ErrorKind, Result, ResultExt, SystemClock};
 use tokio_util::sync::CancellationToken;
 
 use crate::graph::Graph;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::models::ModelSet;
-use crate::plan::{Plan, StagePlan};
+use crate::plan::{EmitPlan, Plan, StagePlan};
 use crate::relations::AtRest;
 use crate::spec::{Pipeline, TransformKind};
 use crate::trial::without_caches;
@@ -31,9 +30,8 @@ pub type Visit<'v> = dyn FnMut(u32, Vec<u64>, RecordBatch) -> Result<bool> + Sen
 pub async fn recompute(pipeline: &Pipeline, transform: &str, opened: &AtRest, visit: &mut Visit<'_>) -> Result<()> {
     let plan = Plan::new(pipeline)?;
     for mut stage in plan.stages {
-        let node = stage.nodes.iter_mut().find(|node| node.step.is_some() && *node.name == *transform);
-        let Some(node) = node else { continue };
-        node.emits.push(OUTPUT.into());
+        let Some(op) = stage.op(transform).filter(|op| *op > 0) else { continue };
+        stage.emits.push(EmitPlan { stream: OUTPUT.into(), inputs: vec![op] });
         let stage = stage.restricted_to(&BTreeSet::from([OUTPUT.to_owned()]));
         refuse_endpoints(pipeline, transform, &stage)?;
         if !stage_rows(pipeline, stage, opened, visit).await? {
@@ -44,7 +42,7 @@ pub async fn recompute(pipeline: &Pipeline, transform: &str, opened: &AtRest, vi
 }
 
 fn refuse_endpoints(pipeline: &Pipeline, transform: &str, stage: &StagePlan) -> Result<()> {
-    let steps = stage.nodes.iter().filter_map(|node| node.step.as_ref());
+    let steps = stage.ops.iter().filter_map(|op| op.step.as_ref());
     for step in steps {
         let TransformKind::Predict(predict) = &step.kind else { continue };
         if pipeline.model(&predict.model).is_some_and(|model| model.config.is_endpoint()) {
@@ -79,10 +77,10 @@ async fn stage_rows(pipeline: &Pipeline, stage: StagePlan, opened: &AtRest, visi
                 if batch.target.is_some() {
                     continue;
                 }
-                let mut waiting = VecDeque::from([batch.conform(&stage.nodes[0].schema)?]);
+                let mut waiting = VecDeque::from([batch]);
                 while let Some(batch) = waiting.pop_front() {
                     let effects = match graph.run(&batch, clock.now_us()).await {
-                        Err(e) if e.message() == TOO_MUCH_AT_ONCE => {
+                        Err(e) if e.kind() == ErrorKind::TooMuch => {
                             batch.halves().rev().for_each(|half| waiting.push_front(half));
                             continue;
                         }

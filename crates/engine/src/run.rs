@@ -10,7 +10,7 @@ use millstream_connectors::sink::SinkContext;
 use millstream_connectors::source::{SourceConfig, SourceContext, SourceStatus, Status};
 use millstream_connectors::{format, sink, source};
 use millstream_core::disk::RealDisk;
-use millstream_core::{Clock, Error, Result};
+use millstream_core::{Clock, Error, ErrorKind, Result};
 use millstream_storage::checkpoint::Checkpoint;
 use millstream_storage::codec::SchemaStore;
 use millstream_storage::log::{LogOptions, Retention, StreamLog};
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
 use crate::data_dir::DataDir;
-use crate::deliver::{Deliver, STOPPED, Wish};
+use crate::deliver::{Deliver, Wish};
 use crate::disk_room::DiskRoom;
 use crate::health::{ComponentHealth, ComponentKind, Health, Part};
 use crate::ingest::Ingest;
@@ -166,6 +166,7 @@ impl Running {
             stop: stop_tasks.clone(),
             hurry: Hurry::default(),
             pipeline_version: pipeline.version.clone(),
+            backlog_max: pipeline.settings.max_backlog,
             folder: data_dir.id()?,
         };
         let mut states = BTreeMap::new();
@@ -391,7 +392,7 @@ async fn join_all(set: &mut JoinSet<Result<()>>) -> Result<()> {
 
 fn flatten(ended: std::result::Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
     match ended {
-        Ok(Err(e)) if [STOPPED, super::scorer::waiting::STOPPED].contains(&e.message()) => Ok(()),
+        Ok(Err(e)) if e.kind() == ErrorKind::Stopped => Ok(()),
         Ok(result) => result,
         Err(e) => Err(Error::bug(format!("a part of the pipeline panicked: {e}"))),
     }

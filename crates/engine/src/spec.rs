@@ -107,6 +107,17 @@ pub struct TransformSpec {
     pub kind: TransformKind,
 }
 
+impl TransformSpec {
+    /// The relations that it reads.
+    pub fn inputs(&self) -> impl Iterator<Item = &str> {
+        let (sql, predict) = match &self.kind {
+            TransformKind::Sql(sql) => (sql.inputs(), None),
+            TransformKind::Predict(predict) => (&[] as &[String], Some(&*predict.from)),
+        };
+        sql.iter().map(String::as_str).chain(predict)
+    }
+}
+
 /// What a transform does.
 #[derive(Debug, Clone)]
 pub enum TransformKind {
@@ -173,7 +184,7 @@ pub struct RetrySpec {
 pub struct TableSpec {
     /// Its name.
     pub name: Arc<str>,
-    /// The sources and transforms that it takes rows from.
+    /// The sources, transforms and change streams (`TABLE.changes`) that it takes rows from.
     pub from: Vec<Arc<str>>,
     /// Where it begins when it is new.
     pub start: Start,
@@ -185,6 +196,8 @@ pub struct TableSpec {
     pub ttl: Option<Duration>,
     /// Where it is true for an incoming row, the row with that key is deleted.
     pub delete_when: Option<Predicate>,
+    /// What happens to a row that can't be kept.
+    pub on_error: OnError,
     /// The number of partitions, at least 1.
     pub partitions: u32,
 }

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, RecordBatch, UInt32Array, new_null_array};
-use arrow::compute::{CastOptions, cast_with_options, concat_batches, take_record_batch};
-use arrow::datatypes::SchemaRef;
+use arrow::array::{Array, AsArray, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array};
+use arrow::compute::{CastOptions, cast_with_options, concat_batches, take, take_record_batch};
+use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
 use millstream_core::partition::partition_rows;
-use millstream_core::{DeadLetter, Error, Result};
+use millstream_core::{DeadLetter, Error, Failure, FailureKind, Result, RowFailure, Rows};
 use millstream_storage::codec::{SchemaStore, decode_batch, encode_batch};
 use millstream_storage::log::{Chunk, DEAD_LETTERS, LogChunk, StreamLog};
 
 use crate::plan::{StreamKind, StreamPlan};
+use crate::target::Target;
 
 /// An open log and what the plan says about it.
 #[derive(Clone)]
@@ -45,10 +46,10 @@ pub struct StreamBatch {
     pub append_time_ms: i64,
     /// The newest event time (or else ingestion time) in it, microseconds since the epoch.
     pub event_time_max_us: Option<i64>,
-    /// The step or sink that the rows are for, where they were redriven; none: everyone.
-    pub target: Option<Arc<str>>,
-    /// Which attempt at these rows it is: 1 unless they were redriven.
-    pub attempt: u32,
+    /// Whom the rows are for, where they were redriven; none: everyone.
+    pub target: Option<Target>,
+    /// The column of the event time, where it has one.
+    pub event_time: Option<usize>,
     /// The rows.
     pub batch: RecordBatch,
 }
@@ -57,6 +58,17 @@ impl StreamBatch {
     /// The offset behind the last row.
     pub fn end_offset(&self) -> u64 {
         self.base_offset + self.batch.num_rows() as u64
+    }
+
+    /// Which attempt at these rows it is: 1 unless they were redriven.
+    pub fn attempt(&self) -> u32 {
+        self.target.as_ref().map_or(1, |target| target.attempt)
+    }
+
+    /// The event time of a row, microseconds since the epoch.
+    pub fn event_time_us(&self, row: u32) -> Option<i64> {
+        let times = self.batch.column(self.event_time?).as_primitive_opt::<TimestampMicrosecondType>()?;
+        times.is_valid(row as usize).then(|| times.value(row as usize))
     }
 
     /// One batch from neighbours in the same schema.
@@ -108,6 +120,59 @@ impl StreamBatch {
         let columns = columns.collect::<Result<Vec<_>>>()?;
         self.batch = RecordBatch::try_new(schema.clone(), columns)?;
         Ok(self)
+    }
+
+    /// The rows in the columns of `schema`, each with its place in the batch, and those that do not fit into them: an
+    /// earlier pipeline file stored them. Columns go by name, are cast where the type changed, and are null where absent.
+    ///
+    /// # Errors
+    /// `Config` for a type that no value of the earlier one can become.
+    pub fn fit(&self, schema: &SchemaRef) -> Result<(Rows, Vec<RowFailure>)> {
+        if self.batch.schema_ref().fields() == schema.fields() {
+            return Ok((Rows::all(self.batch.clone()), Vec::new()));
+        }
+        let mut failures: BTreeMap<u32, Failure> = BTreeMap::new();
+        let mut columns = Vec::new();
+        for field in schema.fields() {
+            let stored = self.batch.column_by_name(field.name());
+            let column = match stored {
+                Some(column) if column.data_type() == field.data_type() => column.clone(),
+                Some(column) => cast_with_options(column, field.data_type(), &CastOptions::default()).map_err(|e| {
+                    Error::config(format!(
+                        "records from partition {} offset {} on were written with an earlier schema, and column `{}` \
+                         does not convert: {e}. Give it another name, or start with another data folder",
+                        self.partition,
+                        self.base_offset,
+                        field.name()
+                    ))
+                })?,
+                None => new_null_array(field.data_type(), self.batch.num_rows()),
+            };
+            for row in (0..column.len()).filter(|&row| column.is_null(row)) {
+                let was_null = stored.is_none_or(|stored| stored.is_null(row));
+                let name = field.name();
+                let failure = match (was_null, field.is_nullable()) {
+                    (true, true) => continue,
+                    (true, false) => Failure::new(
+                        FailureKind::MissingField,
+                        format!("`{name}` is absent in this record of an earlier schema, but now required"),
+                    ),
+                    (false, _) => Failure::new(
+                        FailureKind::TypeMismatch,
+                        format!("`{name}` of this record of an earlier schema is no {} now", field.data_type()),
+                    ),
+                };
+                failures.entry(row as u32).or_insert(failure);
+            }
+            columns.push(column);
+        }
+        let fits: Vec<u32> = (0..self.batch.num_rows() as u32).filter(|row| !failures.contains_key(row)).collect();
+        let indices = UInt32Array::from(fits.clone());
+        let columns = columns.iter().map(|column| Ok(take(column, &indices, None)?)).collect::<Result<_>>()?;
+        let rows = RecordBatchOptions::new().with_row_count(Some(fits.len()));
+        let batch = RecordBatch::try_new_with_options(schema.clone(), columns, &rows)?;
+        let failures = failures.into_iter().map(|(row, failure)| RowFailure { row, failure }).collect();
+        Ok((Rows { batch, origin: fits.into() }, failures))
     }
 
     /// Drops rows from `offset` on; none where nothing is left.
@@ -216,7 +281,15 @@ impl Stream {
 
     /// Decodes what was read from the log.
     pub fn decode(&self, chunk: LogChunk) -> Result<StreamBatch> {
-        decode_chunk(&self.schemas, chunk).map_err(|e| e.context(format!("read stream {}", self.plan.name)))
+        let batch = decode_chunk(&self.schemas, chunk);
+        let batch = batch.map_err(|e| e.context(format!("read stream {}", self.plan.name)))?;
+        // Redriven rows have the columns of the step that they are for.
+        let event_time = self.plan.event_time.map(|column| self.plan.schema.field(column).name());
+        let event_time = event_time.filter(|_| batch.target.is_none());
+        Ok(StreamBatch {
+            event_time: event_time.and_then(|name| batch.batch.schema_ref().index_of(name).ok()),
+            ..batch
+        })
     }
 
     /// Reads forward from `offset` in one partition: whole chunks up to about `bytes_max`, cut to `offset`.
@@ -238,31 +311,19 @@ pub fn decode_chunk(schemas: &SchemaStore, chunk: LogChunk) -> Result<StreamBatc
             batch.num_rows()
         )));
     }
-    let target = chunk.target.as_deref().map(read_target_tag);
+    let target = chunk.target.as_deref().map(Target::decode).transpose()?;
     Ok(StreamBatch {
         partition: chunk.partition,
         base_offset: chunk.base_offset,
         append_time_ms: chunk.append_time_ms,
         event_time_max_us: chunk.event_time_max_us,
-        target: target.as_ref().map(|(name, _)| name.clone()),
-        attempt: target.map_or(1, |(_, attempt)| attempt),
+        target,
+        event_time: None,
         batch,
     })
 }
 
-/// The tag of redriven rows: the step or sink they are for, and which attempt at them it is.
-pub fn target_tag(name: &str, attempt: u32) -> Arc<str> {
-    format!("{name}@{attempt}").into()
-}
-
-fn read_target_tag(tag: &str) -> (Arc<str>, u32) {
-    let (name, attempt) = tag.rsplit_once('@').unwrap_or((tag, "2"));
-    (name.into(), attempt.parse().unwrap_or(2))
-}
-
 fn max_timestamp(batch: &RecordBatch, column: usize) -> Option<i64> {
-    use arrow::array::AsArray;
-    use arrow::datatypes::TimestampMicrosecondType;
     arrow::compute::max(batch.column(column).as_primitive::<TimestampMicrosecondType>())
 }
 

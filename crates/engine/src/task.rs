@@ -18,16 +18,15 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
-use millstream_core::{Clock, DeadLetter, Error, Result, Rows, Stage};
-use millstream_sql::TOO_MUCH_AT_ONCE;
+use millstream_core::{Clock, DeadLetter, Error, ErrorKind, Result, RowFailure, Rows, Stage};
 use millstream_storage::codec::SchemaStore;
-use millstream_storage::log::Chunk;
+use millstream_storage::log::{Chunk, StreamLog};
 use millstream_storage::state::{State, Writes};
 use millstream_storage::table::Table;
 use tokio_util::sync::CancellationToken;
 
-use crate::dead_letters::FailedRows;
-use crate::graph::{Graph, Watched};
+use crate::failures::{FailedRows, Reject};
+use crate::graph::{Arriving, Effects, Graph, Watched};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::models::ModelSet;
@@ -35,9 +34,8 @@ use crate::outbox::{self, COMMIT_KEY, Commit};
 use crate::outputs::{Begins, OUTPUTS_KEY, Outputs, Position};
 use crate::plan::{StagePlan, storage_spec};
 use crate::progress::{Progress, ReaderProgress};
-use crate::scorer::waiting::STOPPED;
 use crate::streams::{Stream, StreamBatch, Streams};
-use crate::tally::Fate;
+use crate::table::{deletes, rows_without};
 use crate::watch::{Seen, Watchers};
 
 /// A commit covers about this much of the log at most (compressed bytes), and this many rows.
@@ -71,6 +69,8 @@ pub struct TaskContext {
     pub hurry: Hurry,
     /// Digest of the pipeline file.
     pub pipeline_version: Arc<str>,
+    /// Bytes that the slowest stage may be behind in a log before whoever writes it is held back.
+    pub backlog_max: u64,
     /// The identity of the data folder; every id that leaves the program begins with it.
     pub folder: Arc<str>,
 }
@@ -93,9 +93,11 @@ pub struct Task {
     producer: Arc<str>,
     input: Stream,
     state: State,
-    /// Tables by node, in the order of the plan.
-    tables: BTreeMap<usize, Vec<Table>>,
+    /// The tables, in the order of the plan.
+    tables: Vec<Table>,
     graph: Graph,
+    /// The logs that it writes and that stages read.
+    written: Vec<StreamLog>,
     position: Arc<ReaderProgress>,
     sequence: u64,
     next_offset: u64,
@@ -195,6 +197,8 @@ impl Task {
             Role::Fill(from) => outputs.refill(&plan, from, at),
         }
         let graph = context.graph(&plan, &opening.models)?;
+        let written = plan.emits.iter().map(|emit| &emit.stream).chain(plan.tables.iter().map(|table| &table.changes));
+        let written = written.filter_map(|name| Some(context.streams.get(name)?.log.clone())).collect();
         let tables = open_tables(&context, &state, &plan).await?;
         let Opening { role, models, .. } = opening;
         let mut task = Self {
@@ -206,6 +210,7 @@ impl Task {
             state,
             tables,
             graph,
+            written,
             position,
             sequence,
             next_offset,
@@ -258,10 +263,13 @@ impl Task {
             stop.cancelled().await;
             return self.close().await;
         }
-        let has_ttl = self.plan.tables().any(|t| t.spec.ttl.is_some());
+        let has_ttl = self.plan.tables.iter().any(|t| t.spec.ttl.is_some());
         let mut publishing: Option<Publishing> = None;
         let mut expire_at = tokio::time::Instant::now();
         while !stop.is_cancelled() {
+            if !self.room().await {
+                break;
+            }
             let batches = self.read()?;
             let expire = has_ttl && tokio::time::Instant::now() >= expire_at;
             if batches.is_empty() && !expire {
@@ -289,6 +297,19 @@ impl Task {
         self.close().await
     }
 
+    /// Waits until the stages below this one have caught up; false where the pipeline stops before that. Whoever writes
+    /// the log that this task reads is held back by it in turn, up to the source.
+    async fn room(&self) -> bool {
+        let is_full = || self.written.iter().any(|log| self.context.progress.backlog(log) > self.context.backlog_max);
+        while is_full() {
+            tokio::select! {
+                () = self.context.stop.cancelled() => return false,
+                () = self.context.progress.moved() => {}
+            }
+        }
+        true
+    }
+
     /// Computes and commits one batch after the other, until the pipeline stops. One that gives too much at once is done in
     /// halves, each a commit of its own.
     async fn commit_each(&mut self, batches: Vec<StreamBatch>, publishing: &mut Option<Publishing>) -> Result<()> {
@@ -300,7 +321,7 @@ impl Task {
                     *publishing = self.commit(pending).await?;
                 }
                 Ok(None) => break,
-                Err(e) if e.message() == TOO_MUCH_AT_ONCE => {
+                Err(e) if e.kind() == ErrorKind::TooMuch => {
                     batch.halves().rev().for_each(|half| waiting.push_front(half));
                 }
                 Err(e) => return Err(e),
@@ -321,7 +342,7 @@ impl Task {
             () = hurry.cancelled() => return Ok(None),
         };
         match processed {
-            Err(e) if e.message() == STOPPED => Ok(None),
+            Err(e) if e.kind() == ErrorKind::Stopped => Ok(None),
             processed => processed.map(Some),
         }
     }
@@ -353,6 +374,7 @@ impl Task {
         self.is_filling = true;
         let mut publishing: Option<Publishing> = None;
         while let Some(at) = self.outputs.fills.first().map(|fill| fill.at).filter(|at| *at < fill.until)
+            && self.room().await
             && !self.context.stop.is_cancelled()
         {
             let batches = self.read_from(at)?.into_iter().filter_map(|batch| batch.before_offset(fill.until));
@@ -401,18 +423,9 @@ impl Task {
         self.read_from(self.next_offset)
     }
 
-    /// Reads on, with every batch in the schema of the node where it enters.
     fn read_from(&self, offset: u64) -> Result<Vec<StreamBatch>> {
         let offset = offset.max(self.input.log.start_offset(self.partition));
-        let batches = self.input.read(self.partition, offset, READ_BYTES)?;
-        let conform = |batch: StreamBatch| match &batch.target {
-            None => batch.conform(&self.plan.nodes[0].schema),
-            Some(target) => match self.plan.entry(target) {
-                Some(entry) => batch.conform(&entry.schema),
-                None => Ok(batch),
-            },
-        };
-        batches.into_iter().map(conform).collect()
+        self.input.read(self.partition, offset, READ_BYTES)
     }
 
     /// Computes everything that one commit will write.
@@ -420,27 +433,26 @@ impl Task {
         let now_us = self.context.clock.now_us();
         let mut pending = Pending::new(input.end_offset());
         pending.event_time_max_us = input.event_time_max_us;
-        let effects = self.graph.run(input, now_us).await?;
-        for (node, rows) in effects.tables {
-            for index in 0..self.plan.nodes[node].tables.len() {
-                self.apply_to_table(node, index, &rows, input, now_us, &mut pending).await?;
-            }
+        let mut effects = self.graph.run(input, now_us).await?;
+        for (table, arriving) in std::mem::take(&mut effects.tables) {
+            self.apply_to_table(table, &arriving, input, now_us, &mut effects, &mut pending).await?;
         }
+        self.graph.count(&mut effects);
         for (stream, rows) in effects.emits {
             pending.rows.entry(stream).or_default().push(rows.batch);
         }
         pending.dead_letters.extend(effects.dead_letters);
         // While an output is filled, these rows come a second time.
         if !self.is_filling {
-            pending.seen.extend(effects.seen.into_iter().map(|(node, rows)| self.seen(node, rows, input)));
+            pending.seen.extend(effects.seen.into_iter().map(|(op, rows)| self.seen(op, rows, input)));
         }
         self.context.metrics.received("stage", &self.plan.id, input.batch.num_rows());
         Ok(pending)
     }
 
-    fn seen(&self, node: usize, rows: Rows, input: &StreamBatch) -> Seen {
+    fn seen(&self, op: usize, rows: Rows, input: &StreamBatch) -> Seen {
         Seen {
-            name: self.plan.nodes[node].name.clone(),
+            name: self.plan.ops[op].name.clone(),
             partition: self.partition,
             offsets: rows.origin.iter().map(|&row| input.base_offset + u64::from(row)).collect(),
             batch: rows.batch,
@@ -449,54 +461,51 @@ impl Task {
 
     async fn apply_to_table(
         &mut self,
-        node: usize,
         index: usize,
-        rows: &Rows,
+        arriving: &Arriving,
         input: &StreamBatch,
         now_us: i64,
+        effects: &mut Effects,
         pending: &mut Pending,
     ) -> Result<()> {
-        let table_plan = &self.plan.nodes[node].tables[index];
-        let Some(table) = self.tables.get_mut(&node).and_then(|tables| tables.get_mut(index)) else {
-            return Err(Error::bug("a table was not opened"));
-        };
-        let deletes = table_plan.spec.delete_when.as_ref().map(|p| p.evaluate(&rows.batch)).transpose()?;
-        let applied = table.apply(&rows.batch, deletes.as_ref(), now_us, &mut pending.writes).await?;
-        self.context.metrics.received("table", &table_plan.spec.name, rows.len());
-        self.context.metrics.sent("table", &table_plan.spec.name, applied.changes.num_rows());
+        let plan = self.plan.clone();
+        let (table_plan, table) = (&plan.tables[index], &mut self.tables[index]);
+        let name = &table_plan.spec.name;
+        let (kept, deletes, undecided) = deletes(&table_plan.spec, &arriving.rows)?;
+        let applied = table.apply(&kept.batch, deletes.as_ref(), now_us, &mut pending.writes).await?;
+        self.context.metrics.received("table", name, arriving.rows.len());
+        self.context.metrics.sent("table", name, applied.changes.num_rows());
         if applied.changes.num_rows() > 0 {
             pending.rows.entry(table_plan.changes.clone()).or_default().push(applied.changes);
         }
-        if !applied.failures.is_empty() {
-            let offset_of = |row: u32| input.base_offset + u64::from(rows.origin[row as usize]);
-            let failed = FailedRows {
-                stage: Stage::Transform,
-                component: &table_plan.spec.name,
-                stream: &self.plan.input,
-                partition: self.partition,
-                offset_of: &offset_of,
-                rows: &rows.batch,
-                event_time_us: input.event_time_max_us,
-                now_us,
-                attempts: input.attempt,
-                pipeline_version: &self.context.pipeline_version,
-                model_version: None,
-            };
-            let (metrics, name) = (&self.context.metrics, &table_plan.spec.name);
-            metrics.failed("table", Stage::Transform, name, &applied.failures, Fate::DeadLetter);
-            pending.dead_letters.extend(failed.letters(&applied.failures)?);
+        if self.graph.is_quiet(name) {
+            return Ok(());
         }
-        Ok(())
+        let input_of = |row: u32| plan.ops[table_plan.inputs[arriving.slots.of(row)]].name.clone();
+        // A row of `kept` is one of those that arrived.
+        let kept_rows: Vec<u32> = rows_without(arriving.rows.len(), &undecided);
+        let refused = applied.failures.into_iter().map(|f| RowFailure { row: kept_rows[f.row as usize], ..f });
+        let mut failures: Vec<RowFailure> = undecided.into_iter().chain(refused).collect();
+        failures.sort_by_key(|failure| failure.row);
+        let reject = Reject {
+            component: name,
+            component_kind: "table",
+            on_error: table_plan.spec.on_error,
+            stream: &plan.input,
+            input,
+            now_us,
+            pipeline_version: &self.context.pipeline_version,
+        };
+        let failed = FailedRows::of(Stage::Transform, &arriving.rows, &failures).from_each(&input_of);
+        reject.put_aside(&failed, effects)
     }
 
     async fn expire(&mut self) -> Result<Option<Pending>> {
         let now_us = self.context.clock.now_us();
         let mut pending = Pending::new(self.next_offset);
-        for (node, tables) in &mut self.tables {
-            for (table, plan) in tables.iter_mut().zip(&self.plan.nodes[*node].tables) {
-                if let Some(changes) = table.expire(now_us, EXPIRE_ROWS, &mut pending.writes).await? {
-                    pending.rows.entry(plan.changes.clone()).or_default().push(changes);
-                }
+        for (table, plan) in self.tables.iter_mut().zip(&self.plan.tables) {
+            if let Some(changes) = table.expire(now_us, EXPIRE_ROWS, &mut pending.writes).await? {
+                pending.rows.entry(plan.changes.clone()).or_default().push(changes);
             }
         }
         // There can be writes without a change: the index of what expires when.
@@ -564,14 +573,10 @@ impl Task {
     }
 }
 
-async fn open_tables(context: &TaskContext, state: &State, plan: &StagePlan) -> Result<BTreeMap<usize, Vec<Table>>> {
-    let mut tables = BTreeMap::new();
-    for (index, node) in plan.nodes.iter().enumerate().filter(|(_, n)| !n.tables.is_empty()) {
-        let mut opened = Vec::new();
-        for table in &node.tables {
-            opened.push(Table::open(state.clone(), storage_spec(&table.spec), context.schemas.clone()).await?);
-        }
-        tables.insert(index, opened);
+async fn open_tables(context: &TaskContext, state: &State, plan: &StagePlan) -> Result<Vec<Table>> {
+    let mut tables = Vec::with_capacity(plan.tables.len());
+    for table in &plan.tables {
+        tables.push(Table::open(state.clone(), storage_spec(&table.spec), context.schemas.clone()).await?);
     }
     Ok(tables)
 }
@@ -627,6 +632,8 @@ fn commit_batches(batches: Vec<StreamBatch>) -> Result<Vec<StreamBatch>> {
                     && last.target.is_none()
                     && batch.target.is_none()
                     && last.end_offset() == batch.base_offset
+                    // An earlier pipeline file may have stored other columns.
+                    && last.batch.schema_ref() == batch.batch.schema_ref()
             });
             if !joins {
                 groups.push(Vec::new());

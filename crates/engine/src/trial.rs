@@ -23,9 +23,11 @@ use crate::health::Health;
 use crate::ingest::with_metadata;
 use crate::metrics::Metrics;
 use crate::models::ModelSet;
-use crate::plan::{Plan, StagePlan, storage_spec};
+use crate::plan::{Plan, TablePlan, storage_spec};
 use crate::spec::{Pipeline, SinkSpec, SourceSpec, TransformKind};
 use crate::streams::StreamBatch;
+use crate::table::deletes;
+use crate::target::Target;
 
 /// How long a model behind an endpoint is waited for.
 const ENDPOINT_PATIENCE: Duration = Duration::from_secs(10);
@@ -156,9 +158,10 @@ impl<'a> Trial<'a> {
         Ok(self.in_order())
     }
 
-    fn batch(&self, batch: RecordBatch, target: Option<Arc<str>>) -> StreamBatch {
+    fn batch(&self, batch: RecordBatch, target: Option<Target>) -> StreamBatch {
         let append_time_ms = self.clock.now_ms();
-        StreamBatch { partition: 0, base_offset: 0, append_time_ms, event_time_max_us: None, target, attempt: 1, batch }
+        let event_time = None;
+        StreamBatch { partition: 0, base_offset: 0, append_time_ms, event_time_max_us: None, target, event_time, batch }
     }
 
     fn source(&self, name: &str) -> Result<(&'a SourceSpec, Arc<dyn Decoder>)> {
@@ -196,7 +199,8 @@ impl<'a> Trial<'a> {
     /// A dead letter's row in front of the component that refused it.
     fn in_front(&self, letter: &DeadLetter) -> Result<(Arc<str>, StreamBatch)> {
         let mut stages = self.plan.stages.iter();
-        let entry = stages.find_map(|stage| Some((stage.input.clone(), stage.entry(&letter.component)?)));
+        let input = letter.input.as_deref();
+        let entry = stages.find_map(|stage| Some((stage.input.clone(), stage.entry(&letter.component, input)?)));
         let Some((stream, entry)) = entry.filter(|_| letter.stage != Stage::Deliver) else {
             let name = &letter.component;
             return Err(Error::config(match letter.stage {
@@ -207,7 +211,8 @@ impl<'a> Trial<'a> {
             }));
         };
         let rows = row_from_json(&letter.raw, &entry.schema)?;
-        Ok((stream, self.batch(rows, Some(letter.component.as_str().into()))))
+        let (component, input) = (letter.component.as_str().into(), letter.input.as_deref().map(Into::into));
+        Ok((stream, self.batch(rows, Some(Target { component, input, attempt: letter.attempts + 1 }))))
     }
 
     /// Runs the stage that reads `stream`, where there is one, and gives the rows that it writes to streams.
@@ -218,8 +223,8 @@ impl<'a> Trial<'a> {
         let graph = Graph::new(plan.clone(), &self.models, version, metrics, &CancellationToken::new())?;
         let now_us = self.clock.now_us();
         let effects = graph.watched(Watched::All).run(batch, now_us).await?;
-        for (node, rows) in &effects.seen {
-            self.step(StepKind::Transform, &plan.nodes[*node].name).out.extend(values(&rows.batch)?);
+        for (op, rows) in &effects.seen {
+            self.step(StepKind::Transform, &plan.ops[*op].name).out.extend(values(&rows.batch)?);
         }
         for letter in effects.dead_letters {
             let failed = Failed { kind: letter.kind, message: letter.message };
@@ -227,43 +232,38 @@ impl<'a> Trial<'a> {
         }
         let mut emitted: Vec<(Arc<str>, RecordBatch)> =
             effects.emits.into_iter().map(|(stream, rows)| (stream, rows.batch)).collect();
-        for (node, rows) in effects.tables {
-            emitted.extend(self.change_tables(&plan, node, &rows, now_us).await?);
+        for (table, arriving) in effects.tables {
+            emitted.extend(self.change_table(&plan.tables[table], &arriving.rows, now_us).await?);
         }
         Ok(emitted)
     }
 
-    async fn change_tables(
+    async fn change_table(
         &mut self,
-        plan: &StagePlan,
-        node: usize,
+        table: &TablePlan,
         rows: &Rows,
         now_us: i64,
-    ) -> Result<Vec<(Arc<str>, RecordBatch)>> {
-        let mut changes = Vec::new();
-        for table in &plan.nodes[node].tables {
-            let name = table.spec.name.clone();
-            let Some((state, open)) = self.tables.get_mut(&name) else { continue };
-            let deletes = table.spec.delete_when.as_ref().map(|p| p.evaluate(&rows.batch)).transpose()?;
-            let mut writes = Writes::new();
-            let applied = open.apply(&rows.batch, deletes.as_ref(), now_us, &mut writes).await?;
-            state.commit(writes).await?;
-            let failed = |f: &millstream_core::RowFailure| Failed {
-                kind: f.failure.kind.as_str().into(),
-                message: f.failure.message.clone(),
-            };
-            let out = values(&applied.changes)?;
-            let is_deleted = deletes.is_some() && out.is_empty() && applied.failures.is_empty();
-            let step = self.step(StepKind::Table, &name);
-            step.out.extend(out);
-            step.failures.extend(applied.failures.iter().map(failed));
-            if is_deleted {
-                step.note = Some("`delete_when` is true: the row with this key would be deleted".into());
-            }
-            changes.push((table.changes.clone(), applied.changes));
+    ) -> Result<Option<(Arc<str>, RecordBatch)>> {
+        let name = table.spec.name.clone();
+        let Some((state, open)) = self.tables.get_mut(&name) else { return Ok(None) };
+        let (kept, deletes, undecided) = deletes(&table.spec, rows)?;
+        let mut writes = Writes::new();
+        let applied = open.apply(&kept.batch, deletes.as_ref(), now_us, &mut writes).await?;
+        state.commit(writes).await?;
+        let failed = |f: &millstream_core::RowFailure| Failed {
+            kind: f.failure.kind.as_str().into(),
+            message: f.failure.message.clone(),
+        };
+        let failures: Vec<Failed> = undecided.iter().chain(&applied.failures).map(failed).collect();
+        let out = values(&applied.changes)?;
+        let is_deleted = deletes.is_some() && out.is_empty() && failures.is_empty();
+        let step = self.step(StepKind::Table, &name);
+        step.out.extend(out);
+        step.failures.extend(failures);
+        if is_deleted {
+            step.note = Some("`delete_when` is true: the row with this key would be deleted".into());
         }
-        changes.retain(|(_, rows)| rows.num_rows() > 0);
-        Ok(changes)
+        Ok((applied.changes.num_rows() > 0).then(|| (table.changes.clone(), applied.changes)))
     }
 
     fn step(&mut self, kind: StepKind, name: &Arc<str>) -> &mut Step {
@@ -305,8 +305,8 @@ fn prepare(plan: &mut Plan, pipeline: &Pipeline, with_endpoints: bool) -> BTreeM
     let mut left_out = BTreeMap::new();
     for stage in &mut plan.stages {
         let mut gone = BTreeSet::new();
-        for (index, node) in stage.nodes.iter_mut().enumerate() {
-            let Some(step) = &mut node.step else { continue };
+        for (index, op) in stage.ops.iter_mut().enumerate() {
+            let Some(step) = &mut op.step else { continue };
             let TransformKind::Predict(predict) = &mut step.kind else { continue };
             let is_endpoint = |name: &str| pipeline.model(name).is_some_and(|model| model.config.is_endpoint());
             if !is_endpoint(&predict.model) {
@@ -317,15 +317,10 @@ fn prepare(plan: &mut Plan, pipeline: &Pipeline, with_endpoints: bool) -> BTreeM
             if !with_endpoints {
                 gone.insert(index);
                 let note = format!("model `{}` is behind an endpoint: --with-endpoints asks it", predict.model);
-                left_out.insert(node.name.clone(), note);
+                left_out.insert(op.name.clone(), note);
             }
         }
-        for node in &mut stage.nodes {
-            node.children.retain(|child| !gone.contains(child));
-        }
-        for index in gone {
-            stage.nodes[index].step = None;
-        }
+        stage.without(&gone);
     }
     left_out
 }

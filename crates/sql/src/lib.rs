@@ -39,4 +39,4 @@ pub use host::{QueryHost, QueryLimits};
 pub use plan::SqlTransform;
 pub use predicate::Predicate;
 pub use query::{QueryEngine, QueryError, QueryResult, Relation};
-pub use step::{SqlStep, TOO_MUCH_AT_ONCE};
+pub use step::SqlStep;

@@ -1,9 +1,10 @@
 //! One boolean expression over a batch.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{Array, AsArray, BooleanArray, BooleanBufferBuilder, RecordBatch};
 use arrow::compute::prep_null_mask_filter;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::{DFSchema, DataFusionError, Result as DataFusionResult};
@@ -12,11 +13,11 @@ use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
-use millstream_core::{Error, Result};
+use millstream_core::{Error, Failure, FailureKind, Result, RowFailure};
 
 use crate::checked::checked_expr;
 use crate::culprit;
-use crate::error::{SqlError, run_time_message};
+use crate::error::{SqlError, row_message, run_time_message};
 use crate::exec::StreamTable;
 use crate::guard::lazy_condition;
 use crate::plan::register;
@@ -100,15 +101,52 @@ impl Predicate {
         &self.warnings
     }
 
+    /// True for the rows that meet the condition; where it is null, false. As long as the batch, without nulls. Rows on
+    /// which it fails (a CAST, a division by zero) are false, and named with the failure, in their order.
+    pub fn evaluate_rows(&self, batch: &RecordBatch) -> (BooleanArray, Vec<RowFailure>) {
+        let (mut values, mut failures) = (BooleanBufferBuilder::new(batch.num_rows()), Vec::new());
+        self.evaluate_slice(batch, 0, batch.num_rows(), &mut values, &mut failures);
+        (BooleanArray::new(values.finish(), None), failures)
+    }
+
+    /// Rows from `start` on; where they fail, in halves.
+    fn evaluate_slice(
+        &self,
+        batch: &RecordBatch,
+        start: usize,
+        rows: usize,
+        values: &mut BooleanBufferBuilder,
+        failures: &mut Vec<RowFailure>,
+    ) {
+        // A kernel that panics on a strange value must not take the task with it.
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.values(&batch.slice(start, rows))));
+        let message = match outcome {
+            Ok(Ok(found)) => return values.append_buffer(found.values()),
+            Ok(Err(e)) => row_message(&e),
+            Err(_) => "the condition can't be computed for this value".to_owned(),
+        };
+        if rows == 1 {
+            let failure = Failure::new(FailureKind::Expression, format!("`{}`: {message}", self.text));
+            failures.push(RowFailure { row: start as u32, failure });
+            return values.append(false);
+        }
+        let half = rows / 2;
+        self.evaluate_slice(batch, start, half, values, failures);
+        self.evaluate_slice(batch, start + half, rows - half, values, failures);
+    }
+
     /// True for the rows that meet the condition; where it is null, false. As long as the batch, without nulls.
     ///
     /// # Errors
-    /// Of kind `Input`: the expression fails on a value of the batch (a CAST, a division by zero). Evaluate slices of
-    /// one row to find which.
+    /// Of kind `Input`: the expression fails on a value of the batch.
     pub fn evaluate(&self, batch: &RecordBatch) -> Result<BooleanArray> {
         let failed =
             |e: DataFusionError| Error::input(format!("the condition `{}`: {}", self.text, run_time_message(&e)));
-        let values = self.expr.evaluate(batch).and_then(|v| v.into_array(batch.num_rows())).map_err(failed)?;
+        self.values(batch).map_err(failed)
+    }
+
+    fn values(&self, batch: &RecordBatch) -> DataFusionResult<BooleanArray> {
+        let values = self.expr.evaluate(batch).and_then(|v| v.into_array(batch.num_rows()))?;
         let values = values.as_boolean();
         Ok(if values.nulls().is_some() { prep_null_mask_filter(values) } else { values.clone() })
     }

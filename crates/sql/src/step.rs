@@ -25,14 +25,11 @@ use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{ExecutionPlan, PlanProperties};
 use futures::{FutureExt, StreamExt};
-use millstream_core::{Error, Failure, FailureKind, Result, RowFailure, Rows};
+use millstream_core::{Error, ErrorKind, Failure, FailureKind, Result, RowFailure, Rows};
 
 use crate::bounded::{self, STEP_BYTES_MAX};
 use crate::error::{SqlError, root, row_message, run_time_message};
 use crate::exec::{StreamLeaf, with_row_field};
-
-/// What [`SqlStep::run`] fails with where a batch of several rows gives too much at once. Never one of one row.
-pub const TOO_MUCH_AT_ONCE: &str = "these rows together give too much at once";
 
 /// One transform in one task.
 pub struct SqlStep {
@@ -57,7 +54,7 @@ impl SqlStep {
     /// in order, and yields no output at all; its neighbours go through.
     ///
     /// # Errors
-    /// [`TOO_MUCH_AT_ONCE`]: the rows together give too much; ask again with half of them. Of kind `Bug`: the transform does
+    /// `TooMuch`: the rows together give too much; ask again with half of them. Of kind `Bug`: the transform does
     /// not read `input`, or the batch has other columns than it was planned with.
     pub fn run(&mut self, input: &str, rows: &Rows) -> Result<(Rows, Vec<RowFailure>)> {
         let Some(branch) = self.lowered.branches.get(input) else {
@@ -72,7 +69,7 @@ impl SqlStep {
         let mut attempt = Attempt { op, context, done: Vec::new(), bytes: 0, failures: Vec::new() };
         attempt.run(batch)?;
         if attempt.is_too_much() && rows.len() > 1 {
-            return Err(Error::input(TOO_MUCH_AT_ONCE));
+            return Err(Error::new(ErrorKind::TooMuch, "these rows together give too much at once"));
         }
         let Attempt { done, failures, .. } = attempt;
         Ok((self.lowered.finish(done, rows)?, failures))

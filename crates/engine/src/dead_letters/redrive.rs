@@ -17,8 +17,9 @@ use super::{Entry, Filter, PRODUCER, Redriven, rows_from_json, scan_from};
 use crate::deliver::sink_target;
 use crate::ingest::Ingest;
 use crate::plan::Plan;
-use crate::streams::{Stream, Streams, target_tag};
+use crate::streams::{Stream, Streams};
 use crate::tally::Fate;
+use crate::target::Target;
 
 /// Dead letters, and bytes of their records, that one append redrives at most.
 const BATCH: usize = 8192;
@@ -152,12 +153,13 @@ impl Redriver<'_> {
                     self.plan.sinks.iter().any(|s| *s.name == *letter.component && s.from.contains(stream.name()));
                 (sink_target(&letter.component), known.then(|| stream.plan.schema.clone()))
             }
-            _ => (letter.component.as_str().into(), self.step_input(stream.name(), &letter.component)),
+            _ => (letter.component.as_str().into(), self.step_input(stream.name(), letter)),
         };
         let Some(schema) = schema else { return Ok(Vec::new()) };
         let Ok((rows, good)) = rows_from_json(&joined(run), &schema) else { return Ok(Vec::new()) };
         total.redriven += rows.num_rows();
-        let tag = target_tag(&target, letter.attempts + 1);
+        let input = letter.input.as_deref().map(Into::into);
+        let tag = Target { component: target, input, attempt: letter.attempts + 1 }.encode()?;
         let partition = letter.partition.unwrap_or(0);
         // The event time of each is that of when it failed; of several, that of the last.
         let failed_at = good.iter().map(|&i| run[i as usize].letter.failed_at_us).max().unwrap_or(letter.failed_at_us);
@@ -188,19 +190,20 @@ impl Redriver<'_> {
         Ok(run.iter().map(|entry| entry.offset).collect())
     }
 
-    /// The schema of the rows that `step` takes in the stage that reads `stream`.
-    fn step_input(&self, stream: &str, step: &str) -> Option<SchemaRef> {
+    /// The schema of the rows that the component of a letter takes in the stage that reads `stream`.
+    fn step_input(&self, stream: &str, letter: &DeadLetter) -> Option<SchemaRef> {
         let stage = self.plan.stages.iter().find(|s| &*s.input == stream)?;
-        stage.entry(step).map(|entry| entry.schema)
+        stage.entry(&letter.component, letter.input.as_deref()).map(|entry| entry.schema)
     }
 }
 
 /// Letters that can go back together, those of each component in their order.
 fn runs(entries: &[Entry]) -> Vec<Vec<&Entry>> {
     let mut runs: Vec<Vec<&Entry>> = Vec::new();
-    let mut last: HashMap<(Stage, &str), usize> = HashMap::new();
+    let mut last: HashMap<(Stage, &str, Option<&str>), usize> = HashMap::new();
     for entry in entries {
-        let component = (entry.letter.stage, entry.letter.component.as_str());
+        let letter = &entry.letter;
+        let component = (letter.stage, letter.component.as_str(), letter.input.as_deref());
         match last.get(&component).map(|&at| &mut runs[at]).filter(|run| go_together(&run[0].letter, &entry.letter)) {
             Some(run) => run.push(entry),
             None => {
@@ -216,7 +219,7 @@ fn runs(entries: &[Entry]) -> Vec<Vec<&Entry>> {
 fn go_together(a: &DeadLetter, b: &DeadLetter) -> bool {
     match a.stage {
         Stage::Decode => a.origin == b.origin && a.header == b.header && a.position.is_some() == b.position.is_some(),
-        _ => a.partition == b.partition && a.attempts == b.attempts,
+        _ => a.input == b.input && a.partition == b.partition && a.attempts == b.attempts,
     }
 }
 

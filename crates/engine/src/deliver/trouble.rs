@@ -52,7 +52,9 @@ impl Deliver {
             // What nobody can bring back is not waited for at the end of a run.
             ErrorKind::Environment => !for_good,
             ErrorKind::Config => self.has_worked,
-            ErrorKind::Input | ErrorKind::Corruption | ErrorKind::Bug => false,
+            ErrorKind::Input | ErrorKind::Corruption | ErrorKind::Bug | ErrorKind::Stopped | ErrorKind::TooMuch => {
+                false
+            }
         }
     }
 

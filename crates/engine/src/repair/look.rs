@@ -80,7 +80,7 @@ impl Looker<'_> {
         }
         let store = SchemaStore::open_read_only(&folder)?;
         let streams = self.plan.streams.iter().map(|stream| stream.schema.clone());
-        let tables = self.plan.stages.iter().flat_map(StagePlan::tables).map(|table| table.spec.schema.clone());
+        let tables = self.plan.stages.iter().flat_map(|stage| &stage.tables).map(|table| table.spec.schema.clone());
         let known: BTreeMap<u64, _> =
             streams.chain(tables).chain([DeadLetter::schema()]).map(|schema| (schema_id(&schema), schema)).collect();
         let mut ids: Vec<u64> = names_in(&folder)?.iter().filter_map(|name| id_of(name)).collect();
@@ -200,7 +200,7 @@ impl Looker<'_> {
         };
         let (start, end) = (log.start_offset(partition), log.end_offset(partition));
         let mut says = format!("it is built anew from the {} records of `{input}`", end - start);
-        let tables = shown(stage.tables().map(|table| &*table.spec.name));
+        let tables = shown(stage.tables.iter().map(|table| &*table.spec.name));
         if start > 0 {
             says += &format!("; {start} older ones are no longer kept, and what only they had made is gone");
         }

@@ -29,9 +29,6 @@ const HARMLESS: &str = "Ready";
 /// The longest text or row that is kept to ask again.
 const HARMLESS_BYTES_MAX: usize = 4 << 10;
 
-/// What a call that is stopped while it waits fails with; not an error of the pipeline.
-pub const STOPPED: &str = "stopped while the model was not available";
-
 /// How a caller waits for a model that is away.
 #[derive(Debug, Clone)]
 pub struct Patience {
@@ -93,7 +90,7 @@ impl<'a> Wait<'a> {
     pub(super) async fn unless_stopped<T>(&self, done: impl Future<Output = T>) -> Result<T> {
         tokio::select! {
             biased;
-            () = self.patience.stop.cancelled() => Err(Error::retry(STOPPED)),
+            () = self.patience.stop.cancelled() => Err(Error::new(ErrorKind::Stopped, "stopped while the model was not available")),
             done = done => Ok(done),
         }
     }

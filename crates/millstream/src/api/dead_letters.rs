@@ -25,6 +25,9 @@ pub struct DeadLetterView {
     pub stage: Stage,
     /// Source, transform, table or sink that failed.
     pub component: String,
+    /// Of a transform or table: the relation that it took the record from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
     /// Kind of failure.
     pub kind: String,
     /// Why.
@@ -73,6 +76,7 @@ impl DeadLetterView {
             id: entry.id(),
             stage: letter.stage,
             component: letter.component.clone(),
+            input: letter.input.clone(),
             kind: letter.kind.clone(),
             message: letter.message.clone(),
             raw: text.map(str::to_owned),

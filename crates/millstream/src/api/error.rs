@@ -40,8 +40,8 @@ impl ApiError {
 impl From<Error> for ApiError {
     fn from(e: Error) -> Self {
         let status = match e.kind() {
-            ErrorKind::Input | ErrorKind::Config => StatusCode::BAD_REQUEST,
-            ErrorKind::Retry | ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorKind::Input | ErrorKind::Config | ErrorKind::TooMuch => StatusCode::BAD_REQUEST,
+            ErrorKind::Retry | ErrorKind::Unavailable | ErrorKind::Stopped => StatusCode::SERVICE_UNAVAILABLE,
             ErrorKind::Environment => StatusCode::INSUFFICIENT_STORAGE,
             ErrorKind::Corruption | ErrorKind::Bug => StatusCode::INTERNAL_SERVER_ERROR,
         };

@@ -185,6 +185,7 @@ fn letter_of(view: &DeadLetterView) -> DeadLetter {
     DeadLetter {
         stage: view.stage,
         component: view.component.clone(),
+        input: view.input.clone(),
         kind: view.kind.clone(),
         message: view.message.clone(),
         raw: view.raw_bytes().into(),

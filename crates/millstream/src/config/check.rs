@@ -4,6 +4,7 @@
 //! An entry that is wrong does not hide what is wrong with the others: what reads from it is checked as far as its
 //! columns are not needed.
 
+mod computed;
 mod formats;
 mod outputs;
 mod predict_input;
@@ -23,7 +24,7 @@ use millstream_models::{FallbackConfig, ModelConfig, ModelInfo, Task, check_fall
 use crate::config::diagnostics::{Problem, suggestion};
 use crate::config::raw::{self, RawOnError, RawRetention, RawSettings};
 use crate::config::tree::{Content, Entry, Node, Place};
-use millstream_engine::spec::{ModelSpec, OnError, Pipeline, RetentionSpec, Settings};
+use millstream_engine::spec::{CHANGES_SUFFIX, ModelSpec, OnError, Pipeline, RetentionSpec, Settings};
 
 /// What the checks need to know beside the tree.
 pub struct Input<'a> {
@@ -67,6 +68,8 @@ struct Relation<'a> {
     entry: &'a Entry,
     /// The columns; none where the entry is wrong.
     schema: Option<SchemaRef>,
+    /// Of a table: the columns of its changes.
+    changes: Option<SchemaRef>,
     partitions: u32,
 }
 
@@ -98,8 +101,7 @@ impl<'a> Checker<'a> {
         self.declare("tables", Kind::Table);
         let sources = self.sources(&retention);
         let models = self.models();
-        let transforms = self.transforms(&models);
-        let tables = self.tables();
+        let (transforms, tables) = self.computed(&models);
         let sinks = self.sinks(&tables);
         if let Some(entry) = self.root.entry("sources").filter(|e| e.value.entries().is_empty() && !self.is_wrong(e)) {
             let help = "name one below `sources:`, such as `wire: { type: file, path: ./wire.jsonl, … }`";
@@ -216,7 +218,7 @@ impl<'a> Checker<'a> {
                 self.error(&entry.place, message, help);
                 continue;
             }
-            self.relations.insert(&entry.key, Relation { kind, entry, schema: None, partitions: 1 });
+            self.relations.insert(&entry.key, Relation { kind, entry, schema: None, changes: None, partitions: 1 });
         }
     }
 
@@ -306,7 +308,7 @@ impl<'a> Checker<'a> {
         index
     }
 
-    /// The relation that a `from:` names: a source or a transform; a problem where it is none of them.
+    /// The relation that a `from:` names: a source, a transform or a change stream; a problem where it is none of them.
     fn reference(&mut self, place: &Place, name: &str, by: &str) -> Option<()> {
         match self.relations.get(name).map(|r| r.kind) {
             Some(Kind::Source | Kind::Transform) => {
@@ -314,19 +316,12 @@ impl<'a> Checker<'a> {
                 Some(())
             }
             Some(Kind::Table) => {
-                let help = format!("name what `{name}` takes its rows from");
-                self.error(place, format!("`{name}` is a table: a {by} reads sources and transforms"), Some(help));
+                let help =
+                    format!("write `{name}{CHANGES_SUFFIX}` for its changes, or name what it takes its rows from");
+                self.error(place, format!("`{name}` is a table: a {by} reads streams"), Some(help));
                 None
             }
-            None if self.is_changes(name) => {
-                let help = "only sinks read change streams";
-                self.error(
-                    place,
-                    format!("`{name}` is a change stream: a {by} reads sources and transforms"),
-                    Some(help.into()),
-                );
-                None
-            }
+            None if self.is_changes(name) => Some(()),
             None => {
                 let known: Vec<&str> = self.names(&[Kind::Source, Kind::Transform]);
                 let help = suggestion(name, "there are", &known);
@@ -337,7 +332,7 @@ impl<'a> Checker<'a> {
     }
 
     fn is_changes(&self, name: &str) -> bool {
-        name.strip_suffix(millstream_engine::spec::CHANGES_SUFFIX).is_some_and(|table| self.is_table(table))
+        name.strip_suffix(CHANGES_SUFFIX).is_some_and(|table| self.is_table(table))
     }
 
     fn is_table(&self, name: &str) -> bool {
@@ -348,12 +343,18 @@ impl<'a> Checker<'a> {
         self.relations.iter().filter(|(_, r)| kinds.contains(&r.kind)).map(|(name, _)| *name).collect()
     }
 
+    /// The columns of a source, transform, table or change stream; none where its entry is wrong.
     fn schema(&self, name: &str) -> Option<SchemaRef> {
-        self.relations.get(name)?.schema.clone()
+        match self.relations.get(name) {
+            Some(relation) => relation.schema.clone(),
+            None => self.relations.get(name.strip_suffix(CHANGES_SUFFIX)?)?.changes.clone(),
+        }
     }
 
     fn partitions(&self, name: &str) -> u32 {
-        self.relations.get(name).map_or(1, |r| r.partitions)
+        let table = name.strip_suffix(CHANGES_SUFFIX);
+        let relation = self.relations.get(name).or_else(|| self.relations.get(table?));
+        relation.map_or(1, |r| r.partitions)
     }
 
     fn set(&mut self, name: &str, schema: SchemaRef, partitions: u32) {

@@ -133,9 +133,9 @@ pub struct RawSinkEntry {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawTransform {
-    /// A SELECT over sources and other transforms.
+    /// A SELECT over sources, other transforms and the changes of tables (`news.changes`).
     pub sql: Option<String>,
-    /// What `predict` takes: a source or a transform.
+    /// What `predict` takes: a source, a transform or the changes of a table.
     pub from: Option<String>,
     /// Adds a model's prediction as a column.
     pub predict: Option<RawPredict>,
@@ -203,7 +203,8 @@ pub struct RawRetry {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawTable {
-    /// What it takes rows from: a source or a transform, or a list of such with the same columns.
+    /// What it takes rows from: a source, a transform or the changes of another table (`news.changes`), or a list of such
+    /// with the same columns.
     pub from: OneOrMany,
     /// Where it begins when it is new and what it takes rows from holds older records: `earliest` or `latest`. Default:
     /// `latest`.
@@ -216,6 +217,9 @@ pub struct RawTable {
     pub ttl: Option<HumanDuration>,
     /// A condition on the incoming row, in SQL: where it is true, the row with that key is deleted.
     pub delete_when: Option<String>,
+    /// What happens to a row that can't be kept: its key is null, or `delete_when` fails on it. Default: `dead_letter`.
+    #[serde(default)]
+    pub on_error: RawOnError,
     /// How many partitions the table has. Default: as many as what it takes rows from.
     #[schemars(range(min = 1, max = 1024))]
     pub partitions: Option<u32>,

@@ -15,23 +15,25 @@ use crate::config::tree::{Entry, Node, Place};
 use millstream_engine::spec::{CHANGES_SUFFIX, SinkSpec, TableSpec};
 
 impl<'a> Checker<'a> {
-    pub(super) fn tables(&mut self) -> Vec<TableSpec> {
-        let mut tables = Vec::new();
-        for entry in self.section("tables") {
-            if self.relations.get(entry.key.as_str()).is_none_or(|r| r.kind != Kind::Table) {
-                continue;
-            }
-            if self.is_wrong(entry) {
-                self.table_despite_errors(entry);
-                continue;
-            }
-            let Some(raw) = self.read::<RawTable>(entry, entry.value.to_json()) else { continue };
-            if let Some(table) = self.table(entry, &raw) {
-                self.set(&entry.key, table.schema.clone(), table.partitions);
-                tables.push(table);
-            }
+    /// The entries that are tables.
+    pub(super) fn table_entries(&self) -> impl Iterator<Item = &'a Entry> {
+        let is_table = |entry: &&Entry| self.is_table(&entry.key);
+        self.section("tables").iter().filter(is_table).collect::<Vec<_>>().into_iter()
+    }
+
+    /// A table, when all that it reads has been checked.
+    pub(super) fn table_of(&mut self, entry: &'a Entry) -> Option<TableSpec> {
+        if self.is_wrong(entry) {
+            self.table_despite_errors(entry);
+            return None;
         }
-        tables
+        let raw = self.read::<RawTable>(entry, entry.value.to_json())?;
+        let table = self.table(entry, &raw)?;
+        self.set(&entry.key, table.schema.clone(), table.partitions);
+        if let Some(relation) = self.relations.get_mut(entry.key.as_str()) {
+            relation.changes = Some(table.change_schema());
+        }
+        Some(table)
     }
 
     /// What is right of a table that is wrong elsewhere is checked all the same.
@@ -92,6 +94,7 @@ impl<'a> Checker<'a> {
             schema,
             ttl: raw.ttl.map(|ttl| ttl.0),
             delete_when,
+            on_error: raw.on_error.into(),
             partitions: raw.partitions.unwrap_or(inputs),
         })
     }

@@ -1,6 +1,6 @@
-//! Transforms: what reads what, in which order, SQL with its types, and predictions.
+//! Transforms: SQL with its types, and predictions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -17,15 +17,16 @@ use crate::config::tree::{Content, Entry, LineIndex, Node, Place};
 use millstream_engine::spec::{ModelSpec, OnError, PredictSpec, RetrySpec, TransformKind, TransformSpec};
 
 /// A transform that is well-formed by itself.
-struct Candidate<'a> {
-    entry: &'a Entry,
+pub(super) struct Candidate<'a> {
+    pub entry: &'a Entry,
     raw: RawTransform,
-    /// The sources and transforms that it reads; none where one of its references is wrong.
-    inputs: Option<Vec<String>>,
+    /// The relations that it reads; none where one of its references is wrong.
+    pub inputs: Option<Vec<String>>,
 }
 
 impl<'a> Checker<'a> {
-    pub(super) fn transforms(&mut self, models: &[ModelSpec]) -> Vec<TransformSpec> {
+    /// The transforms that are well-formed by themselves.
+    pub(super) fn transform_candidates(&mut self) -> Vec<Candidate<'a>> {
         let mut candidates = Vec::new();
         for entry in self.section("transforms") {
             if self.relations.get(entry.key.as_str()).is_none_or(|r| r.kind != Kind::Transform) {
@@ -48,21 +49,18 @@ impl<'a> Checker<'a> {
                 candidates.push(Candidate { entry, raw, inputs });
             }
         }
-        let order = self.order(&candidates);
-        let mut transforms = Vec::new();
-        for index in order {
-            let candidate = &candidates[index];
-            let spec = match &candidate.raw.predict {
-                Some(predict) => self.predict(candidate, predict, models),
-                None => self.sql(candidate),
-            };
-            if let Some(spec) = spec {
-                let partitions = candidate.inputs.iter().flatten().map(|name| self.partitions(name)).max().unwrap_or(1);
-                self.set(&candidate.entry.key, spec.schema.clone(), partitions);
-                transforms.push(spec);
-            }
-        }
-        transforms
+        candidates
+    }
+
+    /// What a candidate is, when all that it reads has been checked.
+    pub(super) fn transform(&mut self, candidate: &Candidate<'a>, models: &[ModelSpec]) -> Option<TransformSpec> {
+        let spec = match &candidate.raw.predict {
+            Some(predict) => self.predict(candidate, predict, models),
+            None => self.sql(candidate),
+        }?;
+        let partitions = candidate.inputs.iter().flatten().map(|name| self.partitions(name)).max().unwrap_or(1);
+        self.set(&candidate.entry.key, spec.schema.clone(), partitions);
+        Some(spec)
     }
 
     /// Either `sql`, or `from` and `predict`.
@@ -119,45 +117,6 @@ impl<'a> Checker<'a> {
             complete &= self.reference(&place, name, "transform").is_some();
         }
         complete.then_some(names)
-    }
-
-    /// Indices of the candidates, each after those it reads. Those in or behind a circle are left out.
-    fn order(&mut self, candidates: &[Candidate<'a>]) -> Vec<usize> {
-        let index: BTreeMap<&str, usize> =
-            candidates.iter().enumerate().map(|(i, c)| (c.entry.key.as_str(), i)).collect();
-        let reads: Vec<Vec<usize>> = candidates
-            .iter()
-            .map(|c| c.inputs.iter().flatten().filter_map(|name| index.get(name.as_str()).copied()).collect())
-            .collect();
-        let mut order: Vec<usize> = Vec::new();
-        let mut left: BTreeSet<usize> = (0..candidates.len()).collect();
-        while let Some(next) = left.iter().copied().find(|&i| reads[i].iter().all(|r| !left.contains(r))) {
-            left.remove(&next);
-            order.push(next);
-        }
-        while let Some(&start) = left.first() {
-            let circle = circle(start, &reads, &left);
-            if let Some(circle) = &circle {
-                let names: Vec<&str> =
-                    circle.iter().chain(circle.first()).map(|&i| candidates[i].entry.key.as_str()).collect();
-                let message = if circle.len() == 1 {
-                    format!("`{}` reads itself", names[0])
-                } else {
-                    format!("these transforms read each other in a circle: {}", names.join(" → "))
-                };
-                let place = &candidates[circle[0]].entry.place;
-                self.error(
-                    place,
-                    message,
-                    Some("the first must read a source, or a transform outside of the circle".into()),
-                );
-            }
-            left.remove(&start);
-            circle.into_iter().flatten().for_each(|i| {
-                left.remove(&i);
-            });
-        }
-        order
     }
 
     fn sql(&mut self, candidate: &Candidate<'a>) -> Option<TransformSpec> {
@@ -338,22 +297,6 @@ fn retry(raw: &RawPredict) -> RetrySpec {
         attempts: raw.retry.attempts.unwrap_or(3),
         initial: duration(raw.retry.initial, 100),
         max: duration(raw.retry.max, 5_000),
-    }
-}
-
-/// A way from `start` back to where it has been, along what is read; the circle begins with its first transform in the
-/// file. None where `start` only reads from a circle.
-fn circle(start: usize, reads: &[Vec<usize>], left: &BTreeSet<usize>) -> Option<Vec<usize>> {
-    let mut path = vec![start];
-    loop {
-        let next = *reads[*path.last()?].iter().find(|r| left.contains(r))?;
-        if let Some(from) = path.iter().position(|&i| i == next) {
-            let mut circle = path.split_off(from);
-            let first = circle.iter().enumerate().min_by_key(|(_, i)| **i)?.0;
-            circle.rotate_left(first);
-            return Some(circle);
-        }
-        path.push(next);
     }
 }
 
