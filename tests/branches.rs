@@ -159,3 +159,85 @@ sinks:
         [json!({ "id": 1, "n": 4 }), json!({ "id": 2, "n": 2 })]
     );
 }
+
+#[test]
+fn a_replay_repeats_nothing_to_the_sinks_of_transforms() {
+    let rest = "transforms:
+  x: { sql: \"SELECT id, n FROM s\" }
+tables:
+  t: { from: s, key: [id], delete_when: \"op = 'gone'\" }
+sinks:
+  out: { type: file, from: x, folder: ./out }
+";
+    let place = place(rest, &[(1, 1, "x"), (2, 2, "x")]);
+    place.run();
+    let replay = ["replay", "pipeline.yaml", "--from", "earliest", "--data-dir", "data"];
+    place.stdout(&replay);
+    assert_eq!(ns(&place.sink_rows("out")), [1, 2], "sent once");
+    // What comes later is sent, also by the run behind a replay.
+    place.write("pipeline.yaml", format!("{SOURCE}{rest}").replace("n FROM s", "n + 10 AS n FROM s"));
+    place.stdout(&replay);
+    let more: String = [(1, 1, "x"), (2, 2, "x"), (3, 3, "x")]
+        .iter()
+        .map(|(id, n, op)| format!("{}\n", json!({ "id": id, "n": n, "op": op })))
+        .collect();
+    place.write("in.jsonl", more);
+    place.run();
+    assert_eq!(ns(&place.sink_rows("out")), [1, 2, 13]);
+}
+
+#[test]
+fn a_table_of_changes_is_replayed_from_the_changes_alone() {
+    let rest = "tables:
+  t: { from: s, key: [id] }
+  u: { from: t.changes, key: [key] }
+";
+    let rest = rest.replace("from: t.changes, key: [key]", "from: latest, key: [id]");
+    let rest = format!("transforms:\n  latest: {{ sql: \"SELECT key.id AS id, new.n AS n FROM t.changes\" }}\n{rest}");
+    let place = place(&rest, &[(1, 1, "x"), (2, 2, "x"), (1, 3, "x")]);
+    place.run();
+    let before = place.tap("t.changes").len();
+    place.stdout(&["replay", "pipeline.yaml", "--table", "u", "--into", "v", "--data-dir", "data"]);
+    let rows = |table: &str| place.query(&format!("SELECT id, n FROM {table} ORDER BY id"));
+    assert_eq!((rows("v").len(), rows("v")), (2, rows("u")));
+    place.stdout(&["replay", "pipeline.yaml", "--table", "u", "--data-dir", "data"]);
+    assert_eq!((rows("u").len(), place.tap("t.changes").len()), (2, before));
+}
+
+/// Pushes until it is refused: what reads the exchange behind it has come to a halt.
+#[test]
+fn a_source_is_held_back_by_a_stage_behind_an_exchange() {
+    // The stage behind the exchange waits for a model that is away; the one before it does not.
+    let pipeline = "pipeline: p
+settings: { max_backlog: 64KiB }
+sources:
+  s: { type: http, schema: { id: int, text: string }, key: [id] }
+models:
+  far: { task: text-classification, source: \"http://127.0.0.1:9/score\", labels: [a, b] }
+transforms:
+  of_changes: { sql: \"SELECT new.id AS id, new.text AS text FROM t.changes\" }
+  scored: { from: of_changes, predict: { model: far, input: text, output: far } }
+tables:
+  t: { from: s, key: [text] }
+sinks:
+  out: { type: file, from: scored, folder: ./out }
+";
+    let place = Place::new(pipeline);
+    let server = place.start(&[]);
+    let mut refused = 0;
+    for push in 0..4000 {
+        let records: String = (0..50)
+            .map(|i| {
+                let id = push * 50 + i;
+                format!("{{\"id\":{id},\"text\":\"{id:0>100}\"}}\n")
+            })
+            .collect();
+        let answer = crate::support::http::post(&format!("{}/streams/s/records", server.url()), records.as_bytes());
+        if answer.status == 429 || answer.status == 503 {
+            refused += 1;
+            break;
+        }
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    }
+    assert_eq!(refused, 1, "20 MB were taken in, of which the last stage has read nothing");
+}

@@ -30,6 +30,10 @@ pub struct Outputs {
     pub steps: BTreeSet<String>,
     /// What is still to be filled, in this order.
     pub fills: Vec<Fill>,
+    /// The streams of transforms have had the rows of all records below this offset: a replay computes them for its tables
+    /// alone.
+    #[serde(default)]
+    pub sent_below: u64,
 }
 
 /// One output.
@@ -99,7 +103,7 @@ impl Outputs {
         let fed: BTreeMap<String, Fed> =
             fed.map(|(name, _)| (name.to_string(), Fed { began: log_start, until: None })).collect();
         let names: BTreeSet<String> = fed.keys().cloned().collect();
-        Self { steps: plan.restricted_to(&names).step_names(), fed, fills: Vec::new() }
+        Self { steps: plan.restricted_to(&names).step_names(), fed, fills: Vec::new(), sent_below: 0 }
     }
 
     /// Brings the record up to what `plan` now has; says what begins.
@@ -159,8 +163,10 @@ impl Outputs {
         }
     }
 
-    /// The whole stage goes back to `offset`: what would have been filled behind it is read there.
-    pub fn rewind(&mut self, offset: u64) {
+    /// The whole stage goes back from `next` to `offset`: what would have been filled behind it is read there, and what
+    /// has been sent is not sent again.
+    pub fn rewind(&mut self, offset: u64, next: u64) {
+        self.sent_below = self.sent_below.max(next);
         for fill in &mut self.fills {
             fill.until = fill.until.min(offset);
         }

@@ -53,11 +53,12 @@ impl PredictStep {
             (OnError::Default, None) => Some(new_null_array(schema.field(output).data_type(), 1)),
             _ => None,
         };
+        let call_inputs = spec.max_in_flight.clamp(1, CALL_RECORDS);
         let asking = Asking {
             timeout: spec.timeout,
             retry: spec.retry,
-            call_inputs: CALL_RECORDS,
-            calls: spec.max_in_flight.div_ceil(CALL_RECORDS),
+            call_inputs,
+            calls: (spec.max_in_flight / call_inputs).max(1),
             keep: Keep::First,
             patience: Some(Patience { give_up_after: spec.give_up_after, stop, told }),
         };

@@ -1,12 +1,11 @@
 //! Running a pipeline again from a point in its logs, into its own tables or into another one.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use millstream_core::{Error, Result};
 
-use crate::plan::{Plan, StagePlan};
-use crate::spec::{Pipeline, TransformKind};
+use crate::plan::{Plan, StagePlan, StreamKind, exchange_name};
+use crate::spec::Pipeline;
 use crate::streams::Streams;
 
 /// What to run again.
@@ -47,23 +46,20 @@ impl Replay {
         if let Some(new_name) = self.into.as_ref().filter(|name| pipeline.table(name).is_some()) {
             return Err(Error::config(format!("`{new_name}` is a table of the pipeline: name one that is not")));
         }
-        let mut only = pipeline.clone();
-        only.sinks.clear();
-        only.tables.retain(|t| t.name == *table);
-        let Some(spec) = only.tables.first_mut() else {
+        let mut all = pipeline.clone();
+        let Some(spec) = all.tables.iter_mut().find(|t| t.name == *table) else {
             let known = pipeline.tables.iter().map(|t| format!("`{}`", t.name)).collect::<Vec<_>>().join(", ");
             return Err(Error::config(format!("the pipeline has no table `{table}`; it has {known}")));
         };
-        if let Some(new_name) = &self.into {
-            spec.name = new_name.clone();
-        }
-        let needed = ancestors(pipeline, &spec.from.clone());
-        only.transforms.retain(|t| needed.contains(&t.name));
-        only.sources.retain(|s| needed.contains(&s.name));
-        let mut plan = Plan::new(&only)?;
-        let Some(new_name) = &self.into else { return Ok(plan) };
-        for stage in plan.stages.iter_mut().filter(|s| pipeline.sources.iter().any(|source| source.name == s.id)) {
-            stage.id = format!("{}@{new_name}", stage.id).into();
+        let name = self.into.as_ref().unwrap_or(table).clone();
+        spec.name = name.clone();
+        let mut plan = Plan::new(&all)?.for_table(&name);
+        if self.into.is_some() {
+            // Beside the pipeline's own stages, which read the same logs.
+            let exchange = exchange_name(&name);
+            for stage in plan.stages.iter_mut().filter(|stage| stage.input != exchange) {
+                stage.id = format!("{}@{name}", stage.id).into();
+            }
         }
         Ok(plan)
     }
@@ -73,12 +69,17 @@ impl Replay {
         self.table.is_some() && self.into.is_none()
     }
 
-    /// Where a task begins; none for stages that read no source.
+    /// Where a task begins; none for stages whose input is made anew by what lies before them.
     pub fn offset(&self, stage: &StagePlan, partition: u32, streams: &Streams) -> Result<Option<u64>> {
         if self.source.as_ref().is_some_and(|source| *source != stage.input) {
             return Ok(None);
         }
-        let Some(stream) = streams.get(&stage.input).filter(|s| s.plan.kind == super::plan::StreamKind::Source) else {
+        let Some(stream) = streams.get(&stage.input).filter(|stream| match stream.plan.kind {
+            StreamKind::Source => true,
+            // What has changed already changes nothing again: a table that is built of changes reads those that are kept.
+            StreamKind::Changes => self.table.is_some(),
+            StreamKind::Transform | StreamKind::Exchange => false,
+        }) else {
             return Ok(None);
         };
         let (start, end) = (stream.log.start_offset(partition), stream.log.end_offset(partition));
@@ -90,19 +91,4 @@ impl Replay {
         };
         Ok(Some(offset.clamp(start, end)))
     }
-}
-
-fn ancestors(pipeline: &Pipeline, from: &[Arc<str>]) -> BTreeSet<Arc<str>> {
-    let mut needed: BTreeSet<Arc<str>> = from.iter().cloned().collect();
-    // Transforms are in topological order, so one pass from the end finds them all.
-    for transform in pipeline.transforms.iter().rev() {
-        if !needed.contains(&transform.name) {
-            continue;
-        }
-        match &transform.kind {
-            TransformKind::Sql(sql) => needed.extend(sql.inputs().iter().map(|i| Arc::from(i.as_str()))),
-            TransformKind::Predict(spec) => drop(needed.insert(spec.from.clone())),
-        }
-    }
-    needed
 }

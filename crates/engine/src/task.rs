@@ -242,7 +242,7 @@ impl Task {
     /// Goes to another offset of the input: a replay.
     pub async fn rewind(&mut self, offset: u64) -> Result<()> {
         let commit = Commit { sequence: self.sequence, next_offset: offset, outbox: Vec::new() };
-        self.outputs.rewind(offset);
+        self.outputs.rewind(offset, self.next_offset);
         let mut writes = Writes::new();
         writes.put(COMMIT_KEY, commit.encode());
         writes.put(OUTPUTS_KEY, self.outputs.encode()?);
@@ -439,7 +439,9 @@ impl Task {
         }
         self.graph.count(&mut effects);
         for (stream, rows) in effects.emits {
-            pending.rows.entry(stream).or_default().push(rows.batch);
+            if let Some(rows) = self.not_yet_sent(&stream, rows, input) {
+                pending.rows.entry(stream).or_default().push(rows);
+            }
         }
         pending.dead_letters.extend(effects.dead_letters);
         // While an output is filled, these rows come a second time.
@@ -448,6 +450,18 @@ impl Task {
         }
         self.context.metrics.received("stage", &self.plan.id, input.batch.num_rows());
         Ok(pending)
+    }
+
+    /// Rows for the stream of a transform, without those that a replay computes again.
+    fn not_yet_sent(&self, stream: &str, rows: Rows, input: &StreamBatch) -> Option<RecordBatch> {
+        let is_replayed = input.base_offset < self.outputs.sent_below && !self.is_filling && input.target.is_none();
+        let brings_a_table_rows = self.plan.written.get(stream).is_some_and(|written| written.table.is_some());
+        if !is_replayed || brings_a_table_rows {
+            return Some(rows.batch);
+        }
+        let sent = |row: &u32| input.base_offset + u64::from(*row) < self.outputs.sent_below;
+        let first = rows.origin.partition_point(sent);
+        (first < rows.len()).then(|| rows.batch.slice(first, rows.len() - first))
     }
 
     fn seen(&self, op: usize, rows: Rows, input: &StreamBatch) -> Seen {

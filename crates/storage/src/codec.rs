@@ -3,7 +3,7 @@
 //! # A batch
 //!
 //! ```text
-//! version u8 = 1 | 3 × 0 | metadata length u32 LE | CRC-32C of what follows u32 LE | 4 × 0
+//! version u8 = 2 | 3 × 0 | metadata length u32 LE | CRC-32C of all the rest u32 LE | 4 × 0
 //! Arrow IPC record-batch message, padded to 8 | body, padded to 8
 //! ```
 //!
@@ -37,7 +37,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::checkpoint::replace_file;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The first bytes that the checksum covers; then come those behind the header.
+const CHECKED_HEADER_BYTES: usize = 8;
 const HEADER_BYTES: usize = 16;
 const ALIGNMENT: usize = 8;
 /// Bodies up to this many bytes are not worth compressing.
@@ -71,7 +73,7 @@ pub fn encode_batch(batch: &RecordBatch) -> Result<Bytes> {
     out.extend_from_slice(&data.ipc_message);
     out.resize(HEADER_BYTES + metadata_bytes, 0);
     out.extend_from_slice(&data.arrow_data);
-    let crc = crc32c::crc32c(&out[HEADER_BYTES..]);
+    let crc = checksum(&out);
     out[8..12].copy_from_slice(&crc.to_le_bytes());
     Ok(out.into())
 }
@@ -86,14 +88,14 @@ pub fn decode_batch(payload: &Bytes, schema: &SchemaRef) -> Result<RecordBatch> 
     let Some((&version, header)) = payload.first().zip(payload.get(..HEADER_BYTES)) else {
         return Err(broken("it is too short"));
     };
-    if version > VERSION {
+    if version != VERSION {
         return Err(Error::environment(format!(
-            "a stored batch is of format {version}, this Millstream reads up to {VERSION}: use the version that wrote it"
+            "a stored batch is of format {version}, this Millstream reads {VERSION}: use the version that wrote it"
         )));
     }
     let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     // The Arrow reader checks values, but trusts lengths: it would panic on damaged ones.
-    if crc32c::crc32c(&payload[HEADER_BYTES..]) != word(8) {
+    if checksum(payload) != word(8) || payload[12..HEADER_BYTES] != [0; 4] {
         return Err(broken("the checksum does not match"));
     }
     let body_at = HEADER_BYTES.saturating_add(word(4) as usize);
@@ -103,6 +105,11 @@ pub fn decode_batch(payload: &Bytes, schema: &SchemaRef) -> Result<RecordBatch> 
     let body = Buffer::from(payload.slice(body_at..));
     read_record_batch(&body, header, schema.clone(), &HashMap::new(), None, &message.version())
         .map_err(|e| broken("its columns").caused_by(e))
+}
+
+/// Of all but itself and the zeros behind it: a length that is wrong must not be believed.
+fn checksum(payload: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&payload[..CHECKED_HEADER_BYTES]), &payload[HEADER_BYTES..])
 }
 
 /// String and binary views would be written with the whole buffers that they point into.
