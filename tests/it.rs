@@ -11,6 +11,7 @@ mod api;
 mod attacks;
 mod bad_input;
 mod begin;
+mod borders;
 mod branches;
 mod canary;
 mod chaos;
