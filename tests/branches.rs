@@ -241,3 +241,46 @@ sinks:
     }
     assert_eq!(refused, 1, "20 MB were taken in, of which the last stage has read nothing");
 }
+
+#[test]
+fn a_trickle_is_committed_together_where_an_interval_is_set_and_a_lone_record_at_once() {
+    let pipeline = |interval: &str| {
+        format!(
+            "pipeline: p
+settings: {{ commit: {{ interval: {interval} }} }}
+sources:
+  s: {{ type: http, schema: {{ id: int }}, key: [id] }}
+tables:
+  t: {{ from: s, key: [id] }}
+"
+        )
+    };
+    let commits = |interval: &str| {
+        let place = Place::new(&pipeline(interval));
+        let mut server = place.start(&[]);
+        let push = |id: usize| {
+            let url = format!("{}/streams/s/records", server.url());
+            assert_eq!(crate::support::http::post(&url, format!("{{\"id\":{id}}}")).status, 200);
+        };
+        push(0);
+        let count = || place_rows(&server.url());
+        crate::support::process::eventually("the first record", || (count() == 1).then_some(()));
+        (1..40).for_each(push);
+        server.terminate();
+        assert!(server.wait().success());
+        place.run();
+        // Each commit is one append to the change stream, and one chunk of it a moment of its own.
+        let moments: std::collections::BTreeSet<String> =
+            place.query("SELECT _ingested_at FROM t.changes").iter().map(|row| row.to_string()).collect();
+        assert_eq!(place.query("SELECT * FROM t").len(), 40);
+        moments.len()
+    };
+    // The first record did not wait for an hour; the others did, until the stop.
+    assert!(commits("1h") <= 3);
+}
+
+fn place_rows(url: &str) -> i64 {
+    let body = json!({ "sql": "SELECT count(*) AS n FROM t" }).to_string();
+    let answer = crate::support::http::post(&format!("{url}/api/v1/query"), body);
+    answer.text.lines().find_map(|line| serde_json::from_str::<Value>(line).ok()?["n"].as_i64()).unwrap_or(-1)
+}

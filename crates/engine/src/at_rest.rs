@@ -44,6 +44,7 @@ pub async fn redrive_at_rest(
         hurry: Hurry::default(),
         pipeline_version: pipeline.version.clone(),
         backlog_max: pipeline.settings.max_backlog,
+        commit: pipeline.settings.commit,
         folder: data_dir.id()?,
     };
     let ingests = open_ingests(&pipeline, &context, &data_dir)?;

@@ -167,6 +167,7 @@ impl Running {
             hurry: Hurry::default(),
             pipeline_version: pipeline.version.clone(),
             backlog_max: pipeline.settings.max_backlog,
+            commit: pipeline.settings.commit,
             folder: data_dir.id()?,
         };
         let mut states = BTreeMap::new();

@@ -43,6 +43,17 @@ pub struct Settings {
     pub retention: RetentionSpec,
     /// Bytes that the slowest reader of a stream may fall behind before its source is held back.
     pub max_backlog: u64,
+    /// When what was computed is committed.
+    pub commit: CommitSpec,
+}
+
+/// When what was computed is committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommitSpec {
+    /// The shortest time between two commits of a task, while less than `bytes` waits.
+    pub interval: Duration,
+    /// Bytes of the log, as stored, that one commit covers at most; at least 1.
+    pub bytes: u64,
 }
 
 /// How long a stream is kept. Each limit alone is enough to drop the oldest records; without one it is kept for ever.

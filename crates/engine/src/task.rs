@@ -34,12 +34,12 @@ use crate::outbox::{self, COMMIT_KEY, Commit};
 use crate::outputs::{Begins, OUTPUTS_KEY, Outputs, Position};
 use crate::plan::{StagePlan, storage_spec};
 use crate::progress::{Progress, ReaderProgress};
+use crate::spec::CommitSpec;
 use crate::streams::{Stream, StreamBatch, Streams};
 use crate::table::{deletes, rows_without};
 use crate::watch::{Seen, Watchers};
 
-/// A commit covers about this much of the log at most (compressed bytes), and this many rows.
-const READ_BYTES: usize = 512 << 10;
+/// A commit covers this many rows at most.
 const COMMIT_ROWS: usize = 8192;
 /// Rows that one commit expires at most.
 const EXPIRE_ROWS: usize = 4096;
@@ -71,6 +71,8 @@ pub struct TaskContext {
     pub pipeline_version: Arc<str>,
     /// Bytes that the slowest stage may be behind in a log before whoever writes it is held back.
     pub backlog_max: u64,
+    /// When what was computed is committed.
+    pub commit: CommitSpec,
     /// The identity of the data folder; every id that leaves the program begins with it.
     pub folder: Arc<str>,
 }
@@ -266,8 +268,9 @@ impl Task {
         let has_ttl = self.plan.tables.iter().any(|t| t.spec.ttl.is_some());
         let mut publishing: Option<Publishing> = None;
         let mut expire_at = tokio::time::Instant::now();
+        let mut next_commit = expire_at;
         while !stop.is_cancelled() {
-            if !self.room().await {
+            if !self.room().await || !self.pace(next_commit).await? {
                 break;
             }
             let batches = self.read()?;
@@ -283,6 +286,7 @@ impl Task {
                 }
                 continue;
             }
+            next_commit = tokio::time::Instant::now() + self.context.commit.interval;
             self.commit_each(commit_batches(batches)?, &mut publishing).await?;
             if expire {
                 expire_at = tokio::time::Instant::now() + EXPIRE_EVERY;
@@ -308,6 +312,26 @@ impl Task {
             }
         }
         true
+    }
+
+    /// Waits until the next commit is due: its moment has come, or enough waits for one. A record that comes alone finds a
+    /// moment that has come long ago. False where the pipeline stops before that.
+    async fn pace(&self, next_commit: tokio::time::Instant) -> Result<bool> {
+        let (log, stop) = (&self.input.log, &self.context.stop);
+        let mut seen = self.next_offset;
+        while tokio::time::Instant::now() < next_commit
+            && log.bytes_behind(self.partition, self.next_offset) < self.context.commit.bytes
+        {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(false),
+                () = tokio::time::sleep_until(next_commit) => {}
+                changed = log.changed(self.partition, seen) => {
+                    changed?;
+                    seen = log.end_offset(self.partition);
+                }
+            }
+        }
+        Ok(true)
     }
 
     /// Computes and commits one batch after the other, until the pipeline stops. One that gives too much at once is done in
@@ -425,7 +449,7 @@ impl Task {
 
     fn read_from(&self, offset: u64) -> Result<Vec<StreamBatch>> {
         let offset = offset.max(self.input.log.start_offset(self.partition));
-        self.input.read(self.partition, offset, READ_BYTES)
+        self.input.read(self.partition, offset, self.context.commit.bytes as usize)
     }
 
     /// Computes everything that one commit will write.

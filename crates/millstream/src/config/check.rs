@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use millstream_core::Result;
@@ -24,7 +25,7 @@ use millstream_models::{FallbackConfig, ModelConfig, ModelInfo, Task, check_fall
 use crate::config::diagnostics::{Problem, suggestion};
 use crate::config::raw::{self, RawOnError, RawRetention, RawSettings};
 use crate::config::tree::{Content, Entry, Node, Place};
-use millstream_engine::spec::{CHANGES_SUFFIX, ModelSpec, OnError, Pipeline, RetentionSpec, Settings};
+use millstream_engine::spec::{CHANGES_SUFFIX, CommitSpec, ModelSpec, OnError, Pipeline, RetentionSpec, Settings};
 
 /// What the checks need to know beside the tree.
 pub struct Input<'a> {
@@ -121,6 +122,10 @@ impl<'a> Checker<'a> {
         let settings = Settings {
             retention: retention_spec(&retention),
             max_backlog: raw.max_backlog.map_or(256 << 20, |size| size.0),
+            commit: CommitSpec {
+                interval: raw.commit.interval.map_or(Duration::ZERO, |interval| interval.0),
+                bytes: raw.commit.bytes.map_or(512 << 10, |size| size.0.max(1)),
+            },
         };
         (settings, retention)
     }

@@ -61,6 +61,19 @@ pub struct RawSettings {
     pub retention: RawRetention,
     /// How far the slowest reader of a stream may fall behind before its source is held back. Default: `256MiB`.
     pub max_backlog: Option<ByteSize>,
+    /// When what was computed is committed.
+    #[serde(default)]
+    pub commit: RawCommit,
+}
+
+/// When what was computed is committed: as soon as either limit is reached. A record that comes alone does not wait.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawCommit {
+    /// The shortest time between two commits of a task, while less than `bytes` waits. Default: `0s`, at once.
+    pub interval: Option<HumanDuration>,
+    /// How much of its log, as stored, one commit of a task covers at most. Default: `512KiB`.
+    pub bytes: Option<ByteSize>,
 }
 
 /// How long records stay in a log. The oldest are dropped once either limit is passed, but never before every reader
