@@ -9,7 +9,7 @@ use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use millstream_core::disk::{Disk, FaultyDisk, OpenMode, read_all};
 use millstream_core::{ManualClock, Result};
-use millstream_storage::log::{Append, Chunk, DEAD_LETTERS, LogOptions, StreamLog};
+use millstream_storage::log::{Append, Chunk, DEAD_LETTERS, LogOptions, StreamLog, Watermark};
 
 static RUNTIME: LazyLock<tokio::runtime::Runtime> =
     LazyLock::new(|| tokio::runtime::Builder::new_current_thread().build().expect("a runtime"));
@@ -35,11 +35,13 @@ fn append(log: &StreamLog, n: u64) -> Result<()> {
         partition,
         count: 2,
         event_time_max_us: Some(n as i64),
+        watermark: (n % 3 == 1).then_some(Watermark::At(n as i64)),
         target: (n % 2 == 1).then(|| "scored".into()),
         schema: 7,
         payload: Bytes::from_static(payload.as_bytes()),
     };
-    let chunks = vec![chunk(0, "first"), chunk(1, "second, which is longer"), chunk(DEAD_LETTERS, "bad")];
+    let control = Chunk::control(0, Watermark::Idle);
+    let chunks = vec![chunk(0, "first"), control, chunk(1, "second, which is longer"), chunk(DEAD_LETTERS, "bad")];
     let cursor = vec![("file".into(), Some(format!("{n}").into()))];
     RUNTIME.block_on(log.append(Append { producer: "file".into(), sequence: None, cursor, chunks })).map(|_| ())
 }

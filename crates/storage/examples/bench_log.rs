@@ -152,14 +152,7 @@ impl Case {
             let (chunks, count) = (self.chunks_per_appender, self.records_per_chunk as u32);
             tokio::spawn(async move {
                 for _ in 0..chunks {
-                    let chunk = Chunk {
-                        partition: 0,
-                        count,
-                        event_time_max_us: None,
-                        target: None,
-                        schema: 1,
-                        payload: payload.clone(),
-                    };
+                    let chunk = Chunk::rows(0, count, 1, payload.clone());
                     log.append(Append { chunks: vec![chunk], ..Append::default() }).await?;
                 }
                 Ok::<_, millstream_core::Error>(())

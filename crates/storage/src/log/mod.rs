@@ -4,7 +4,9 @@
 //!
 //! * [`StreamLog::append`] answers when everything in the [`Append`] (chunks of any partitions, dead letters, the
 //!   producer's sequence and cursor) is durable and visible; after a crash all of it is there or none of it.
-//! * Offsets of a partition are dense and start at 0: the next chunk begins where the last one ended.
+//! * Offsets of a partition are dense and start at 0: the next chunk begins where the last one ended. A record takes one
+//!   offset, and so does a control chunk, which has no records (see [`Chunk`]).
+//! * Every chunk names its producer, sequence and number in its append, so that readers can drop repeats themselves.
 //! * An append whose sequence is not above its producer's last one is dropped and answered as a duplicate.
 //! * Bytes that do not read back as written are an error that names file and position, never silence and never wrong
 //!   data. The one exception is the end of the newest segment: a frame there that is not whole was never acknowledged
@@ -20,7 +22,7 @@
 //! # Files
 //!
 //! ```text
-//! {dir}/format                     text: "millstream log format 1\n"
+//! {dir}/format                     text: "millstream log format 2\n"
 //! {dir}/{base_group:020}.seg       frames, one after another; only the last segment grows
 //! {dir}/{base_group:020}.idx       where what is in a sealed segment; rebuilt from it when missing or damaged
 //! {dir}/*.tmp                      left by a crash, removed at open
@@ -37,7 +39,7 @@
 //! ```text
 //! header, 64 bytes
 //!    0  4  magic "MSLF"
-//!    4  2  format version, 1
+//!    4  2  format version, 2
 //!    6  2  kind: 0 data, 1 snapshot
 //!    8  8  group
 //!   16  8  position of this header in the segment
@@ -47,10 +49,12 @@
 //!   48  4  chunks (data) or partitions (snapshot) in meta
 //!   52  4  producers in meta      56  4  partitions of the stream      60  4  CRC32C of bytes 0..60
 //! meta
-//!   data, per chunk: partition u32, records u32, first offset u64, schema u64, payload length u32, payload CRC32C u32,
-//!                    flags u8 (1 event time, 2 target), [event time µs i64], [target length u16, target]
+//!   per append (data) or producer (snapshot): id length u16, id, flags u8 (1 sequence, 2 cursor), [sequence u64]
+//!   data, per chunk: append u32, partition u32, records u32, first offset u64, schema u64, payload length u32,
+//!                    payload CRC32C u32, flags u8 (1 event time, 2 target, 4 watermark, 8 idle),
+//!                    [event time µs i64], [target length u16, target], [watermark µs i64]
 //!   snapshot, per partition: partition u32, next offset u64
-//!   per producer: id length u16, id, flags u8 (1 sequence), [sequence u64], cursor entries u32, and per entry:
+//!   per append or producer with a cursor: entries u32, and per entry:
 //!                 key length u32, key, flag u8 (0 removed, 1 set), [value length u32, value]
 //! payloads, in the order of the chunks
 //! ```
@@ -77,6 +81,7 @@ mod shared;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod types;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -84,7 +89,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_core::disk::Disk;
-use millstream_core::source::{Cursor, CursorDelta};
 use millstream_core::{Clock, Error, Result};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -92,6 +96,7 @@ pub use self::check::damage;
 pub use self::reader::Reader;
 pub use self::retention::RetainReport;
 use self::shared::Shared;
+pub use self::types::{Append, Appended, Chunk, LogChunk, LogOptions, ProducerState, Retention, Watermark};
 use self::writer::Request;
 
 /// The partition that holds a stream's dead letters.
@@ -105,112 +110,6 @@ const META_BYTES_MAX: usize = 1 << 30;
 const TAG_BYTES_MAX: usize = u16::MAX as usize;
 const IN_FLIGHT_KIB_MAX: u32 = 32 << 10;
 const REQUESTS_WAITING_MAX: usize = 256;
-
-/// How to keep a stream.
-#[derive(Debug, Clone)]
-pub struct LogOptions {
-    /// The number of partitions, at least 1; dead letters not counted. Can grow, not shrink.
-    pub partitions: u32,
-    /// A segment that would grow beyond this is sealed and a new one begun.
-    pub segment_bytes_max: u64,
-    /// What [`StreamLog::retain`] deletes.
-    pub retention: Retention,
-    /// Sync before an append is answered. Without, a power cut can lose and damage data: for benchmarks only.
-    pub sync: bool,
-}
-
-impl LogOptions {
-    /// Segments of 64 MiB, everything kept, synced.
-    pub fn new(partitions: u32) -> Self {
-        Self { partitions, segment_bytes_max: 64 << 20, retention: Retention::default(), sync: true }
-    }
-}
-
-/// How long segments are kept; without limits, for ever.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Retention {
-    /// Segments whose newest frame is older than this may go.
-    pub age_ms: Option<i64>,
-    /// The oldest segments may go while the stream's files are larger than this together.
-    pub bytes: Option<u64>,
-}
-
-/// What is to be stored in one atomic step.
-#[derive(Debug, Clone, Default)]
-pub struct Append {
-    /// Who appends. Sequences and cursors are kept by producer.
-    pub producer: Arc<str>,
-    /// Grows with every append of the producer, gaps allowed; none where repeats are no concern.
-    pub sequence: Option<u64>,
-    /// Changes to the producer's cursor.
-    pub cursor: CursorDelta,
-    /// The records. May be empty where only sequence or cursor move.
-    pub chunks: Vec<Chunk>,
-}
-
-/// A batch of records for one partition.
-#[derive(Debug, Clone)]
-pub struct Chunk {
-    /// The partition, or [`DEAD_LETTERS`].
-    pub partition: u32,
-    /// The number of records in the payload, at least 1: the chunk takes that many offsets.
-    pub count: u32,
-    /// The latest event time of the records, microseconds since the epoch.
-    pub event_time_max_us: Option<i64>,
-    /// The step that a redriven record is meant for.
-    pub target: Option<Arc<str>>,
-    /// Which schema the payload was written with; belongs to the caller.
-    pub schema: u64,
-    /// The records, encoded and compressed by the caller. Kept in memory for a while: a slice of a larger buffer keeps
-    /// all of that alive.
-    pub payload: Bytes,
-}
-
-/// The answer to an append.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Appended {
-    /// The offset of the first record of each chunk; empty for a duplicate.
-    pub first_offsets: Vec<u64>,
-    /// The sequence had been seen before: nothing was written.
-    pub duplicate: bool,
-}
-
-/// What the log keeps of a producer.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ProducerState {
-    /// The last sequence that was stored.
-    pub sequence: Option<u64>,
-    /// The place that the producer had reached with it.
-    pub cursor: Cursor,
-}
-
-/// A chunk, read back.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogChunk {
-    /// The partition.
-    pub partition: u32,
-    /// The offset of the first record.
-    pub base_offset: u64,
-    /// The number of records.
-    pub count: u32,
-    /// When the chunk was stored, milliseconds since the epoch; never decreases along a stream.
-    pub append_time_ms: i64,
-    /// See [`Chunk::event_time_max_us`].
-    pub event_time_max_us: Option<i64>,
-    /// See [`Chunk::target`].
-    pub target: Option<Arc<str>>,
-    /// See [`Chunk::schema`].
-    pub schema: u64,
-    /// See [`Chunk::payload`].
-    pub payload: Bytes,
-}
-
-impl LogChunk {
-    /// The offset behind the last record.
-    pub fn end_offset(&self) -> u64 {
-        self.base_offset + u64::from(self.count)
-    }
-}
 
 /// A stream's log. Clones are the same log; the writer stops when the last one is dropped.
 #[derive(Debug, Clone)]
@@ -275,7 +174,7 @@ impl StreamLog {
     ///
     /// # Errors
     /// `Environment`: the disk refused, now or earlier (the log is then of no more use), or the log is closed. `Input`:
-    /// larger than the limits. `Bug`: no such partition, or a chunk without records.
+    /// larger than the limits. `Bug`: no such partition, or a chunk with neither records nor a watermark.
     pub async fn append(&self, append: Append) -> Result<Appended> {
         let bytes = self.check(&append)?;
         let requests = self.requests.as_ref().ok_or_else(|| self.shared.stopped())?;
@@ -297,8 +196,8 @@ impl StreamLog {
         let mut meta: usize = append.cursor.iter().map(|(k, v)| 9 + k.len() + v.as_ref().map_or(0, Bytes::len)).sum();
         for chunk in &append.chunks {
             self.shared.slot(chunk.partition)?;
-            if chunk.count == 0 {
-                return Err(Error::bug(format!("append to `{name}` with a chunk of no records")));
+            if let Some(fault) = chunk.fault() {
+                return Err(Error::bug(format!("append to `{name}` with {fault}")));
             }
             let tag = chunk.target.as_ref().map_or(0, |t| t.len());
             if chunk.payload.len() > PAYLOAD_BYTES_MAX || tag > TAG_BYTES_MAX {

@@ -152,8 +152,7 @@ impl Reader {
 /// The chunks of a partition in the frame at the place, their append time, and where the next frame is.
 fn next_frame(place: &mut Place, partition: u32) -> Result<Option<(i64, Vec<ChunkMeta>, u64)>> {
     let Some(frame) = place.segment.sound_frame_at(place.frame)? else { return Ok(None) };
-    let mut chunks = place.segment.chunks(&frame)?;
-    chunks.retain(|chunk| chunk.partition == partition);
+    let chunks = place.segment.chunks_of(&frame, partition)?;
     Ok(Some((frame.header.append_time_ms, chunks, frame.header.end())))
 }
 

@@ -1,5 +1,6 @@
 //! Tests of the log: promises one by one here, against a model and byte by byte in the modules below.
 
+mod control;
 mod damage;
 mod model;
 
@@ -28,7 +29,7 @@ fn small_segments(partitions: u32) -> LogOptions {
 }
 
 fn chunk(partition: u32, count: u32, payload: impl Into<Bytes>) -> Chunk {
-    Chunk { partition, count, event_time_max_us: None, target: None, schema: 7, payload: payload.into() }
+    Chunk::rows(partition, count, 7, payload.into())
 }
 
 fn append(producer: &str, sequence: impl Into<Option<u64>>, chunks: Vec<Chunk>) -> Append {
