@@ -66,8 +66,8 @@ pub struct FailedRows<'a> {
     pub offset_of: &'a dyn Fn(u32) -> u64,
     /// The rows, as the component was given them.
     pub rows: &'a RecordBatch,
-    /// Event time of the newest row.
-    pub event_time_us: Option<i64>,
+    /// The event time of each row of `rows`.
+    pub event_time_of: &'a dyn Fn(u32) -> Option<i64>,
     /// Now.
     pub now_us: i64,
     /// Attempts, this one included.
@@ -96,7 +96,7 @@ impl FailedRows<'_> {
                 header: None,
                 partition: Some(self.partition),
                 offset: Some((self.offset_of)(failed.row)),
-                event_time_us: self.event_time_us,
+                event_time_us: (self.event_time_of)(failed.row),
                 failed_at_us: self.now_us,
                 attempts: self.attempts,
                 pipeline_version: self.pipeline_version.into(),

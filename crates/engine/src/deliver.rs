@@ -275,10 +275,8 @@ impl Deliver {
                 Some(staged) => *staged += sent,
                 None => self.context.metrics.sent("sink", &self.spec.name, sent),
             }
-            if let Some(newest) = batch.event_time_max_us {
-                let seconds = (self.context.clock.now_us() - newest) as f64 / 1e6;
-                self.context.metrics.latency(&self.spec.name, seconds.max(0.0));
-            }
+            let seconds = (self.context.clock.now_us() - batch.newest_us()) as f64 / 1e6;
+            self.context.metrics.latency(&self.spec.name, seconds.max(0.0));
             start += rows;
             if start < batch.batch.num_rows() {
                 self.inputs[input].offsets[batch.partition as usize] = first + rows as u64;
@@ -350,7 +348,7 @@ impl Deliver {
             OnError::DeadLetter | OnError::Default => {
                 count(Fate::DeadLetter);
                 let letters = self.letters(batch, failures, attempt)?;
-                let chunks = stream.dead_letters_chunk(&letters, self.context.clock.now_us())?.into_iter().collect();
+                let chunks = stream.dead_letters_chunk(&letters)?.into_iter().collect();
                 let append = Append { producer: self.target.clone(), sequence: None, cursor: Vec::new(), chunks };
                 stream.log.append(append).await.map(drop)
             }
@@ -365,7 +363,7 @@ impl Deliver {
             partition: batch.partition,
             offset_of: &|row| batch.offsets[row as usize],
             rows: &batch.batch,
-            event_time_us: None,
+            event_time_of: &|_| None,
             now_us: self.context.clock.now_us(),
             attempts: attempt,
             pipeline_version: &self.context.pipeline_version,

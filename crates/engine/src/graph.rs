@@ -258,7 +258,7 @@ impl Graph {
             partition: failed.input.partition,
             offset_of: &offset_of,
             rows: &failed.rows.batch,
-            event_time_us: failed.input.event_time_max_us,
+            event_time_of: &|row| failed.input.event_time_us(failed.rows.origin[row as usize]),
             now_us: failed.now_us,
             attempts: failed.input.attempt,
             pipeline_version: &self.pipeline_version,

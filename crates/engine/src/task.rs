@@ -476,7 +476,7 @@ impl Task {
                 partition: self.partition,
                 offset_of: &offset_of,
                 rows: &rows.batch,
-                event_time_us: input.event_time_max_us,
+                event_time_of: &|row| input.event_time_us(rows.origin[row as usize]),
                 now_us,
                 attempts: input.attempt,
                 pipeline_version: &self.context.pipeline_version,
@@ -536,18 +536,17 @@ impl Task {
     }
 
     fn outbox(&self, pending: &Pending) -> Result<Vec<(Arc<str>, Vec<Chunk>)>> {
-        let now_us = self.context.clock.now_us();
         let mut outbox = Vec::new();
         for (name, batches) in &pending.rows {
             let stream = self.context.streams.get(name).ok_or_else(|| Error::bug(format!("no stream {name}")))?;
             let rows = concat(batches)?;
-            let mut chunks = stream.chunks(&rows, self.partition, None, now_us)?;
+            let mut chunks = stream.chunks(&rows, self.partition, None)?;
             for chunk in &mut chunks {
                 chunk.event_time_max_us = pending.event_time_max_us.or(chunk.event_time_max_us);
             }
             outbox.push((name.clone(), chunks));
         }
-        if let Some(chunk) = self.input.dead_letters_chunk(&pending.dead_letters, now_us)? {
+        if let Some(chunk) = self.input.dead_letters_chunk(&pending.dead_letters)? {
             outbox.push((self.input.name().clone(), vec![chunk]));
         }
         Ok(outbox)

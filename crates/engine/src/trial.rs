@@ -157,8 +157,7 @@ impl<'a> Trial<'a> {
     }
 
     fn batch(&self, batch: RecordBatch, target: Option<Arc<str>>) -> StreamBatch {
-        let append_time_ms = self.clock.now_ms();
-        StreamBatch { partition: 0, base_offset: 0, append_time_ms, event_time_max_us: None, target, attempt: 1, batch }
+        StreamBatch::alone(batch, target, self.clock.now_ms())
     }
 
     fn source(&self, name: &str) -> Result<(&'a SourceSpec, Arc<dyn Decoder>)> {

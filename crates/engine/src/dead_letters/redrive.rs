@@ -159,9 +159,9 @@ impl Redriver<'_> {
         total.redriven += rows.num_rows();
         let tag = target_tag(&target, letter.attempts + 1);
         let partition = letter.partition.unwrap_or(0);
-        // The event time of each is that of when it failed; of several, that of the last.
-        let failed_at = good.iter().map(|&i| run[i as usize].letter.failed_at_us).max().unwrap_or(letter.failed_at_us);
-        chunks.extend(stream.chunks(&rows, partition, Some(&tag), failed_at)?);
+        let newest = good.iter().filter_map(|&i| run[i as usize].letter.event_time_us).max();
+        let redriven = stream.chunks(&rows, partition, Some(&tag))?;
+        chunks.extend(redriven.into_iter().map(|chunk| Chunk { event_time_max_us: newest, ..chunk }));
         Ok(good.into_iter().map(|i| run[i as usize].offset).collect())
     }
 
@@ -184,7 +184,7 @@ impl Redriver<'_> {
             DeadLetter { attempts: run[failure.row as usize].letter.attempts + 1, ..letter }
         };
         let again: Vec<DeadLetter> = prepared.failures.iter().map(again).collect();
-        chunks.extend(stream.dead_letters_chunk(&again, ingest.clock.now_us())?);
+        chunks.extend(stream.dead_letters_chunk(&again)?);
         Ok(run.iter().map(|entry| entry.offset).collect())
     }
 
