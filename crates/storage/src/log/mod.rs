@@ -2,7 +2,7 @@
 //!
 //! # Promises
 //!
-//! * [`StreamLog::append`] answers when everything in the [`Append`] (chunks of any partitions, dead letters, the
+//! * [`Log::append`] answers when everything in the [`Append`] (chunks of any partitions, dead letters, the
 //!   producer's sequence and cursor) is durable and visible; after a crash all of it is there or none of it.
 //! * Offsets of a partition are dense and start at 0: the next chunk begins where the last one ended. A record takes one
 //!   offset, and so does a control chunk, which has no records (see [`Chunk`]).
@@ -70,11 +70,16 @@
 //! acknowledged and is cut off. Everything else that does not check is corruption. The last good frame is written and
 //! synced once more, since a crash between write and sync may have left it in the page cache only.
 
+mod api;
 mod check;
+mod disk;
 mod frame;
 mod index;
+mod limits;
+mod memory;
 mod reader;
 mod recovery;
+mod repeats;
 mod retention;
 mod segment;
 mod shared;
@@ -84,209 +89,14 @@ mod tests;
 mod types;
 mod writer;
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use bytes::Bytes;
-use millstream_core::disk::Disk;
-use millstream_core::{Clock, Error, Result};
-use tokio::sync::{Semaphore, mpsc, oneshot};
-
+pub use self::api::{Log, LogReader};
 pub use self::check::damage;
-pub use self::reader::Reader;
+pub use self::disk::DiskLog;
+pub use self::limits::PAYLOAD_BYTES_MAX;
+pub use self::memory::MemoryLog;
+pub use self::repeats::Taken;
 pub use self::retention::RetainReport;
-use self::shared::Shared;
 pub use self::types::{Append, Appended, Chunk, LogChunk, LogOptions, ProducerState, Retention, Watermark};
-use self::writer::Request;
 
 /// The partition that holds a stream's dead letters.
 pub const DEAD_LETTERS: u32 = u32::MAX;
-
-/// The largest payload of a chunk.
-pub const PAYLOAD_BYTES_MAX: usize = 1 << 30;
-
-const CHUNKS_PER_APPEND_MAX: usize = 1 << 16;
-const META_BYTES_MAX: usize = 1 << 30;
-const TAG_BYTES_MAX: usize = u16::MAX as usize;
-const IN_FLIGHT_KIB_MAX: u32 = 32 << 10;
-const REQUESTS_WAITING_MAX: usize = 256;
-
-/// A stream's log. Clones are the same log; the writer stops when the last one is dropped.
-#[derive(Debug, Clone)]
-pub struct StreamLog {
-    shared: Arc<Shared>,
-    /// None where the log was opened at rest.
-    requests: Option<mpsc::Sender<Request>>,
-    /// Bounds the payload bytes of appends under way, in KiB.
-    in_flight: Arc<Semaphore>,
-}
-
-impl StreamLog {
-    /// Opens or creates the log in folder `dir`, recovers it from a crash, and starts its writer thread. Blocks.
-    ///
-    /// # Errors
-    /// `Config`: the stream has more partitions than `options` says. `Corruption`: the files do not check.
-    /// `Environment`: the disk refuses, or the folder was written by a newer version.
-    pub fn open(
-        disk: Arc<dyn Disk>,
-        dir: &Path,
-        name: &str,
-        options: LogOptions,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Self> {
-        let doing = |e: Error| e.context(format!("open stream `{name}` in {}", dir.display()));
-        let (shared, active) = recovery::open(disk, dir, name, &options, clock.as_ref()).map_err(doing)?;
-        let shared = Arc::new(shared);
-        let (requests, waiting) = mpsc::channel(REQUESTS_WAITING_MAX);
-        writer::start(shared.clone(), active, options, clock, waiting).map_err(doing)?;
-        Ok(Self::assemble(shared, Some(requests)))
-    }
-
-    /// Opens the log of a stream that no process is writing, to look at it. Changes nothing on disk; a torn tail is just
-    /// not seen. Blocks.
-    ///
-    /// # Errors
-    /// As [`StreamLog::open`]; also where there is no log in `dir`.
-    pub fn open_read_only(disk: Arc<dyn Disk>, dir: &Path, name: &str) -> Result<Self> {
-        let shared = recovery::open_read_only(disk, dir, name)
-            .map_err(|e| e.context(format!("read stream `{name}` in {}", dir.display())))?;
-        Ok(Self::assemble(Arc::new(shared), None))
-    }
-
-    fn assemble(shared: Arc<Shared>, requests: Option<mpsc::Sender<Request>>) -> Self {
-        Self { shared, requests, in_flight: Arc::new(Semaphore::new(IN_FLIGHT_KIB_MAX as usize)) }
-    }
-
-    /// The stream's name.
-    pub fn name(&self) -> &str {
-        &self.shared.name
-    }
-
-    /// The number of partitions, dead letters not counted.
-    pub fn partitions(&self) -> u32 {
-        self.shared.partitions
-    }
-
-    /// Stores an append; answers when it is durable and visible to readers. Waits while too much is in flight.
-    ///
-    /// Appends that are awaited one after another are stored in that order. Where the call is dropped half-way, the
-    /// append may or may not be stored.
-    ///
-    /// # Errors
-    /// `Environment`: the disk refused, now or earlier (the log is then of no more use), or the log is closed. `Input`:
-    /// larger than the limits. `Bug`: no such partition, or a chunk with neither records nor a watermark.
-    pub async fn append(&self, append: Append) -> Result<Appended> {
-        let bytes = self.check(&append)?;
-        let requests = self.requests.as_ref().ok_or_else(|| self.shared.stopped())?;
-        let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).clamp(1, IN_FLIGHT_KIB_MAX);
-        let permit = self.in_flight.clone().acquire_many_owned(kib).await.map_err(|_| self.shared.stopped())?;
-        let (reply, answer) = oneshot::channel();
-        let request = Request::Append { append, reply, _permit: permit };
-        requests.send(request).await.map_err(|_| self.shared.stopped())?;
-        answer.await.map_err(|_| self.shared.stopped())?
-    }
-
-    /// Checks an append against the limits; its size in bytes, roughly.
-    fn check(&self, append: &Append) -> Result<usize> {
-        let name = &self.shared.name;
-        if append.chunks.len() > CHUNKS_PER_APPEND_MAX || append.producer.len() > TAG_BYTES_MAX {
-            return Err(Error::bug(format!("append to `{name}` with too many chunks or too long a producer id")));
-        }
-        let mut payload = 0;
-        let mut meta: usize = append.cursor.iter().map(|(k, v)| 9 + k.len() + v.as_ref().map_or(0, Bytes::len)).sum();
-        for chunk in &append.chunks {
-            self.shared.slot(chunk.partition)?;
-            if let Some(fault) = chunk.fault() {
-                return Err(Error::bug(format!("append to `{name}` with {fault}")));
-            }
-            let tag = chunk.target.as_ref().map_or(0, |t| t.len());
-            if chunk.payload.len() > PAYLOAD_BYTES_MAX || tag > TAG_BYTES_MAX {
-                return Err(Error::input(format!(
-                    "a batch of {} bytes for stream `{name}` is beyond the limit of {PAYLOAD_BYTES_MAX} bytes",
-                    chunk.payload.len()
-                )));
-            }
-            meta += tag + 64;
-            payload += chunk.payload.len();
-        }
-        if meta > META_BYTES_MAX {
-            return Err(Error::input(format!("an append to stream `{name}` has a cursor or targets beyond 1 GiB")));
-        }
-        Ok(meta + payload)
-    }
-
-    /// What is stored of a producer; none where it has stored neither a sequence nor a cursor.
-    pub fn producer(&self, id: &str) -> Option<ProducerState> {
-        self.shared.state.read().producers.get(id).cloned()
-    }
-
-    /// The first offset of a partition that is still kept; 0 for an unknown partition.
-    pub fn start_offset(&self, partition: u32) -> u64 {
-        self.shared.slot(partition).map_or(0, |slot| self.shared.state.read().start(slot))
-    }
-
-    /// The offset that the next record of a partition will have; everything below it is durable. 0 for an unknown
-    /// partition.
-    pub fn end_offset(&self, partition: u32) -> u64 {
-        self.shared.slot(partition).map_or(0, |slot| self.shared.state.read().ends[slot])
-    }
-
-    /// The first offset whose chunk was appended at or after `time_ms`; the end where there is none. Reads files.
-    pub fn offset_at(&self, partition: u32, time_ms: i64) -> Result<u64> {
-        reader::offset_at(&self.shared, partition, time_ms)
-    }
-
-    /// A reader of a partition from offset `from`, or from the start where that has been deleted.
-    ///
-    /// # Errors
-    /// `Input` where `from` lies beyond the end; `Bug` where there is no such partition.
-    pub fn reader(&self, partition: u32, from: u64) -> Result<Reader> {
-        Reader::new(self.shared.clone(), partition, from)
-    }
-
-    /// Waits until the end of a partition is beyond `end_seen`.
-    ///
-    /// # Errors
-    /// The log has failed, is closed, or was opened at rest, and no more will come.
-    pub async fn changed(&self, partition: u32, end_seen: u64) -> Result<()> {
-        self.shared.changed(partition, end_seen).await
-    }
-
-    /// Deletes the oldest segments that are past their age or size, as long as no consumer still needs them: one that
-    /// holds an offset of partition `p` at or above `keep_from(p)` stays, and so do all after it. The newest segment
-    /// always stays. Blocks.
-    pub fn retain(&self, now_ms: i64, keep_from: &dyn Fn(u32) -> u64) -> Result<RetainReport> {
-        retention::retain(&self.shared, now_ms, keep_from)
-    }
-
-    /// The file that is being written, where nothing has its name any more: somebody removed or moved it.
-    pub fn missing(&self) -> Option<PathBuf> {
-        let base_group = self.shared.state.read().active.base_group;
-        let path = segment::segment_path(&self.shared.dir, base_group);
-        matches!(self.shared.disk.exists(&path), Ok(false)).then_some(path)
-    }
-
-    /// The size of the segments, in bytes.
-    pub fn bytes(&self) -> u64 {
-        self.shared.state.read().bytes()
-    }
-
-    /// About how many payload bytes a partition holds from `offset` to its end.
-    pub fn bytes_behind(&self, partition: u32, offset: u64) -> u64 {
-        self.shared.slot(partition).map_or(0, |slot| self.shared.state.read().bytes_behind(slot, offset))
-    }
-
-    /// Stores what was appended before and stops the writer. Later appends are refused; reading goes on working.
-    ///
-    /// # Errors
-    /// The log had failed.
-    pub async fn close(&self) -> Result<()> {
-        let Some(requests) = &self.requests else { return Ok(()) };
-        let (reply, answer) = oneshot::channel();
-        if requests.send(Request::Close { reply }).await.is_ok() {
-            // An answer that never comes means that the writer has stopped already.
-            let _ = answer.await;
-        }
-        self.shared.failure().map_or(Ok(()), Err)
-    }
-}

@@ -12,7 +12,7 @@ pub struct LogOptions {
     pub partitions: u32,
     /// A segment that would grow beyond this is sealed and a new one begun.
     pub segment_bytes_max: u64,
-    /// What [`super::StreamLog::retain`] deletes.
+    /// What [`super::Log::retain`] deletes.
     pub retention: Retention,
     /// Sync before an append is answered. Without, a power cut can lose and damage data: for benchmarks only.
     pub sync: bool,

@@ -28,7 +28,7 @@ fn files(disk: &FaultyDisk) -> Vec<String> {
 }
 
 /// Checks what can be read of a log whose file `name` was damaged; true where nothing at all was noticed.
-fn check(log: Result<StreamLog>, name: &str, is_last: bool, all: &[Vec<LogChunk>; 3]) -> bool {
+fn check(log: Result<DiskLog>, name: &str, is_last: bool, all: &[Vec<LogChunk>; 3]) -> bool {
     let log = match log {
         Ok(log) => log,
         Err(error) => {
@@ -81,7 +81,7 @@ async fn a_flipped_byte_anywhere_is_an_error_or_the_cut_off_tail_but_never_wrong
             if !damaged.flip(&path, position, 1 << (position % 8)) {
                 break;
             }
-            let at_rest = StreamLog::open_read_only(Arc::new(damaged.clone()), Path::new(DIR), "wire");
+            let at_rest = DiskLog::open_read_only(Arc::new(damaged.clone()), Path::new(DIR), "wire");
             check(at_rest, name, name == last, &all);
             let whole = check(open(&damaged, small_segments(2)), name, name == last, &all);
             noticed += u64::from(!whole);

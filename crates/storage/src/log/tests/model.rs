@@ -109,7 +109,7 @@ impl Model {
     }
 
     /// What is different between the log and the model, if anything.
-    fn difference(&self, log: &StreamLog) -> Option<String> {
+    fn difference(&self, log: &DiskLog) -> Option<String> {
         for id in PRODUCERS {
             let (found, expected) = (log.producer(id), self.producers.get(id).cloned());
             if found != expected {
@@ -141,7 +141,7 @@ struct World {
     disk: FaultyDisk,
     clock: Arc<ManualClock>,
     partitions: u32,
-    log: StreamLog,
+    log: DiskLog,
     model: Model,
     /// Appends that got an error, in order.
     unsure: Vec<Append>,
@@ -170,7 +170,7 @@ impl World {
         }
     }
 
-    fn open(disk: &FaultyDisk, clock: &Arc<ManualClock>, partitions: u32) -> Result<StreamLog> {
+    fn open(disk: &FaultyDisk, clock: &Arc<ManualClock>, partitions: u32) -> Result<DiskLog> {
         let options = LogOptions {
             partitions,
             segment_bytes_max: 2_000,
