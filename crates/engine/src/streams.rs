@@ -9,9 +9,13 @@ use arrow::datatypes::{Schema, SchemaRef, TimestampMicrosecondType};
 use millstream_core::partition::partition_rows;
 use millstream_core::{DeadLetter, Error, Result};
 use millstream_storage::codec::{SchemaStore, decode_batch, encode_batch};
-use millstream_storage::log::{Chunk, DEAD_LETTERS, LogChunk, StreamLog, Watermark};
+use millstream_storage::log::{Chunk, DEAD_LETTERS, Log, LogChunk, Watermark};
 
 use crate::plan::{StreamKind, StreamPlan};
+
+mod reader;
+
+pub use reader::StreamReader;
 
 /// An open log and what the plan says about it.
 #[derive(Clone)]
@@ -19,7 +23,7 @@ pub struct Stream {
     /// The plan.
     pub plan: Arc<StreamPlan>,
     /// The log.
-    pub log: StreamLog,
+    pub log: Log,
     schemas: Arc<SchemaStore>,
     schema_id: u64,
     dead_letter_schema_id: u64,
@@ -190,7 +194,7 @@ impl StreamBatch {
 
 impl Stream {
     /// Binds an open log to its plan.
-    pub fn new(plan: StreamPlan, log: StreamLog, schemas: Arc<SchemaStore>) -> Result<Self> {
+    pub fn new(plan: StreamPlan, log: Log, schemas: Arc<SchemaStore>) -> Result<Self> {
         let schema_id = schemas.register(&plan.schema)?;
         let dead_letter_schema_id = schemas.register(&DeadLetter::schema())?;
         let event_time = plan.event_time.map(|column| plan.schema.field(column).name().as_str().into());
@@ -249,19 +253,6 @@ impl Stream {
         let payload = encode_batch(&DeadLetter::to_batch(letters)?)?;
         let rows = Chunk::rows(DEAD_LETTERS, letters.len() as u32, self.dead_letter_schema_id, payload);
         Ok(Some(Chunk { event_time_max_us: letters.iter().filter_map(|l| l.event_time_us).max(), ..rows }))
-    }
-
-    /// Decodes what was read from the log.
-    pub fn decode(&self, chunk: LogChunk) -> Result<StreamBatch> {
-        let batch =
-            decode_chunk(&self.schemas, chunk).map_err(|e| e.context(format!("read stream {}", self.plan.name)))?;
-        Ok(StreamBatch { event_time: self.event_time.clone(), ..batch })
-    }
-
-    /// Reads forward from `offset` in one partition: whole chunks up to about `bytes_max`, cut to `offset`.
-    pub fn read(&self, partition: u32, offset: u64, bytes_max: usize) -> Result<Vec<StreamBatch>> {
-        let mut reader = self.log.reader(partition, offset)?;
-        reader.read(bytes_max)?.into_iter().map(|chunk| Ok(self.decode(chunk)?.from_offset(offset))).collect()
     }
 }
 

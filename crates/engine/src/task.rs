@@ -36,7 +36,7 @@ use crate::outputs::{Begins, OUTPUTS_KEY, Outputs, Position};
 use crate::plan::{StagePlan, storage_spec};
 use crate::progress::{Progress, ReaderProgress};
 use crate::scorer::waiting::STOPPED;
-use crate::streams::{Stream, StreamBatch, Streams};
+use crate::streams::{Stream, StreamBatch, StreamReader, Streams};
 use crate::tally::Fate;
 use crate::watch::{Seen, Watchers};
 
@@ -92,6 +92,7 @@ pub struct Task {
     partition: u32,
     producer: Arc<str>,
     input: Stream,
+    reader: StreamReader,
     state: State,
     /// Tables by node, in the order of the plan.
     tables: BTreeMap<usize, Vec<Table>>,
@@ -194,6 +195,7 @@ impl Task {
             Role::Run => begins = outputs.follow(&plan, at),
             Role::Fill(from) => outputs.refill(&plan, from, at),
         }
+        let reader = input.reader(partition, next_offset)?;
         let graph = context.graph(&plan, &opening.models)?;
         let tables = open_tables(&context, &state, &plan).await?;
         let Opening { role, models, .. } = opening;
@@ -203,6 +205,7 @@ impl Task {
             partition,
             producer,
             input,
+            reader,
             state,
             tables,
             graph,
@@ -262,7 +265,7 @@ impl Task {
         let mut publishing: Option<Publishing> = None;
         let mut expire_at = tokio::time::Instant::now();
         while !stop.is_cancelled() {
-            let batches = self.read()?;
+            let batches = self.read().await?;
             let expire = has_ttl && tokio::time::Instant::now() >= expire_at;
             if batches.is_empty() && !expire {
                 finish(&mut publishing).await?;
@@ -355,7 +358,7 @@ impl Task {
         while let Some(at) = self.outputs.fills.first().map(|fill| fill.at).filter(|at| *at < fill.until)
             && !self.context.stop.is_cancelled()
         {
-            let batches = self.read_from(at)?.into_iter().filter_map(|batch| batch.before_offset(fill.until));
+            let batches = self.read_from(at).await?.into_iter().filter_map(|batch| batch.before_offset(fill.until));
             let batches = commit_batches(batches.collect())?;
             if batches.is_empty() {
                 // Retention has taken what was left.
@@ -397,14 +400,19 @@ impl Task {
         }
     }
 
-    fn read(&self) -> Result<Vec<StreamBatch>> {
-        self.read_from(self.next_offset)
+    async fn read(&mut self) -> Result<Vec<StreamBatch>> {
+        let batches = self.read_from(self.next_offset).await?;
+        if batches.is_empty() {
+            // Behind control chunks, which come to nothing to commit.
+            self.next_offset = self.reader.position();
+        }
+        Ok(batches)
     }
 
     /// Reads on, with every batch in the schema of the node where it enters.
-    fn read_from(&self, offset: u64) -> Result<Vec<StreamBatch>> {
-        let offset = offset.max(self.input.log.start_offset(self.partition));
-        let batches = self.input.read(self.partition, offset, READ_BYTES)?;
+    async fn read_from(&mut self, offset: u64) -> Result<Vec<StreamBatch>> {
+        self.reader.seek(offset);
+        let batches = self.reader.read(READ_BYTES).await?;
         let conform = |batch: StreamBatch| match &batch.target {
             None => batch.conform(&self.plan.nodes[0].schema),
             Some(target) => match self.plan.entry(target) {

@@ -35,12 +35,12 @@ fn world(event_time: Option<usize>, disk: &FaultyDisk) -> World {
         kind: StreamKind::Source,
     };
     let clock = Arc::new(ManualClock::new(9_000_000));
-    let log = StreamLog::open(Arc::new(disk.clone()), Path::new("/wire"), "wire", LogOptions::new(1), clock).unwrap();
+    let log = Log::open(Arc::new(disk.clone()), Path::new("/wire"), "wire", LogOptions::new(1), clock).unwrap();
     World { _folder: folder, stream: Stream::new(plan, log, schemas).unwrap() }
 }
 
-fn read(stream: &Stream) -> Vec<StreamBatch> {
-    stream.read(0, 0, 1 << 20).unwrap()
+async fn read(stream: &Stream) -> Vec<StreamBatch> {
+    stream.reader(0, 0).unwrap().read(1 << 20).await.unwrap()
 }
 
 #[tokio::test]
@@ -51,7 +51,7 @@ async fn a_row_has_its_own_event_time_or_none_and_never_the_present() {
         let chunks = stream.chunks(&rows(&[Some(5), None, Some(3)]), 0, None).unwrap();
         assert_eq!(chunks[0].event_time_max_us, event_time.map(|_| 5));
         stream.log.append(Append { producer: "wire".into(), chunks, ..Append::default() }).await.unwrap();
-        let batch = read(stream).remove(0);
+        let batch = read(stream).await.remove(0);
         let times: Vec<_> = (0..4).map(|row| batch.event_time_us(row)).collect();
         assert_eq!(times, if event_time.is_some() { [Some(5), None, Some(3), None] } else { [None; 4] });
         assert_eq!(batch.newest_us(), if event_time.is_some() { 5 } else { 9_000_000 });
