@@ -9,7 +9,7 @@ use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use millstream_core::disk::{Disk, FaultyDisk, OpenMode, read_all};
 use millstream_core::{ManualClock, Result};
-use millstream_storage::log::{Append, Chunk, DEAD_LETTERS, LogOptions, StreamLog};
+use millstream_storage::log::{Append, Chunk, DEAD_LETTERS, LogOptions, Log, Watermark};
 
 static RUNTIME: LazyLock<tokio::runtime::Runtime> =
     LazyLock::new(|| tokio::runtime::Builder::new_current_thread().build().expect("a runtime"));
@@ -25,21 +25,23 @@ static WHOLE: LazyLock<FaultyDisk> = LazyLock::new(|| {
     disk
 });
 
-fn open(disk: &FaultyDisk) -> Result<StreamLog> {
+fn open(disk: &FaultyDisk) -> Result<Log> {
     let options = LogOptions { segment_bytes_max: 500, ..LogOptions::new(2) };
-    StreamLog::open(Arc::new(disk.clone()), Path::new(DIR), "wire", options, Arc::new(ManualClock::new(1_000_000)))
+    Log::open(Arc::new(disk.clone()), Path::new(DIR), "wire", options, Arc::new(ManualClock::new(1_000_000)))
 }
 
-fn append(log: &StreamLog, n: u64) -> Result<()> {
+fn append(log: &Log, n: u64) -> Result<()> {
     let chunk = |partition, payload: &'static str| Chunk {
         partition,
         count: 2,
         event_time_max_us: Some(n as i64),
+        watermark: (n % 3 == 1).then_some(Watermark::At(n as i64)),
         target: (n % 2 == 1).then(|| "scored".into()),
         schema: 7,
         payload: Bytes::from_static(payload.as_bytes()),
     };
-    let chunks = vec![chunk(0, "first"), chunk(1, "second, which is longer"), chunk(DEAD_LETTERS, "bad")];
+    let control = Chunk::control(0, Watermark::Idle);
+    let chunks = vec![chunk(0, "first"), control, chunk(1, "second, which is longer"), chunk(DEAD_LETTERS, "bad")];
     let cursor = vec![("file".into(), Some(format!("{n}").into()))];
     RUNTIME.block_on(log.append(Append { producer: "file".into(), sequence: None, cursor, chunks })).map(|_| ())
 }
@@ -68,7 +70,7 @@ fuzz_target!(|data: &[u8]| {
     for partition in [0, 1, DEAD_LETTERS] {
         let Ok(mut reader) = log.reader(partition, 0) else { continue };
         let mut next = 0;
-        while let Ok(chunks) = reader.read(1 << 20) {
+        while let Ok(chunks) = reader.blocking_read(1 << 20) {
             let Some(last) = chunks.last() else { break };
             assert!(chunks[0].base_offset >= next, "offsets go up");
             next = last.end_offset();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use millstream_core::disk::RealDisk;
 use millstream_core::{Clock, Result};
 use millstream_storage::codec::SchemaStore;
-use millstream_storage::log::{LogOptions, StreamLog};
+use millstream_storage::log::{Log, LogOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::data_dir::DataDir;
@@ -65,7 +65,7 @@ pub async fn discard_at_rest(folder: &Path, filter: &dead_letters::Filter, clock
     for stream in &opened.catalog.streams {
         let options = LogOptions::new(opened.log(&stream.name)?.partitions());
         let path = data_dir.log(&stream.name);
-        logs.push(StreamLog::open(Arc::new(RealDisk), &path, &stream.name, options, clock.clone())?);
+        logs.push(Log::open(Arc::new(RealDisk), &path, &stream.name, options, clock.clone())?);
     }
     let discarded = dead_letters::discard(&logs, &opened.schemas, filter).await?;
     for log in &logs {

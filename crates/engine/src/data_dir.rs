@@ -26,8 +26,8 @@ use crate::whereabouts::Whereabouts;
 
 /// The version of the layout that this program writes.
 ///
-/// 2: every file of a state ends with a seal.
-pub const FORMAT: u32 = 2;
+/// 2: every file of a state ends with a seal. 3: log frames name producer, sequence and watermark; so do outboxes.
+pub const FORMAT: u32 = 3;
 
 /// Where the data folders of all pipelines are unless told otherwise, each called like its pipeline.
 pub const DEFAULT_ROOT: &str = "millstream-data";

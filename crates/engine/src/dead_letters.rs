@@ -18,7 +18,7 @@ use millstream_core::{
     CursorDelta, DeadLetter, Decoded, Error, Field, FieldType, RawBatch, Result, Stage, StreamSchema,
 };
 use millstream_storage::codec::SchemaStore;
-use millstream_storage::log::{Append, DEAD_LETTERS, StreamLog};
+use millstream_storage::log::{Append, DEAD_LETTERS, Log};
 
 use crate::streams::decode_chunk;
 
@@ -78,19 +78,15 @@ impl Filter {
     }
 }
 
-/// The dead letters of one stream that have not been redriven, oldest first, until `visit` answers false.
-pub fn scan(
-    log: &StreamLog,
-    schemas: &SchemaStore,
-    filter: &Filter,
-    visit: &mut dyn FnMut(Entry) -> bool,
-) -> Result<()> {
+/// The dead letters of one stream that have not been redriven, oldest first, until `visit` answers false. Reads files, and
+/// so blocks.
+pub fn scan(log: &Log, schemas: &SchemaStore, filter: &Filter, visit: &mut dyn FnMut(Entry) -> bool) -> Result<()> {
     scan_from(log, schemas, filter, 0, visit)
 }
 
 /// The same from an offset on.
 fn scan_from(
-    log: &StreamLog,
+    log: &Log,
     schemas: &SchemaStore,
     filter: &Filter,
     from: u64,
@@ -105,7 +101,7 @@ fn scan_from(
     }
     let mut reader = log.reader(DEAD_LETTERS, from)?;
     loop {
-        let chunks = reader.read(READ_BYTES)?;
+        let chunks = reader.blocking_read(READ_BYTES)?;
         if chunks.is_empty() {
             return Ok(());
         }
@@ -125,14 +121,11 @@ fn scan_from(
     }
 }
 
-/// The offset of the oldest dead letter that has not been redriven; `u64::MAX` where there is none.
-pub fn oldest(log: &StreamLog, schemas: &SchemaStore) -> Result<u64> {
-    let mut oldest = u64::MAX;
-    scan(log, schemas, &Filter::default(), &mut |entry| {
-        oldest = entry.offset;
-        false
-    })?;
-    Ok(oldest)
+/// The offset of the oldest dead letter that has not been redriven; `u64::MAX` where there is none. Known without reading:
+/// every offset of the partition is a letter.
+pub fn oldest(log: &Log) -> u64 {
+    let oldest = Redriven::load(log).first_without(log.start_offset(DEAD_LETTERS));
+    if oldest < log.end_offset(DEAD_LETTERS) { oldest } else { u64::MAX }
 }
 
 /// Takes every dead letter that `filter` takes out of the queue, for good; how many. Their bytes stay in the log until its
@@ -140,7 +133,7 @@ pub fn oldest(log: &StreamLog, schemas: &SchemaStore) -> Result<u64> {
 ///
 /// # Errors
 /// A log can't be read or written; what was discarded before stays so.
-pub async fn discard(logs: &[StreamLog], schemas: &SchemaStore, filter: &Filter) -> Result<usize> {
+pub async fn discard(logs: &[Log], schemas: &SchemaStore, filter: &Filter) -> Result<usize> {
     let mut discarded = 0;
     for log in logs {
         let mut marks = Redriven::load(log);
@@ -166,7 +159,7 @@ pub async fn discard(logs: &[StreamLog], schemas: &SchemaStore, filter: &Filter)
 struct Redriven(BTreeMap<u64, u64>);
 
 impl Redriven {
-    fn load(log: &StreamLog) -> Self {
+    fn load(log: &Log) -> Self {
         let cursor = log.producer(PRODUCER).map(|p| p.cursor).unwrap_or_default();
         let range = |(key, value): (&String, &Bytes)| {
             let start = key.parse().ok()?;
@@ -178,6 +171,13 @@ impl Redriven {
 
     fn contains(&self, offset: u64) -> bool {
         self.0.range(..=offset).next_back().is_some_and(|(_, &end)| offset < end)
+    }
+
+    /// The first offset from `from` on that is not in it.
+    fn first_without(&self, from: u64) -> u64 {
+        let holds = self.0.range(..=from).next_back().filter(|(_, end)| from < **end);
+        // Ranges that touch are one range.
+        holds.map_or(from, |(_, &end)| end)
     }
 
     fn insert(&mut self, offset: u64) {
@@ -262,6 +262,7 @@ mod tests {
         }
         assert_eq!(marks.0, BTreeMap::from([(3, 6), (8, 10)]));
         assert!(marks.contains(5) && !marks.contains(6) && !marks.contains(2));
+        assert_eq!([2, 3, 5, 6, 8, 10].map(|from| marks.first_without(from)), [2, 6, 6, 6, 10, 10]);
         let before = Redriven(BTreeMap::from([(3, 4), (5, 6)]));
         let delta = marks.delta(&before);
         assert!(delta.contains(&("5".into(), None)));

@@ -29,7 +29,7 @@ use crate::failures::{FailedRows, Reject};
 use crate::health::{ComponentKind, Part};
 use crate::progress::ReaderProgress;
 use crate::spec::{OnError, SinkSpec, Start};
-use crate::streams::{Stream, StreamBatch};
+use crate::streams::{Stream, StreamBatch, StreamReader};
 use crate::tally::Fate;
 use crate::task::TaskContext;
 
@@ -85,6 +85,8 @@ pub struct Deliver {
 
 struct Input {
     stream: Stream,
+    /// One a partition.
+    readers: Vec<StreamReader>,
     /// Next offset to read; ahead of the committed one while rows are staged.
     offsets: Vec<u64>,
     committed: Vec<u64>,
@@ -135,7 +137,9 @@ impl Deliver {
             if known.is_none() {
                 begins.push((name.clone(), offsets.clone()));
             }
-            inputs.push(Input { stream, committed: offsets.clone(), offsets, position });
+            let reader = |(partition, &offset): (u32, &u64)| stream.reader(partition, offset);
+            let readers = (0..).zip(&offsets).map(reader).collect::<Result<_>>()?;
+            inputs.push(Input { stream, readers, committed: offsets.clone(), offsets, position });
         }
         let target = sink_target(&spec.name);
         let mut deliver = Self {
@@ -221,13 +225,19 @@ impl Deliver {
 
     /// Delivers what there is in one partition, up to one read; false where there is nothing.
     async fn advance(&mut self, input: usize, partition: u32) -> Result<bool, Halt> {
-        let Input { stream, offsets, .. } = &self.inputs[input];
-        let offset = offsets[partition as usize];
-        if stream.log.end_offset(partition) <= offset {
+        let Input { stream, offsets, readers, .. } = &mut self.inputs[input];
+        let (offset, reader) = (&mut offsets[partition as usize], &mut readers[partition as usize]);
+        if stream.log.end_offset(partition) <= *offset {
             return Ok(false);
         }
         let stream = stream.clone();
-        let batches = join_small(stream.read(partition, offset, READ_BYTES)?, &self.spec.schema)?;
+        reader.seek(*offset);
+        let batches = reader.read(READ_BYTES).await?;
+        if batches.is_empty() {
+            // Behind control chunks, of which nothing is delivered.
+            *offset = reader.position();
+        }
+        let batches = join_small(batches, &self.spec.schema)?;
         self.deliver_all(&stream, input, batches).await?;
         Ok(true)
     }
@@ -276,10 +286,8 @@ impl Deliver {
                 Some(staged) => *staged += sent,
                 None => self.context.metrics.sent("sink", &self.spec.name, sent),
             }
-            if let Some(newest) = batch.event_time_max_us {
-                let seconds = (self.context.clock.now_us() - newest) as f64 / 1e6;
-                self.context.metrics.latency(&self.spec.name, seconds.max(0.0));
-            }
+            let seconds = (self.context.clock.now_us() - batch.newest_us()) as f64 / 1e6;
+            self.context.metrics.latency(&self.spec.name, seconds.max(0.0));
             start += rows;
             if start < batch.batch.num_rows() {
                 self.inputs[input].offsets[batch.partition as usize] = first + rows as u64;
@@ -361,7 +369,7 @@ impl Deliver {
                 };
                 let rows = Rows::all(piece.batch.clone());
                 let letters = reject.letters(&FailedRows::of(Stage::Deliver, &rows, failures))?;
-                let chunks = stream.dead_letters_chunk(&letters, self.context.clock.now_us())?.into_iter().collect();
+                let chunks = stream.dead_letters_chunk(&letters)?.into_iter().collect();
                 let append = Append { producer: self.target.clone(), sequence: None, cursor: Vec::new(), chunks };
                 stream.log.append(append).await.map(drop)
             }

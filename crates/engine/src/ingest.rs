@@ -99,7 +99,7 @@ impl Ingest {
         let batch = with_metadata(&self.spec, &decoded, raw, now_us)?;
         // Without a key, whole batches go to the partitions in turn.
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let chunks = self.stream.chunks(&batch, turn, None, now_us)?;
+        let chunks = self.stream.chunks(&batch, turn, None)?;
         self.observe(&batch, now_us);
         let rows = batch.num_rows();
         let name = &self.spec.name;
@@ -113,7 +113,7 @@ impl Ingest {
     fn chunks(&self, raw: &RawBatch) -> Result<Vec<Chunk>> {
         let mut prepared = self.prepare(raw)?;
         let letters = self.put_aside(raw, &prepared.failures)?;
-        prepared.chunks.extend(self.stream.dead_letters_chunk(&letters, self.clock.now_us())?);
+        prepared.chunks.extend(self.stream.dead_letters_chunk(&letters)?);
         Ok(prepared.chunks)
     }
 

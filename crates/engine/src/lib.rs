@@ -32,6 +32,7 @@ pub mod recompute;
 pub mod relations;
 pub mod repair;
 pub mod replay;
+pub mod retention;
 pub mod room;
 pub mod run;
 pub mod scorer;

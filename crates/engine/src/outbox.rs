@@ -8,21 +8,24 @@
 //! ```text
 //! key  m/commit: format u8 | sequence u64 | next input offset u64 | entries u32 | entry…        (little-endian)
 //! entry: stream name (u16 length) | chunks u32 | chunk…
-//! chunk: partition u32 | count u32 | event time i64 (MIN = none) | schema u64 | payload (u32 length)
+//! chunk: partition u32 | count u32 | event time i64 (MIN = none) | watermark i64 (MIN = none, MAX = idle) | schema u64 |
+//!        payload (u32 length)
 //! ```
 
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use millstream_core::{Error, Result};
-use millstream_storage::log::{Append, Chunk};
+use millstream_storage::log::{Append, Chunk, Watermark};
 
 use crate::streams::Streams;
 
 /// The key of the commit record in a task's state.
 pub const COMMIT_KEY: &[u8] = b"m/commit";
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+/// Bytes of a chunk before its payload.
+const HEAD_BYTES: usize = 36;
 
 /// A task's last commit: where it is, and what it owes its output logs.
 #[derive(Debug, Clone, Default)]
@@ -38,7 +41,8 @@ pub struct Commit {
 impl Commit {
     /// As bytes.
     pub fn encode(&self) -> Bytes {
-        let payload: usize = self.outbox.iter().flat_map(|(_, chunks)| chunks).map(|c| c.payload.len() + 28).sum();
+        let payload: usize =
+            self.outbox.iter().flat_map(|(_, chunks)| chunks).map(|c| c.payload.len() + HEAD_BYTES).sum();
         let mut out = BytesMut::with_capacity(64 + payload);
         out.put_u8(FORMAT);
         out.put_u64_le(self.sequence);
@@ -52,6 +56,11 @@ impl Commit {
                 out.put_u32_le(chunk.partition);
                 out.put_u32_le(chunk.count);
                 out.put_i64_le(chunk.event_time_max_us.unwrap_or(i64::MIN));
+                out.put_i64_le(match chunk.watermark {
+                    None => i64::MIN,
+                    Some(Watermark::At(time)) => time.clamp(i64::MIN + 1, i64::MAX - 1),
+                    Some(Watermark::Idle) => i64::MAX,
+                });
                 out.put_u64_le(chunk.schema);
                 out.put_u32_le(chunk.payload.len() as u32);
                 out.put_slice(&chunk.payload);
@@ -87,13 +96,18 @@ impl Commit {
 }
 
 fn decode_chunk(bytes: &mut Bytes) -> Result<Chunk> {
-    let mut head = take(bytes, 28)?;
+    let mut head = take(bytes, HEAD_BYTES)?;
     let (partition, count) = (head.get_u32_le(), head.get_u32_le());
-    let event_time = head.get_i64_le();
+    let (event_time, watermark) = (head.get_i64_le(), head.get_i64_le());
     let (schema, length) = (head.get_u64_le(), head.get_u32_le());
     let payload = take(bytes, length as usize)?;
     let event_time_max_us = (event_time != i64::MIN).then_some(event_time);
-    Ok(Chunk { partition, count, event_time_max_us, target: None, schema, payload })
+    let watermark = match watermark {
+        i64::MIN => None,
+        i64::MAX => Some(Watermark::Idle),
+        time => Some(Watermark::At(time)),
+    };
+    Ok(Chunk { event_time_max_us, watermark, ..Chunk::rows(partition, count, schema, payload) })
 }
 
 fn take(bytes: &mut Bytes, length: usize) -> Result<Bytes> {
@@ -128,19 +142,14 @@ mod tests {
 
     #[test]
     fn a_commit_record_reads_back_and_every_cut_is_noticed() {
-        let chunk = Chunk {
-            partition: 3,
-            count: 2,
-            event_time_max_us: None,
-            target: None,
-            schema: 9,
-            payload: Bytes::from_static(b"xyz"),
-        };
-        let commit = Commit { sequence: 7, next_offset: 11, outbox: vec![("news.changes".into(), vec![chunk])] };
+        let rows = Chunk::rows(3, 2, 9, Bytes::from_static(b"xyz"));
+        let timed = Chunk { event_time_max_us: Some(-4), watermark: Some(Watermark::At(-5)), ..rows.clone() };
+        let chunks = vec![rows, timed, Chunk::control(1, Watermark::Idle)];
+        let commit = Commit { sequence: 7, next_offset: 11, outbox: vec![("news.changes".into(), chunks)] };
         let bytes = commit.encode();
         let back = Commit::decode(bytes.clone()).unwrap();
         assert_eq!((back.sequence, back.next_offset), (7, 11));
-        assert_eq!(back.outbox[0].1[0].payload, commit.outbox[0].1[0].payload);
+        assert_eq!(format!("{:?}", back.outbox), format!("{:?}", commit.outbox));
         for cut in 0..bytes.len() {
             assert!(Commit::decode(bytes.slice(..cut)).is_err(), "cut at {cut}");
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use millstream_storage::log::StreamLog;
+use millstream_storage::log::Log;
 use tokio::sync::Notify;
 
 /// Positions of one reader (a stage or a sink) of one stream.
@@ -91,7 +91,7 @@ impl Progress {
     }
 
     /// Bytes that the slowest stage is behind in `log`: sinks delay only themselves.
-    pub fn backlog(&self, log: &StreamLog) -> u64 {
+    pub fn backlog(&self, log: &Log) -> u64 {
         let held_back = self.readers.iter().filter(|reader| reader.holds_back && *reader.stream == *log.name());
         let behind =
             |r: &Arc<ReaderProgress>| (0..r.partitions()).map(|p| log.bytes_behind(p, r.offset(p))).sum::<u64>();

@@ -14,6 +14,7 @@ use crate::models::ModelSet;
 use crate::plan::{EmitPlan, Plan, StagePlan};
 use crate::relations::AtRest;
 use crate::spec::{Pipeline, TransformKind};
+use crate::streams::StreamReader;
 use crate::trial::without_caches;
 
 /// Name of the stream that takes the rows; no stream of a pipeline can have it.
@@ -66,14 +67,13 @@ async fn stage_rows(pipeline: &Pipeline, stage: StagePlan, opened: &AtRest, visi
     let mut graph = Graph::new(stage.clone(), &models, pipeline.version.clone(), metrics, &CancellationToken::new())?;
     let log = opened.log(&stage.input)?;
     for partition in 0..log.partitions() {
-        let mut reader = log.reader(partition, log.start_offset(partition))?;
+        let mut reader = StreamReader::new(&log, &opened.schemas, partition, log.start_offset(partition))?;
         loop {
-            let chunks = reader.read(READ_BYTES)?;
-            if chunks.is_empty() {
+            let batches = reader.read(READ_BYTES).await?;
+            if batches.is_empty() {
                 break;
             }
-            for chunk in chunks {
-                let batch = opened.decode(chunk)?;
+            for batch in batches {
                 if batch.target.is_some() {
                     continue;
                 }

@@ -13,7 +13,7 @@ use millstream_core::schema::timestamp_type;
 use millstream_core::{Clock, Error, Result, SystemClock};
 use millstream_sql::{QueryEngine, QueryHost, QueryLimits, Relation};
 use millstream_storage::codec::SchemaStore;
-use millstream_storage::log::{LogChunk, StreamLog};
+use millstream_storage::log::Log;
 use millstream_storage::state::{StateOptions, StateReader, StateView, local_store};
 use millstream_storage::table::TableReader;
 
@@ -21,7 +21,7 @@ use crate::catalog::{Catalog, CatalogTable};
 use crate::data_dir::DataDir;
 use crate::dead_letters::relation::{self, DeadLetters};
 use crate::run::Running;
-use crate::streams::{StreamBatch, decode_chunk};
+use crate::streams::{StreamBatch, StreamReader};
 
 /// Where the queries of this process run; none where the system gives no threads.
 static HOST: LazyLock<Option<Arc<QueryHost>>> = LazyLock::new(|| QueryHost::new(QueryLimits::default()).ok());
@@ -106,17 +106,12 @@ impl AtRest {
     ///
     /// # Errors
     /// There is none of that name.
-    pub fn log(&self, stream: &str) -> Result<StreamLog> {
+    pub fn log(&self, stream: &str) -> Result<Log> {
         if !self.catalog.streams.iter().any(|s| s.name == stream) {
             let known: Vec<&str> = self.catalog.streams.iter().map(|s| s.name.as_str()).collect();
             return Err(Error::config(format!("no stream `{stream}`; streams: {}", known.join(", "))));
         }
-        StreamLog::open_read_only(Arc::new(RealDisk), &self.dir.log(stream), stream)
-    }
-
-    /// Decodes what was read from a log.
-    pub fn decode(&self, chunk: LogChunk) -> Result<StreamBatch> {
-        decode_chunk(&self.schemas, chunk)
+        Log::open_read_only(Arc::new(RealDisk), &self.dir.log(stream), stream)
     }
 }
 
@@ -200,7 +195,7 @@ impl Relation for TableRelation {
     }
 }
 
-fn stream_relation(log: &StreamLog, schemas: &Arc<SchemaStore>, schema: &SchemaRef) -> Arc<dyn Relation> {
+fn stream_relation(log: &Log, schemas: &Arc<SchemaStore>, schema: &SchemaRef) -> Arc<dyn Relation> {
     let mut fields: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone()).collect();
     fields.push(Field::new("_partition", DataType::Int64, false));
     fields.push(Field::new("_offset", DataType::Int64, false));
@@ -216,7 +211,7 @@ fn stream_relation(log: &StreamLog, schemas: &Arc<SchemaStore>, schema: &SchemaR
 /// A stream with its rows' places: `_partition`, `_offset`, `_ingested_at`.
 #[derive(Debug, Clone)]
 struct StreamRelation {
-    log: StreamLog,
+    log: Log,
     schemas: Arc<SchemaStore>,
     rows: SchemaRef,
     schema: SchemaRef,
@@ -238,9 +233,15 @@ impl Relation for StreamRelation {
         let partitions = stream::iter(0..self.log.partitions()).flat_map(move |partition| {
             let (start, end) = (relation.log.start_offset(partition), relation.log.end_offset(partition));
             let (relation, projection) = (relation.clone(), projection.clone());
-            let reads = stream::try_unfold(start, move |from| {
+            let begin = StreamReader::new(&relation.log, &relation.schemas, partition, start);
+            let reads = stream::try_unfold(Some(begin), move |reader| {
                 let (relation, projection) = (relation.clone(), projection.clone());
-                async move { relation.read(partition, from, end, projection.as_deref()) }
+                async move {
+                    let Some(reader) = reader else { return Ok(None) };
+                    let mut reader = reader?;
+                    let batches = relation.read(&mut reader, end, projection.as_deref()).await?;
+                    Ok(batches.map(|batches| (batches, Some(Ok(reader)))))
+                }
             });
             reads
                 .map(|batches: Result<Vec<RecordBatch>>| match batches {
@@ -254,34 +255,33 @@ impl Relation for StreamRelation {
 }
 
 impl StreamRelation {
-    /// The next batches below `end`, and where to go on; none at the end.
-    fn read(
+    /// The next batches below `end`; none at the end.
+    async fn read(
         &self,
-        partition: u32,
-        from: u64,
+        reader: &mut StreamReader,
         end: u64,
         projection: Option<&[usize]>,
-    ) -> Result<Option<(Vec<RecordBatch>, u64)>> {
-        if from >= end {
+    ) -> Result<Option<Vec<RecordBatch>>> {
+        if reader.position() >= end {
             return Ok(None);
         }
-        let mut next = from;
+        let read = reader.read(READ_BYTES).await?;
+        let skipped = reader.skipped();
+        if skipped > 0 {
+            tracing::warn!(
+                "a query of `{}` misses {skipped} records: retention removed them while it ran",
+                self.log.name()
+            );
+        }
         let mut batches = Vec::new();
-        for chunk in self.log.reader(partition, from)?.read(READ_BYTES)? {
-            let mut batch = decode_chunk(&self.schemas, chunk)?.from_offset(from);
-            if batch.base_offset >= end {
-                break;
-            }
-            next = batch.end_offset();
+        for mut batch in read.into_iter().take_while(|batch| batch.base_offset < end) {
             batch.batch = batch.batch.slice(0, batch.batch.num_rows().min((end - batch.base_offset) as usize));
             // Redriven rows are for one step only; they were here before.
             if batch.target.is_none() {
                 batches.push(self.with_places(batch.conform(&self.rows)?, projection)?);
             }
         }
-        // Retention may have removed what was left.
-        let next = if next == from { end } else { next };
-        Ok(Some((batches, next)))
+        Ok(Some(batches))
     }
 
     fn with_places(&self, batch: StreamBatch, projection: Option<&[usize]>) -> Result<RecordBatch> {

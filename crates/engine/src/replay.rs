@@ -69,8 +69,23 @@ impl Replay {
         self.table.is_some() && self.into.is_none()
     }
 
-    /// Where a task begins; none for stages whose input is made anew by what lies before them.
-    pub fn offset(&self, stage: &StagePlan, partition: u32, streams: &Streams) -> Result<Option<u64>> {
+    /// Where a task begins, with a warning where that is not where it was asked to; none for stages that read no source.
+    ///
+    /// # Errors
+    /// The log can't be read.
+    pub async fn begin(&self, stage: &StagePlan, partition: u32, streams: &Streams) -> Result<Option<u64>> {
+        let begin = self.offset(stage, partition, streams).await?;
+        if let (From::Offset(asked), Some(_), Some(stream)) = (self.from, begin, streams.get(&stage.input)) {
+            say_gone(stage, partition, asked, stream.log.start_offset(partition));
+        }
+        Ok(begin)
+    }
+
+    /// The same, and nothing is said.
+    ///
+    /// # Errors
+    /// The log can't be read.
+    pub async fn offset(&self, stage: &StagePlan, partition: u32, streams: &Streams) -> Result<Option<u64>> {
         if self.source.as_ref().is_some_and(|source| *source != stage.input) {
             return Ok(None);
         }
@@ -87,8 +102,20 @@ impl Replay {
             From::Kept => return Ok(None),
             From::Earliest => start,
             From::Offset(offset) => offset,
-            From::Time(time_ms) => stream.log.offset_at(partition, time_ms)?,
+            From::Time(time_ms) => stream.log.offset_at(partition, time_ms).await?,
         };
         Ok(Some(offset.clamp(start, end)))
+    }
+}
+
+/// Says that a replay can't begin where it was asked to.
+fn say_gone(stage: &StagePlan, partition: u32, asked: u64, start: u64) {
+    if asked < start {
+        tracing::warn!(
+            "a replay of `{}` partition {partition} from offset {asked} begins at {start}: the {} records before are no \
+             longer kept",
+            stage.input,
+            start - asked
+        );
     }
 }

@@ -9,11 +9,12 @@ use std::time::Duration;
 use millstream_connectors::sink::SinkContext;
 use millstream_connectors::source::{SourceConfig, SourceContext, SourceStatus, Status};
 use millstream_connectors::{format, sink, source};
+use millstream_core::blocking::apart;
 use millstream_core::disk::RealDisk;
 use millstream_core::{Clock, Error, ErrorKind, Result};
 use millstream_storage::checkpoint::Checkpoint;
 use millstream_storage::codec::SchemaStore;
-use millstream_storage::log::{LogOptions, Retention, StreamLog};
+use millstream_storage::log::{Log, LogOptions, Retention};
 use millstream_storage::state::{State, StateOptions, local_store};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -37,7 +38,7 @@ use crate::streams::{Stream, Streams};
 use crate::task::{Hurry, Role, Task, TaskContext};
 use crate::watch::Watchers;
 use crate::whereabouts::Whereabouts;
-use crate::{dead_letters, outputs, preflight, replay};
+use crate::{dead_letters, outputs, preflight, replay, retention};
 
 /// How often old segments are looked for, and figures taken.
 const RETAIN_EVERY: Duration = Duration::from_secs(30);
@@ -111,6 +112,7 @@ pub struct Supervisor {
     sources: JoinSet<Result<()>>,
     tasks: JoinSet<Result<()>>,
     sinks: JoinSet<Result<()>>,
+    retention: JoinSet<Result<()>>,
     stop_sources: CancellationToken,
     stop_tasks: CancellationToken,
     hurry: Hurry,
@@ -238,21 +240,6 @@ impl Running {
             }
         }
     }
-
-    fn retain(&self) -> Result<()> {
-        for stream in self.streams.values() {
-            let oldest_letter = dead_letters::oldest(&stream.log, &self.schemas)?;
-            let keep_from = |partition| match partition {
-                millstream_storage::log::DEAD_LETTERS => oldest_letter,
-                partition => self.progress.lowest_offset(stream.name(), partition),
-            };
-            let report = stream.log.retain(self.clock.now_ms(), &keep_from)?;
-            if report.segments > 0 {
-                tracing::info!(stream = %stream.name(), segments = report.segments, "old segments removed");
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Supervisor {
@@ -269,6 +256,7 @@ impl Supervisor {
             sources: JoinSet::new(),
             tasks: JoinSet::new(),
             sinks: JoinSet::new(),
+            retention: JoinSet::new(),
             stop_sources: CancellationToken::new(),
             stop_tasks: context.stop.clone(),
             hurry: context.hurry.clone(),
@@ -327,7 +315,10 @@ impl Supervisor {
                     }
                     missing = trouble;
                 }
-                _ = retain.tick() => if let Err(e) = running.retain() { break Err(e) },
+                _ = retain.tick(), if self.retention.is_empty() => self.retain(),
+                Some(ended) = self.retention.join_next() => {
+                    if let Err(e) = flatten(ended) { break Err(e.context("remove old records")); }
+                }
                 () = running.progress.moved(), if self.options.exit_when_idle => {
                     if running.stages_are_idle() {
                         self.wish.send_if_modified(|w| std::mem::replace(w, Wish::Drain) != Wish::Drain);
@@ -353,6 +344,14 @@ impl Supervisor {
         }
     }
 
+    /// Removes what is old, beside everything else.
+    fn retain(&mut self) {
+        let (running, stop) = (self.running.clone(), self.stop_tasks.clone());
+        self.retention.spawn(apart(move || {
+            retention::retain(&running.streams, &running.progress, running.clock.as_ref(), &stop)
+        }));
+    }
+
     /// Sources first, then tasks, then sinks, then logs. Whoever takes more than a share of the deadline drops what is under
     /// way, so that all get their turn.
     async fn stop(mut self, deadline: Duration) -> Result<()> {
@@ -366,6 +365,7 @@ impl Supervisor {
         }
         self.wish.send_replace(Wish::Stop);
         first = first.and(hurried(join_all(&mut self.sinks), &self.hurry.sinks, deadline / 5).await);
+        first = first.and(join_all(&mut self.retention).await);
         for stream in self.running.streams.values() {
             first = first.and(stream.log.close().await);
         }
@@ -408,7 +408,7 @@ fn is_push(connector: &SourceConfig) -> bool {
 }
 
 /// Opens the log of one stream.
-pub fn open_log(plan: &StreamPlan, data_dir: &DataDir, clock: &Arc<dyn Clock>) -> Result<StreamLog> {
+pub fn open_log(plan: &StreamPlan, data_dir: &DataDir, clock: &Arc<dyn Clock>) -> Result<Log> {
     let options = LogOptions {
         retention: Retention {
             age_ms: plan.retention.time.map(|t| i64::try_from(t.as_millis()).unwrap_or(i64::MAX)),
@@ -416,7 +416,7 @@ pub fn open_log(plan: &StreamPlan, data_dir: &DataDir, clock: &Arc<dyn Clock>) -
         },
         ..LogOptions::new(plan.partitions)
     };
-    StreamLog::open(Arc::new(RealDisk), &data_dir.log(&plan.name), &plan.name, options, clock.clone())
+    Log::open(Arc::new(RealDisk), &data_dir.log(&plan.name), &plan.name, options, clock.clone())
         .map_err(|e| e.context(format!("open stream {}", plan.name)))
 }
 
@@ -479,7 +479,10 @@ async fn open_tasks(
                 State::open(store.clone(), &path, &StateOptions::default()).await.map_err(|e| e.context(doing()))?;
             states.insert((stage.id.clone(), partition), state.clone());
             let replay = options.replay.as_ref();
-            let from = replay.map(|r| r.offset(&stage, partition, &context.streams)).transpose()?.flatten();
+            let from = match replay {
+                Some(replay) => replay.begin(&stage, partition, &context.streams).await?,
+                None => None,
+            };
             let role = match from {
                 Some(from) if replay.is_some_and(Replay::fills) => Role::Fill(from),
                 _ => Role::Run,

@@ -5,14 +5,18 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options, concat_batches, take, take_record_batch};
-use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::{Schema, SchemaRef, TimestampMicrosecondType};
 use millstream_core::partition::partition_rows;
 use millstream_core::{DeadLetter, Error, Failure, FailureKind, Result, RowFailure, Rows};
 use millstream_storage::codec::{SchemaStore, decode_batch, encode_batch};
-use millstream_storage::log::{Chunk, DEAD_LETTERS, LogChunk, StreamLog};
+use millstream_storage::log::{Chunk, DEAD_LETTERS, Log, LogChunk, Watermark};
 
 use crate::plan::{StreamKind, StreamPlan};
 use crate::target::Target;
+
+mod reader;
+
+pub use reader::StreamReader;
 
 /// An open log and what the plan says about it.
 #[derive(Clone)]
@@ -20,10 +24,12 @@ pub struct Stream {
     /// The plan.
     pub plan: Arc<StreamPlan>,
     /// The log.
-    pub log: StreamLog,
+    pub log: Log,
     schemas: Arc<SchemaStore>,
     schema_id: u64,
     dead_letter_schema_id: u64,
+    /// The column of the event time.
+    event_time: Option<Arc<str>>,
 }
 
 impl std::fmt::Debug for Stream {
@@ -35,7 +41,7 @@ impl std::fmt::Debug for Stream {
 /// All open logs, by name.
 pub type Streams = BTreeMap<Arc<str>, Stream>;
 
-/// Rows of one chunk, decoded.
+/// Rows of one chunk, decoded; none where it is a control chunk.
 #[derive(Debug, Clone)]
 pub struct StreamBatch {
     /// Partition.
@@ -44,31 +50,72 @@ pub struct StreamBatch {
     pub base_offset: u64,
     /// When it was appended, milliseconds since the epoch.
     pub append_time_ms: i64,
-    /// The newest event time (or else ingestion time) in it, microseconds since the epoch.
+    /// Who appended it, with which sequence, and its number in that append; of a joined batch, of its first rows.
+    pub from: From,
+    /// The newest event time in it, microseconds since the epoch; none where its rows have none.
     pub event_time_max_us: Option<i64>,
+    /// The column of the event time, where there is one.
+    pub event_time: Option<Arc<str>>,
+    /// True where it has no rows, and takes an offset all the same.
+    pub is_control: bool,
+    /// How far the event time of its producer is behind these rows; of a joined batch, behind its last.
+    pub watermark: Option<Watermark>,
     /// Whom the rows are for, where they were redriven; none: everyone.
     pub target: Option<Target>,
-    /// The column of the event time, where it has one.
-    pub event_time: Option<usize>,
     /// The rows.
     pub batch: RecordBatch,
 }
 
+/// What tells a chunk from its repeats.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct From {
+    /// See [`LogChunk::producer`].
+    pub producer: Arc<str>,
+    /// See [`LogChunk::sequence`].
+    pub sequence: Option<u64>,
+    /// See [`LogChunk::index`].
+    pub index: u32,
+}
+
 impl StreamBatch {
-    /// The offset behind the last row.
+    /// Rows that were in no log, as if they had been appended at `append_time_ms` as the first of partition 0.
+    pub fn alone(batch: RecordBatch, target: Option<Target>, append_time_ms: i64) -> Self {
+        Self {
+            partition: 0,
+            base_offset: 0,
+            append_time_ms,
+            from: From::default(),
+            event_time_max_us: None,
+            event_time: None,
+            is_control: false,
+            watermark: None,
+            target,
+            batch,
+        }
+    }
+
+    /// The offset behind the last row; a control chunk takes one.
     pub fn end_offset(&self) -> u64 {
-        self.base_offset + self.batch.num_rows() as u64
+        self.base_offset + (self.batch.num_rows() as u64).max(u64::from(self.is_control))
+    }
+
+    /// The event time of a row, microseconds since the epoch; none where it has none.
+    pub fn event_time_us(&self, row: u32) -> Option<i64> {
+        let column = self.batch.column_by_name(self.event_time.as_deref()?)?;
+        let times = column.as_primitive_opt::<TimestampMicrosecondType>()?;
+        let row = row as usize;
+        (row < times.len() && times.is_valid(row)).then(|| times.value(row))
+    }
+
+    /// The newest moment that its rows speak of, microseconds since the epoch: their event time, or else when they were
+    /// stored.
+    pub fn newest_us(&self) -> i64 {
+        self.event_time_max_us.unwrap_or(self.append_time_ms.saturating_mul(1000))
     }
 
     /// Which attempt at these rows it is: 1 unless they were redriven.
     pub fn attempt(&self) -> u32 {
         self.target.as_ref().map_or(1, |target| target.attempt)
-    }
-
-    /// The event time of a row, microseconds since the epoch.
-    pub fn event_time_us(&self, row: u32) -> Option<i64> {
-        let times = self.batch.column(self.event_time?).as_primitive_opt::<TimestampMicrosecondType>()?;
-        times.is_valid(row as usize).then(|| times.value(row as usize))
     }
 
     /// One batch from neighbours in the same schema.
@@ -81,6 +128,7 @@ impl StreamBatch {
         if batches.len() > 1 {
             joined.batch = concat_batches(&batches[0].batch.schema(), batches.iter().map(|b| &b.batch))?;
             joined.event_time_max_us = batches.iter().filter_map(|b| b.event_time_max_us).max();
+            joined.watermark = batches.iter().rev().find_map(|b| b.watermark);
         }
         Ok(joined)
     }
@@ -202,10 +250,11 @@ impl StreamBatch {
 
 impl Stream {
     /// Binds an open log to its plan.
-    pub fn new(plan: StreamPlan, log: StreamLog, schemas: Arc<SchemaStore>) -> Result<Self> {
+    pub fn new(plan: StreamPlan, log: Log, schemas: Arc<SchemaStore>) -> Result<Self> {
         let schema_id = schemas.register(&plan.schema)?;
         let dead_letter_schema_id = schemas.register(&DeadLetter::schema())?;
-        Ok(Self { plan: Arc::new(plan), log, schemas, schema_id, dead_letter_schema_id })
+        let event_time = plan.event_time.map(|column| plan.schema.field(column).name().as_str().into());
+        Ok(Self { plan: Arc::new(plan), log, schemas, schema_id, dead_letter_schema_id, event_time })
     }
 
     /// The name.
@@ -215,20 +264,14 @@ impl Stream {
 
     /// Rows as chunks, one per partition that gets any. `from_partition` is where the rows come from, for streams
     /// without a key.
-    pub fn chunks(
-        &self,
-        batch: &RecordBatch,
-        from_partition: u32,
-        target: Option<&Arc<str>>,
-        now_us: i64,
-    ) -> Result<Vec<Chunk>> {
+    pub fn chunks(&self, batch: &RecordBatch, from_partition: u32, target: Option<&Arc<str>>) -> Result<Vec<Chunk>> {
         if batch.num_rows() == 0 {
             return Ok(Vec::new());
         }
         let partitions = self.plan.partitions;
         let stays = target.is_some() || self.plan.key.is_empty() || partitions == 1;
         if stays {
-            return Ok(vec![self.chunk(batch, from_partition % partitions, target, now_us)?]);
+            return Ok(vec![self.chunk(batch, from_partition % partitions, target)?]);
         }
         let of_row = partition_rows(batch, &self.plan.key, partitions, from_partition)?;
         let mut rows: Vec<Vec<u32>> = vec![Vec::new(); partitions as usize];
@@ -242,66 +285,40 @@ impl Stream {
             } else {
                 take_record_batch(batch, &UInt32Array::from(rows))?
             };
-            chunks.push(self.chunk(&part, partition as u32, target, now_us)?);
+            chunks.push(self.chunk(&part, partition as u32, target)?);
         }
         Ok(chunks)
     }
 
-    fn chunk(&self, batch: &RecordBatch, partition: u32, target: Option<&Arc<str>>, now_us: i64) -> Result<Chunk> {
+    fn chunk(&self, batch: &RecordBatch, partition: u32, target: Option<&Arc<str>>) -> Result<Chunk> {
         // A redriven row has the schema of the step it goes to, not that of the stream.
         let schema = match target {
             Some(_) => self.schemas.register(&batch.schema())?,
             None => self.schema_id,
         };
-        let event_time = self.plan.event_time.filter(|_| target.is_none()).and_then(|c| max_timestamp(batch, c));
-        Ok(Chunk {
-            partition,
-            count: batch.num_rows() as u32,
-            event_time_max_us: Some(event_time.unwrap_or(now_us)),
-            target: target.cloned(),
-            schema,
-            payload: encode_batch(batch)?,
-        })
+        let event_time_max_us = self.plan.event_time.filter(|_| target.is_none()).and_then(|c| max_timestamp(batch, c));
+        let rows = Chunk::rows(partition, batch.num_rows() as u32, schema, encode_batch(batch)?);
+        Ok(Chunk { event_time_max_us, target: target.cloned(), ..rows })
     }
 
     /// Dead letters as a chunk of this stream.
-    pub fn dead_letters_chunk(&self, letters: &[DeadLetter], now_us: i64) -> Result<Option<Chunk>> {
+    pub fn dead_letters_chunk(&self, letters: &[DeadLetter]) -> Result<Option<Chunk>> {
         if letters.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Chunk {
-            partition: DEAD_LETTERS,
-            count: letters.len() as u32,
-            event_time_max_us: Some(now_us),
-            target: None,
-            schema: self.dead_letter_schema_id,
-            payload: encode_batch(&DeadLetter::to_batch(letters)?)?,
-        }))
-    }
-
-    /// Decodes what was read from the log.
-    pub fn decode(&self, chunk: LogChunk) -> Result<StreamBatch> {
-        let batch = decode_chunk(&self.schemas, chunk);
-        let batch = batch.map_err(|e| e.context(format!("read stream {}", self.plan.name)))?;
-        // Redriven rows have the columns of the step that they are for.
-        let event_time = self.plan.event_time.map(|column| self.plan.schema.field(column).name());
-        let event_time = event_time.filter(|_| batch.target.is_none());
-        Ok(StreamBatch {
-            event_time: event_time.and_then(|name| batch.batch.schema_ref().index_of(name).ok()),
-            ..batch
-        })
-    }
-
-    /// Reads forward from `offset` in one partition: whole chunks up to about `bytes_max`, cut to `offset`.
-    pub fn read(&self, partition: u32, offset: u64, bytes_max: usize) -> Result<Vec<StreamBatch>> {
-        let mut reader = self.log.reader(partition, offset)?;
-        reader.read(bytes_max)?.into_iter().map(|chunk| Ok(self.decode(chunk)?.from_offset(offset))).collect()
+        let payload = encode_batch(&DeadLetter::to_batch(letters)?)?;
+        let rows = Chunk::rows(DEAD_LETTERS, letters.len() as u32, self.dead_letter_schema_id, payload);
+        Ok(Some(Chunk { event_time_max_us: letters.iter().filter_map(|l| l.event_time_us).max(), ..rows }))
     }
 }
 
 /// Decodes a chunk by the schema it names.
 pub fn decode_chunk(schemas: &SchemaStore, chunk: LogChunk) -> Result<StreamBatch> {
-    let batch = decode_batch(&chunk.payload, &schemas.get(chunk.schema)?)?;
+    let is_control = chunk.is_control();
+    let batch = match is_control {
+        true => RecordBatch::new_empty(Arc::new(Schema::empty())),
+        false => decode_batch(&chunk.payload, &schemas.get(chunk.schema)?)?,
+    };
     if batch.num_rows() != chunk.count as usize {
         return Err(Error::corruption(format!(
             "partition {} offset {}: the chunk says {} rows and holds {}",
@@ -316,9 +333,12 @@ pub fn decode_chunk(schemas: &SchemaStore, chunk: LogChunk) -> Result<StreamBatc
         partition: chunk.partition,
         base_offset: chunk.base_offset,
         append_time_ms: chunk.append_time_ms,
+        from: From { producer: chunk.producer, sequence: chunk.sequence, index: chunk.index },
         event_time_max_us: chunk.event_time_max_us,
-        target,
         event_time: None,
+        is_control,
+        watermark: chunk.watermark,
+        target,
         batch,
     })
 }
@@ -331,3 +351,6 @@ fn max_timestamp(batch: &RecordBatch, column: usize) -> Option<i64> {
 pub fn is_visible(kind: StreamKind) -> bool {
     kind != StreamKind::Exchange
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,7 +20,7 @@ use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use millstream_core::{Clock, DeadLetter, Error, ErrorKind, Result, RowFailure, Rows, Stage};
 use millstream_storage::codec::SchemaStore;
-use millstream_storage::log::{Chunk, StreamLog};
+use millstream_storage::log::{Chunk, Log};
 use millstream_storage::state::{State, Writes};
 use millstream_storage::table::Table;
 use tokio_util::sync::CancellationToken;
@@ -35,7 +35,7 @@ use crate::outputs::{Begins, OUTPUTS_KEY, Outputs, Position};
 use crate::plan::{StagePlan, storage_spec};
 use crate::progress::{Progress, ReaderProgress};
 use crate::spec::CommitSpec;
-use crate::streams::{Stream, StreamBatch, Streams};
+use crate::streams::{Stream, StreamBatch, StreamReader, Streams};
 use crate::table::{deletes, rows_without};
 use crate::watch::{Seen, Watchers};
 
@@ -94,12 +94,13 @@ pub struct Task {
     partition: u32,
     producer: Arc<str>,
     input: Stream,
+    reader: StreamReader,
     state: State,
     /// The tables, in the order of the plan.
     tables: Vec<Table>,
     graph: Graph,
     /// The logs that it writes and that stages read.
-    written: Vec<StreamLog>,
+    written: Vec<Log>,
     position: Arc<ReaderProgress>,
     sequence: u64,
     next_offset: u64,
@@ -198,6 +199,7 @@ impl Task {
             Role::Run => begins = outputs.follow(&plan, at),
             Role::Fill(from) => outputs.refill(&plan, from, at),
         }
+        let reader = input.reader(partition, next_offset)?;
         let graph = context.graph(&plan, &opening.models)?;
         let written = plan.emits.iter().map(|emit| &emit.stream).chain(plan.tables.iter().map(|table| &table.changes));
         let written = written.filter_map(|name| Some(context.streams.get(name)?.log.clone())).collect();
@@ -209,6 +211,7 @@ impl Task {
             partition,
             producer,
             input,
+            reader,
             state,
             tables,
             graph,
@@ -273,7 +276,7 @@ impl Task {
             if !self.room().await || !self.pace(next_commit).await? {
                 break;
             }
-            let batches = self.read()?;
+            let batches = self.read().await?;
             let expire = has_ttl && tokio::time::Instant::now() >= expire_at;
             if batches.is_empty() && !expire {
                 finish(&mut publishing).await?;
@@ -401,7 +404,7 @@ impl Task {
             && self.room().await
             && !self.context.stop.is_cancelled()
         {
-            let batches = self.read_from(at)?.into_iter().filter_map(|batch| batch.before_offset(fill.until));
+            let batches = self.read_from(at).await?.into_iter().filter_map(|batch| batch.before_offset(fill.until));
             let batches = commit_batches(batches.collect())?;
             if batches.is_empty() {
                 // Retention has taken what was left.
@@ -443,13 +446,18 @@ impl Task {
         }
     }
 
-    fn read(&self) -> Result<Vec<StreamBatch>> {
-        self.read_from(self.next_offset)
+    async fn read(&mut self) -> Result<Vec<StreamBatch>> {
+        let batches = self.read_from(self.next_offset).await?;
+        if batches.is_empty() {
+            // Behind control chunks, which come to nothing to commit.
+            self.next_offset = self.reader.position();
+        }
+        Ok(batches)
     }
 
-    fn read_from(&self, offset: u64) -> Result<Vec<StreamBatch>> {
-        let offset = offset.max(self.input.log.start_offset(self.partition));
-        self.input.read(self.partition, offset, self.context.commit.bytes as usize)
+    async fn read_from(&mut self, offset: u64) -> Result<Vec<StreamBatch>> {
+        self.reader.seek(offset);
+        self.reader.read(self.context.commit.bytes as usize).await
     }
 
     /// Computes everything that one commit will write.
@@ -583,18 +591,17 @@ impl Task {
     }
 
     fn outbox(&self, pending: &Pending) -> Result<Vec<(Arc<str>, Vec<Chunk>)>> {
-        let now_us = self.context.clock.now_us();
         let mut outbox = Vec::new();
         for (name, batches) in &pending.rows {
             let stream = self.context.streams.get(name).ok_or_else(|| Error::bug(format!("no stream {name}")))?;
             let rows = concat(batches)?;
-            let mut chunks = stream.chunks(&rows, self.partition, None, now_us)?;
+            let mut chunks = stream.chunks(&rows, self.partition, None)?;
             for chunk in &mut chunks {
                 chunk.event_time_max_us = pending.event_time_max_us.or(chunk.event_time_max_us);
             }
             outbox.push((name.clone(), chunks));
         }
-        if let Some(chunk) = self.input.dead_letters_chunk(&pending.dead_letters, now_us)? {
+        if let Some(chunk) = self.input.dead_letters_chunk(&pending.dead_letters)? {
             outbox.push((self.input.name().clone(), vec![chunk]));
         }
         Ok(outbox)

@@ -159,9 +159,7 @@ impl<'a> Trial<'a> {
     }
 
     fn batch(&self, batch: RecordBatch, target: Option<Target>) -> StreamBatch {
-        let append_time_ms = self.clock.now_ms();
-        let event_time = None;
-        StreamBatch { partition: 0, base_offset: 0, append_time_ms, event_time_max_us: None, target, event_time, batch }
+        StreamBatch::alone(batch, target, self.clock.now_ms())
     }
 
     fn source(&self, name: &str) -> Result<(&'a SourceSpec, Arc<dyn Decoder>)> {

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use millstream_storage::log::StreamLog;
+use millstream_storage::log::Log;
 use parking_lot::Mutex;
 
 /// For how long an answer holds: whoever asks at each request costs next to nothing.
@@ -15,7 +15,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct Whereabouts {
     known: Vec<(PathBuf, Identity)>,
-    logs: Vec<StreamLog>,
+    logs: Vec<Log>,
     // This is a `parking_lot` mutex: nothing awaits while it is held.
     last: Mutex<Option<(Instant, Option<String>)>>,
 }
@@ -36,7 +36,7 @@ impl Whereabouts {
 
     /// And whether these logs have the files that they write to.
     #[must_use]
-    pub fn and(mut self, logs: impl IntoIterator<Item = StreamLog>) -> Self {
+    pub fn and(mut self, logs: impl IntoIterator<Item = Log>) -> Self {
         self.logs.extend(logs);
         self
     }
@@ -55,7 +55,7 @@ impl Whereabouts {
     fn look(&self) -> Option<String> {
         let moved = |(path, was): &&(PathBuf, Identity)| identity(path) != Some(*was);
         let moved = self.known.iter().find(moved).map(|(path, _)| path.clone());
-        let path = moved.or_else(|| self.logs.iter().find_map(StreamLog::missing))?;
+        let path = moved.or_else(|| self.logs.iter().find_map(Log::missing))?;
         let what = if path.exists() { "was replaced" } else { "was removed or moved" };
         Some(format!(
             "{} {what} while this process works in it: what it would store is lost at the next start. Stop it; put the \

@@ -20,7 +20,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use millstream_core::SystemClock;
 use millstream_core::disk::{Disk, DiskFile, OpenMode, RealDisk};
-use millstream_storage::log::{Append, Chunk, LogOptions, StreamLog};
+use millstream_storage::log::{Append, Chunk, DiskLog, LogOptions};
 use serde_json::{Value, json};
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -145,21 +145,14 @@ impl Case {
         Ok(Round { append_s, plain_write_s, read_s, plain_read_s, syncs })
     }
 
-    async fn append(&self, log: &StreamLog) -> Outcome<()> {
+    async fn append(&self, log: &DiskLog) -> Outcome<()> {
         let payload = Bytes::from(vec![b'x'; (self.records_per_chunk * self.record_bytes) as usize]);
         let appenders = (0..self.appenders).map(|_| {
             let (log, payload) = (log.clone(), payload.clone());
             let (chunks, count) = (self.chunks_per_appender, self.records_per_chunk as u32);
             tokio::spawn(async move {
                 for _ in 0..chunks {
-                    let chunk = Chunk {
-                        partition: 0,
-                        count,
-                        event_time_max_us: None,
-                        target: None,
-                        schema: 1,
-                        payload: payload.clone(),
-                    };
+                    let chunk = Chunk::rows(0, count, 1, payload.clone());
                     log.append(Append { chunks: vec![chunk], ..Append::default() }).await?;
                 }
                 Ok::<_, millstream_core::Error>(())
@@ -202,8 +195,8 @@ impl Case {
     }
 }
 
-fn open(disk: &CountingDisk, dir: &Path) -> Outcome<StreamLog> {
-    Ok(StreamLog::open(Arc::new(disk.clone()), dir, "bench", LogOptions::new(1), Arc::new(SystemClock))?)
+fn open(disk: &CountingDisk, dir: &Path) -> Outcome<DiskLog> {
+    Ok(DiskLog::open(Arc::new(disk.clone()), dir, "bench", LogOptions::new(1), Arc::new(SystemClock))?)
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
@@ -212,7 +205,7 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values[values.len() / 2]
 }
 
-fn read_log(log: &StreamLog) -> Outcome<(u64, u64)> {
+fn read_log(log: &DiskLog) -> Outcome<(u64, u64)> {
     let mut reader = log.reader(0, 0)?;
     let (mut records, mut bytes) = (0, 0);
     loop {

@@ -161,9 +161,9 @@ impl Redriver<'_> {
         let input = letter.input.as_deref().map(Into::into);
         let tag = Target { component: target, input, attempt: letter.attempts + 1 }.encode()?;
         let partition = letter.partition.unwrap_or(0);
-        // The event time of each is that of when it failed; of several, that of the last.
-        let failed_at = good.iter().map(|&i| run[i as usize].letter.failed_at_us).max().unwrap_or(letter.failed_at_us);
-        chunks.extend(stream.chunks(&rows, partition, Some(&tag), failed_at)?);
+        let newest = good.iter().filter_map(|&i| run[i as usize].letter.event_time_us).max();
+        let redriven = stream.chunks(&rows, partition, Some(&tag))?;
+        chunks.extend(redriven.into_iter().map(|chunk| Chunk { event_time_max_us: newest, ..chunk }));
         Ok(good.into_iter().map(|i| run[i as usize].offset).collect())
     }
 
@@ -186,7 +186,7 @@ impl Redriver<'_> {
             DeadLetter { attempts: run[failure.row as usize].letter.attempts + 1, ..letter }
         };
         let again: Vec<DeadLetter> = prepared.failures.iter().map(again).collect();
-        chunks.extend(stream.dead_letters_chunk(&again, ingest.clock.now_us())?);
+        chunks.extend(stream.dead_letters_chunk(&again)?);
         Ok(run.iter().map(|entry| entry.offset).collect())
     }
 

@@ -13,7 +13,7 @@ use millstream_core::schema::timestamp_type;
 use millstream_core::{Error, Result};
 use millstream_sql::Relation;
 use millstream_storage::codec::SchemaStore;
-use millstream_storage::log::StreamLog;
+use millstream_storage::log::Log;
 
 use super::{Entry, Filter, scan_from};
 
@@ -25,14 +25,14 @@ const BATCH: usize = 1024;
 /// The dead letters of some streams.
 #[derive(Debug)]
 pub struct DeadLetters {
-    logs: Vec<StreamLog>,
+    logs: Vec<Log>,
     schemas: Arc<SchemaStore>,
     schema: SchemaRef,
 }
 
 impl DeadLetters {
     /// Of these logs.
-    pub fn new(logs: Vec<StreamLog>, schemas: Arc<SchemaStore>) -> Arc<Self> {
+    pub fn new(logs: Vec<Log>, schemas: Arc<SchemaStore>) -> Arc<Self> {
         let text = |name: &str| Field::new(name, DataType::Utf8, false);
         let maybe = |name: &str, data_type| Field::new(name, data_type, true);
         let schema = Schema::new(vec![

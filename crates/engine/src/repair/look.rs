@@ -8,7 +8,7 @@ use millstream_core::disk::{Disk, RealDisk};
 use millstream_core::{DeadLetter, Error, ErrorKind, Result, ResultExt};
 use millstream_storage::checkpoint::Checkpoint;
 use millstream_storage::codec::{SchemaStore, schema_id};
-use millstream_storage::log::{self, StreamLog};
+use millstream_storage::log::{self, Log};
 use millstream_storage::state::{StateOptions, StateReader, StateStore, local_store};
 
 use super::{Damaged, Remedy};
@@ -52,7 +52,7 @@ struct Looker<'a> {
     dir: &'a DataDir,
     plan: &'a Plan,
     /// All logs; none for one that is damaged.
-    logs: BTreeMap<String, Option<StreamLog>>,
+    logs: BTreeMap<String, Option<Log>>,
     looked: Looked,
 }
 
@@ -111,7 +111,7 @@ impl Looker<'_> {
             let found: Vec<String> =
                 log::damage(&disk, &folder, &name)?.iter().map(|e| in_short(e, "; the file was damaged")).collect();
             let log = match found.is_empty() && !names_in(&folder)?.iter().all(|file| !file.ends_with(".seg")) {
-                true => Some(StreamLog::open_read_only(disk.clone(), &folder, &name)?),
+                true => Some(Log::open_read_only(disk.clone(), &folder, &name)?),
                 false => None,
             };
             let is_source = self.plan.streams.iter().any(|s| *s.name == *name && s.kind == StreamKind::Source);

@@ -30,7 +30,7 @@ use super::error::ApiError;
 use millstream_core::names::nearest;
 use millstream_engine::plan::changes_name;
 use millstream_engine::run::Running;
-use millstream_engine::streams::{Stream, is_visible};
+use millstream_engine::streams::{Stream, StreamReader, is_visible};
 use millstream_engine::watch::Watch;
 
 const READ_BYTES: usize = 128 << 10;
@@ -59,7 +59,8 @@ pub struct TapQuery {
 }
 
 /// Answers with `{"name": …, "partition": …, "offset": …, "record": {…}}` a line. Another line may be `{"name": …,
-/// "missed": …}`, a number of records that came faster than they were read, and the last one `{"error": …}`.
+/// "missed": …}`, a number of records that came faster than they were read, or `{"name": …, "partition": …, "removed": …}`,
+/// a number of those that retention took before they were read; and the last one `{"error": …}`.
 pub async fn tap(
     State(state): State<ApiState>,
     Path(names): Path<String>,
@@ -85,7 +86,7 @@ pub async fn tap(
 
 /// Where records come from.
 enum Origin {
-    Stored { stream: Arc<Stream>, offsets: Vec<u64> },
+    Stored { stream: Arc<Stream>, readers: Vec<StreamReader> },
     Watched { name: Arc<str>, schema: SchemaRef, watch: Watch },
 }
 
@@ -113,8 +114,8 @@ fn origin(running: &Running, name: &str, query: &TapQuery, follow: bool) -> Resu
     let is_table = running.pipeline.table(name).is_some();
     let stream = running.streams.get(if is_table { &*changes } else { name });
     if let Some(stream) = stream.filter(|stream| is_visible(stream.plan.kind)) {
-        let offsets = offsets(stream, query.from.as_deref())?;
-        return Ok(Origin::Stored { stream: Arc::new(stream.clone()), offsets });
+        let readers = readers(stream, query.from.as_deref())?;
+        return Ok(Origin::Stored { stream: Arc::new(stream.clone()), readers });
     }
     let Some(transform) = running.pipeline.transforms.iter().find(|t| &*t.name == name) else {
         return Err(ApiError::not_found(unknown(name, &names_of(running))));
@@ -130,7 +131,7 @@ fn origin(running: &Running, name: &str, query: &TapQuery, follow: bool) -> Resu
     Ok(Origin::Watched { name: transform.name.clone(), schema: transform.schema.clone(), watch })
 }
 
-fn offsets(stream: &Stream, from: Option<&str>) -> Result<Vec<u64>, ApiError> {
+fn readers(stream: &Stream, from: Option<&str>) -> Result<Vec<StreamReader>, ApiError> {
     let offset = match from {
         None | Some("latest" | "earliest") => None,
         Some(offset) => {
@@ -141,12 +142,14 @@ fn offsets(stream: &Stream, from: Option<&str>) -> Result<Vec<u64>, ApiError> {
     let of = |partition| {
         let (start, end) = (stream.log.start_offset(partition), stream.log.end_offset(partition));
         match (offset, from) {
-            (Some(offset), _) => offset.clamp(start, end),
+            // One below the start is said to be by the reader.
+            (Some(offset), _) => offset.min(end),
             (None, Some("earliest")) => start,
             (None, _) => end,
         }
     };
-    Ok((0..stream.plan.partitions).map(of).collect())
+    let reader = |partition| stream.reader(partition, of(partition)).map_err(ApiError::from);
+    (0..stream.plan.partitions).map(reader).collect()
 }
 
 fn names_of(running: &Running) -> Vec<String> {
@@ -211,7 +214,7 @@ async fn run(origin: Origin, out: Out, follow: bool) {
     let (stop, over, lines) = (out.stop.clone(), out.left.over.clone(), out.lines.clone());
     let shown = async {
         match origin {
-            Origin::Stored { stream, offsets } => stored(&stream, offsets, &out, follow).await,
+            Origin::Stored { stream, readers } => stored(&stream, readers, &out, follow).await,
             Origin::Watched { mut watch, .. } => watched(&mut watch, &out).await,
         }
     };
@@ -228,13 +231,18 @@ async fn run(origin: Origin, out: Out, follow: bool) {
     }
 }
 
-async fn stored(stream: &Stream, mut offsets: Vec<u64>, out: &Out, follow: bool) -> Result<()> {
+async fn stored(stream: &Stream, mut readers: Vec<StreamReader>, out: &Out, follow: bool) -> Result<()> {
     loop {
         let mut moved = false;
-        for (partition, next) in offsets.iter_mut().enumerate() {
-            for batch in stream.read(partition as u32, *next, READ_BYTES)? {
+        for (partition, reader) in readers.iter_mut().enumerate() {
+            let batches = reader.read(READ_BYTES).await?;
+            let removed = reader.skipped();
+            if removed > 0 {
+                let said = json!({ "name": out.name, "partition": partition, "removed": removed });
+                out.line(format!("{said}\n").into()).await?;
+            }
+            for batch in batches {
                 moved = true;
-                *next = batch.end_offset();
                 // Redriven rows are for one step only; they were here before.
                 if batch.target.is_none() {
                     let rows: Vec<u64> = (batch.base_offset..batch.end_offset()).collect();
@@ -247,7 +255,7 @@ async fn stored(stream: &Stream, mut offsets: Vec<u64>, out: &Out, follow: bool)
             return Ok(());
         }
         if !moved {
-            let changed = offsets.iter().enumerate().map(|(p, &offset)| Box::pin(stream.log.changed(p as u32, offset)));
+            let changed = readers.iter().enumerate().map(|(p, r)| Box::pin(stream.log.changed(p as u32, r.position())));
             let _ = futures::future::select_all(changed).await;
         }
     }

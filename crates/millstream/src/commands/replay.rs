@@ -98,7 +98,7 @@ async fn watched<T>(running: &Arc<Running>, replay: &Replay, run: impl Future<Ou
     let mut all = 0;
     for stage in &running.plan.stages {
         for partition in 0..stage.partitions {
-            let Some(from) = replay.offset(stage, partition, &running.streams)? else { continue };
+            let Some(from) = replay.offset(stage, partition, &running.streams).await? else { continue };
             let end = running.streams.get(&stage.input).map_or(0, |stream| stream.log.end_offset(partition));
             all += end.saturating_sub(from);
         }

@@ -9,7 +9,7 @@ use millstream_core::{Error, Result};
 use millstream_sql::Predicate;
 use reqwest::Method;
 
-use self::printer::{Printer, TapFormat};
+use self::printer::{Printer, TapFormat, say_removed};
 use super::target::{Server, Target, TargetArgs};
 use super::{Failed, asked_to_stop, load};
 use crate::api::tap::{kept, lines, unknown};
@@ -17,6 +17,7 @@ use millstream_engine::plan::changes_name;
 use millstream_engine::recompute::recompute;
 use millstream_engine::relations::AtRest;
 use millstream_engine::spec::Pipeline;
+use millstream_engine::streams::StreamReader;
 
 #[derive(Debug, Args)]
 pub struct TapArgs {
@@ -104,7 +105,7 @@ async fn at_rest(args: &TapArgs, folder: &Path, pipeline: Option<&Pipeline>, pri
         let is_table = opened.catalog.tables.iter().any(|table| table.name == *name);
         let stream = if is_table { &*changes } else { name };
         if opened.catalog.streams.iter().any(|s| s.visible && s.name == stream) {
-            stored(args, &opened, stream, &mut left, printer)?;
+            stored(args, &opened, stream, &mut left, printer).await?;
             continue;
         }
         match pipeline.filter(|pipeline| pipeline.transforms.iter().any(|t| *t.name == **name)) {
@@ -131,19 +132,19 @@ fn not_stored(opened: &AtRest, pipeline: Option<&Pipeline>, name: &str) -> Strin
     format!("{}{hint}", unknown(name, &known))
 }
 
-fn stored(args: &TapArgs, opened: &AtRest, stream: &str, left: &mut u64, printer: &mut Printer) -> Result<()> {
+async fn stored(args: &TapArgs, opened: &AtRest, stream: &str, left: &mut u64, printer: &mut Printer) -> Result<()> {
     let log = opened.log(stream)?;
     let mut predicate = None;
     for partition in 0..log.partitions() {
         let from = args.begin(log.start_offset(partition), log.end_offset(partition))?;
-        let mut reader = log.reader(partition, from)?;
+        let mut reader = StreamReader::new(&log, &opened.schemas, partition, from)?;
         loop {
-            let chunks = reader.read(256 << 10)?;
-            if chunks.is_empty() {
+            let batches = reader.read(256 << 10).await?;
+            say_removed(stream, reader.skipped());
+            if batches.is_empty() {
                 break;
             }
-            for chunk in chunks {
-                let batch = opened.decode(chunk)?.from_offset(from);
+            for batch in batches {
                 if batch.target.is_some() {
                     continue;
                 }
@@ -203,7 +204,8 @@ impl TapArgs {
         Ok(match self.from.as_deref() {
             None | Some("earliest") => start,
             Some("latest") => end,
-            Some(offset) => offset.parse::<u64>().map_err(wrong)?.clamp(start, end),
+            // One below the start is said to be by the reader.
+            Some(offset) => offset.parse::<u64>().map_err(wrong)?.min(end),
         })
     }
 

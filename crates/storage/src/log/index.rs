@@ -21,7 +21,7 @@ use millstream_core::Result;
 use millstream_core::disk::{Disk, read_all, write_atomic};
 
 use super::frame::{ChunkMeta, Fields, Header};
-use super::segment::{index_path, newer_version};
+use super::segment::{index_path, other_version};
 
 const MAGIC: [u8; 4] = *b"MSLI";
 const VERSION: u32 = 1;
@@ -148,7 +148,7 @@ impl SegmentIndex {
         let Ok(bytes) = read_all(disk, &path) else { return Ok(None) };
         match Self::decode(&bytes) {
             Ok(index) => Ok(index.filter(|i| i.base_group == base_group)),
-            Err(version) => Err(newer_version(&path, version)),
+            Err(version) => Err(other_version(&path, version)),
         }
     }
 

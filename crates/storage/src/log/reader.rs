@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use millstream_core::{Error, Result};
+use millstream_core::Result;
 
 use super::LogChunk;
 use super::frame::ChunkMeta;
 use super::index::SegmentIndex;
+use super::limits::beyond_end;
 use super::recovery;
 use super::segment::{SegmentReader, segment_path};
 use super::shared::Shared;
@@ -22,6 +23,8 @@ pub struct Reader {
     partition: u32,
     slot: usize,
     position: u64,
+    /// Offsets that were gone when it came to them, since somebody asked.
+    skipped: u64,
     place: Option<Place>,
 }
 
@@ -37,7 +40,8 @@ struct Place {
 }
 
 /// What is to be read from, as published.
-struct Source {
+#[derive(Debug)]
+pub(super) struct Source {
     base_group: u64,
     len: u64,
     is_active: bool,
@@ -46,17 +50,16 @@ struct Source {
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>, partition: u32, from: u64) -> Result<Self> {
         let slot = shared.slot(partition)?;
-        let (start, end) = {
-            let state = shared.state.read();
-            (state.start(slot), state.ends[slot])
-        };
+        let end = shared.state.read().ends[slot];
         if from > end {
-            return Err(Error::input(format!(
-                "stream `{}`, partition {partition}: offset {from} is beyond the end at {end}",
-                shared.name
-            )));
+            return Err(beyond_end(&shared.name, partition, from, end));
         }
-        Ok(Self { shared, partition, slot, position: from.max(start), place: None })
+        Ok(Self { shared, partition, slot, position: from, skipped: 0, place: None })
+    }
+
+    /// This reader with its place, to go on elsewhere; what stays is in the same position.
+    pub(super) fn take(&mut self) -> Self {
+        Self { shared: self.shared.clone(), place: self.place.take(), ..*self }
     }
 
     /// The offset that comes next.
@@ -70,28 +73,52 @@ impl Reader {
         self.position = offset;
     }
 
+    /// See [`super::LogReader::skipped`].
+    pub fn skipped(&mut self) -> u64 {
+        std::mem::take(&mut self.skipped)
+    }
+
+    /// What [`Reader::read`] would give, from memory; else the segment to read from.
+    pub(super) fn read_kept(&mut self, max_bytes: usize) -> Result<Vec<LogChunk>, Source> {
+        let state = self.shared.state.read();
+        let start = state.start(self.slot);
+        self.skipped += start.saturating_sub(self.position);
+        self.position = self.position.max(start);
+        let found = if self.position >= state.ends[self.slot] {
+            Some(Vec::new())
+        } else {
+            state.tail.read(self.slot, self.position, max_bytes)
+        };
+        let Some(found) = found else {
+            let i = state.segment_of(self.slot, self.position);
+            let base_group = state.segments[i].base_group;
+            return Err(Source { base_group, len: state.segment_len(i), is_active: i + 1 == state.segments.len() });
+        };
+        drop(state);
+        // Who keeps up needs no file: neither its descriptor nor the block in memory is kept for it.
+        self.place = None;
+        if let Some(last) = found.last() {
+            self.position = last.end_offset();
+        }
+        Ok(found)
+    }
+
     /// The next chunks, whole and in order: as many as are at hand and within `max_bytes`, but at least one; none at the
     /// end. The first may begin before the wanted offset. May read from a file, and so block.
     ///
     /// # Errors
     /// `Corruption` names file and position; `Environment` where the disk refuses. The position stays.
     pub fn read(&mut self, max_bytes: usize) -> Result<Vec<LogChunk>> {
-        let chunks = loop {
-            let source = {
-                let state = self.shared.state.read();
-                self.position = self.position.max(state.start(self.slot));
-                if self.position >= state.ends[self.slot] {
-                    return Ok(Vec::new());
-                }
-                if let Some(chunks) = state.tail.read(self.slot, self.position, max_bytes) {
-                    break chunks;
-                }
-                let i = state.segment_of(self.slot, self.position);
-                let base_group = state.segments[i].base_group;
-                Source { base_group, len: state.segment_len(i), is_active: i + 1 == state.segments.len() }
+        loop {
+            let source = match self.read_kept(max_bytes) {
+                Ok(found) => return Ok(found),
+                Err(source) => source,
             };
             match self.read_file(&source, max_bytes) {
-                Ok(chunks) => break chunks,
+                Ok(found) => {
+                    self.position = found.last().map_or(self.position, LogChunk::end_offset);
+                    return Ok(found);
+                }
                 // Deleted by retention between the look and the open: look again.
                 Err(_) if self.was_deleted(source.base_group) => self.place = None,
                 Err(error) => {
@@ -102,11 +129,7 @@ impl Reader {
                     )));
                 }
             }
-        };
-        if let Some(last) = chunks.last() {
-            self.position = last.end_offset();
         }
-        Ok(chunks)
     }
 
     fn was_deleted(&self, base_group: u64) -> bool {
@@ -152,8 +175,7 @@ impl Reader {
 /// The chunks of a partition in the frame at the place, their append time, and where the next frame is.
 fn next_frame(place: &mut Place, partition: u32) -> Result<Option<(i64, Vec<ChunkMeta>, u64)>> {
     let Some(frame) = place.segment.sound_frame_at(place.frame)? else { return Ok(None) };
-    let mut chunks = place.segment.chunks(&frame)?;
-    chunks.retain(|chunk| chunk.partition == partition);
+    let chunks = place.segment.chunks_of(&frame, partition)?;
     Ok(Some((frame.header.append_time_ms, chunks, frame.header.end())))
 }
 
@@ -182,7 +204,7 @@ fn open_place(
     Ok(Place { base_group: source.base_group, segment, frame: frame.unwrap_or(0), offset })
 }
 
-/// See [`super::StreamLog::offset_at`].
+/// See [`super::DiskLog::offset_at`].
 pub(super) fn offset_at(shared: &Shared, partition: u32, time_ms: i64) -> Result<u64> {
     let slot = shared.slot(partition)?;
     // From the first segment that ends at or after the time; one without chunks of the partition leads to the next.

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::frame::{self, FrameKind, apply_cursor};
 use super::index::SegmentIndex;
-use super::segment::{BadFrame, CheckedRead, SegmentReader, corrupt, index_path, newer_version, segment_path};
+use super::segment::{BadFrame, CheckedRead, SegmentReader, corrupt, index_path, other_version, segment_path};
 use super::shared::{Progress, Segment, Shared, State, Stopped, partition_of_slot};
 use super::tail::Tail;
 use super::writer::{self, Active};
@@ -107,8 +107,8 @@ fn check_format(disk: &dyn Disk, dir: &Path) -> Result<bool> {
     let line = std::str::from_utf8(&bytes).ok();
     let version = line.and_then(|l| l.strip_prefix(FORMAT_LINE)?.strip_suffix('\n')?.parse::<u32>().ok());
     match version {
-        Some(version) if version > u32::from(frame::VERSION) => Err(newer_version(&path, version)),
-        Some(1..) => Ok(true),
+        Some(version) if version == u32::from(frame::VERSION) => Ok(true),
+        Some(version @ 1..) => Err(other_version(&path, version)),
         _ => Err(corrupt(&path, 0, &format!("not `{FORMAT_LINE}{}`", frame::VERSION))),
     }
 }
@@ -219,10 +219,11 @@ pub(super) fn scan(segment: &mut SegmentReader, base: u64) -> Result<(Option<Sca
             return Err(segment.corrupt(position, "the offsets of a frame do not follow on those before"));
         }
         now.last_frame = position;
-        for update in content.producers {
+        // Of an append with neither sequence nor cursor, nothing is kept.
+        for update in content.producers.into_iter().filter(|u| u.sequence.is_some() || u.cursor.is_some()) {
             let producer = now.producers.entry(update.id).or_default();
             producer.sequence = update.sequence.or(producer.sequence);
-            apply_cursor(&mut producer.cursor, update.cursor);
+            apply_cursor(&mut producer.cursor, update.cursor.unwrap_or_default());
         }
     }
 }

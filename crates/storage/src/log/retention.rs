@@ -7,7 +7,7 @@ use millstream_core::{Result, ResultExt};
 use super::segment::{index_path, segment_path};
 use super::shared::{Segment, Shared, partition_of_slot};
 
-/// What [`super::StreamLog::retain`] did.
+/// What [`super::DiskLog::retain`] did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RetainReport {
     /// Segments deleted.

@@ -108,7 +108,7 @@ impl SegmentReader {
         }
         let header = match Header::decode(self.bytes(position, HEADER_BYTES)?, position) {
             HeaderRead::Valid(header) => header,
-            HeaderRead::Newer(version) => return Err(newer_version(&self.path, u32::from(version))),
+            HeaderRead::Other(version) => return Err(other_version(&self.path, u32::from(version))),
             HeaderRead::Bad => return bad("a frame header does not check", None),
         };
         if left < header.frame_len {
@@ -134,11 +134,13 @@ impl SegmentReader {
         }
     }
 
-    /// The chunks of a frame.
-    pub fn chunks(&self, frame: &Frame) -> Result<Vec<ChunkMeta>> {
+    /// The chunks of one partition in a frame.
+    pub fn chunks_of(&self, frame: &Frame, partition: u32) -> Result<Vec<ChunkMeta>> {
         match frame.header.kind {
             FrameKind::Snapshot => Ok(Vec::new()),
-            FrameKind::Data => frame::chunks(&frame.header, &frame.meta).ok_or_else(|| self.unreadable(frame)),
+            FrameKind::Data => {
+                frame::chunks_of(&frame.header, &frame.meta, partition).ok_or_else(|| self.unreadable(frame))
+            }
         }
     }
 
@@ -217,7 +219,7 @@ impl SegmentReader {
             if bytes.starts_with(&frame::MAGIC) {
                 match Header::decode(bytes, at) {
                     HeaderRead::Valid(header) if header.group > group => return Ok(Some(at)),
-                    HeaderRead::Newer(version) => return Err(newer_version(&self.path, u32::from(version))),
+                    HeaderRead::Other(version) => return Err(other_version(&self.path, u32::from(version))),
                     _ => {}
                 }
             }
@@ -269,12 +271,18 @@ pub(super) fn corrupt(path: &Path, position: u64, what: &str) -> Error {
     ))
 }
 
-/// An error for files that a later program wrote.
-pub(super) fn newer_version(path: &Path, version: u32) -> Error {
-    Error::environment(format!(
-        "{} was written by a newer version of Millstream (log format {version}, this program knows up to {}): start \
-         that version; nothing has been changed",
-        path.display(),
-        frame::VERSION
-    ))
+/// An error for files that another version of the program wrote.
+pub(super) fn other_version(path: &Path, version: u32) -> Error {
+    let (path, known) = (path.display(), u32::from(frame::VERSION));
+    Error::environment(if version > known {
+        format!(
+            "{path} was written by a newer version of Millstream (log format {version}, this program knows up to \
+             {known}): start that version; nothing has been changed"
+        )
+    } else {
+        format!(
+            "{path} was written before the first release of Millstream (log format {version}, this program knows \
+             {known}): take another folder with --data-dir, and read the sources again; nothing has been changed"
+        )
+    })
 }

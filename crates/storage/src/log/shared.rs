@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use super::index::{SegmentIndex, between};
+use super::limits::no_partition;
 use super::tail::Tail;
 use super::{DEAD_LETTERS, ProducerState, Retention};
 
@@ -122,8 +123,7 @@ impl Shared {
     /// # Errors
     /// `Bug` where there is no such partition.
     pub fn slot(&self, partition: u32) -> Result<usize> {
-        slot(partition, self.partitions)
-            .ok_or_else(|| Error::bug(format!("stream `{}` has no partition {partition}", self.name)))
+        slot(partition, self.partitions).ok_or_else(|| no_partition(&self.name, partition))
     }
 
     /// Ends writing, for ever, and tells everyone who waits. The first reason stays.

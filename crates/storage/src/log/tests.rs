@@ -1,5 +1,7 @@
 //! Tests of the log: promises one by one here, against a model and byte by byte in the modules below.
 
+mod conformance;
+mod control;
 mod damage;
 mod model;
 
@@ -9,18 +11,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::join_all;
 use millstream_core::disk::{Disk, Fault, FaultyDisk, RealDisk};
-use millstream_core::{Clock, ErrorKind, ManualClock};
+use millstream_core::{Clock, Error, ErrorKind, ManualClock, Result};
 
 use super::*;
 
 const DIR: &str = "/data/wire";
 
-fn open(disk: &FaultyDisk, options: LogOptions) -> Result<StreamLog> {
+fn open(disk: &FaultyDisk, options: LogOptions) -> Result<DiskLog> {
     open_at(disk, options, Arc::new(ManualClock::new(1_000_000)))
 }
 
-fn open_at(disk: &FaultyDisk, options: LogOptions, clock: Arc<dyn Clock>) -> Result<StreamLog> {
-    StreamLog::open(Arc::new(disk.clone()), Path::new(DIR), "wire", options, clock)
+fn open_at(disk: &FaultyDisk, options: LogOptions, clock: Arc<dyn Clock>) -> Result<DiskLog> {
+    DiskLog::open(Arc::new(disk.clone()), Path::new(DIR), "wire", options, clock)
 }
 
 fn small_segments(partitions: u32) -> LogOptions {
@@ -28,7 +30,7 @@ fn small_segments(partitions: u32) -> LogOptions {
 }
 
 fn chunk(partition: u32, count: u32, payload: impl Into<Bytes>) -> Chunk {
-    Chunk { partition, count, event_time_max_us: None, target: None, schema: 7, payload: payload.into() }
+    Chunk::rows(partition, count, 7, payload.into())
 }
 
 fn append(producer: &str, sequence: impl Into<Option<u64>>, chunks: Vec<Chunk>) -> Append {
@@ -36,7 +38,7 @@ fn append(producer: &str, sequence: impl Into<Option<u64>>, chunks: Vec<Chunk>) 
 }
 
 /// Everything of a partition from `from` on, a little at a time.
-fn read_from(log: &StreamLog, partition: u32, from: u64) -> Result<Vec<LogChunk>> {
+fn read_from(log: &DiskLog, partition: u32, from: u64) -> Result<Vec<LogChunk>> {
     let mut reader = log.reader(partition, from)?;
     let mut all = Vec::new();
     loop {
@@ -48,7 +50,7 @@ fn read_from(log: &StreamLog, partition: u32, from: u64) -> Result<Vec<LogChunk>
     }
 }
 
-fn read_all(log: &StreamLog, partition: u32) -> Result<Vec<LogChunk>> {
+fn read_all(log: &DiskLog, partition: u32) -> Result<Vec<LogChunk>> {
     read_from(log, partition, 0)
 }
 
@@ -58,7 +60,7 @@ async fn what_was_appended_is_read_back_before_and_after_a_restart() {
     let dir = folder.path().join("wire");
     let open = || {
         let clock = Arc::new(ManualClock::new(5_000_000));
-        StreamLog::open(Arc::new(RealDisk), &dir, "wire", LogOptions::new(2), clock).unwrap()
+        DiskLog::open(Arc::new(RealDisk), &dir, "wire", LogOptions::new(2), clock).unwrap()
     };
     let large = vec![9; 3 << 20];
     let log = open();
@@ -291,8 +293,8 @@ async fn back_pressure_sees_about_how_much_is_unread() {
     }
 }
 
-fn open_read_only(disk: &FaultyDisk) -> StreamLog {
-    StreamLog::open_read_only(Arc::new(disk.clone()), Path::new(DIR), "wire").unwrap()
+fn open_read_only(disk: &FaultyDisk) -> DiskLog {
+    DiskLog::open_read_only(Arc::new(disk.clone()), Path::new(DIR), "wire").unwrap()
 }
 
 #[tokio::test]
@@ -360,7 +362,7 @@ async fn reading_at_rest_changes_nothing_and_does_not_see_a_torn_tail() {
     assert!(at_rest.changed(0, 5).await.is_err());
     assert!(at_rest.retain(0, &|_| u64::MAX).is_err());
     assert_eq!(disk.steps(), steps);
-    let nowhere = StreamLog::open_read_only(Arc::new(disk), Path::new("/data/none"), "none").unwrap_err();
+    let nowhere = DiskLog::open_read_only(Arc::new(disk), Path::new("/data/none"), "none").unwrap_err();
     assert_eq!(nowhere.kind(), ErrorKind::Input);
 }
 
@@ -371,7 +373,7 @@ async fn nothing_is_acknowledged_into_a_file_that_was_removed_moved_or_replaced(
     let dir = data.join("wire");
     let open = || {
         let clock = Arc::new(ManualClock::new(5_000_000));
-        StreamLog::open(Arc::new(RealDisk), &dir, "wire", small_segments(1), clock)
+        DiskLog::open(Arc::new(RealDisk), &dir, "wire", small_segments(1), clock)
     };
     let log = open().unwrap();
     let store = |record: &'static str| log.append(append("p", None, vec![chunk(0, 1, record)]));
@@ -388,7 +390,7 @@ async fn nothing_is_acknowledged_into_a_file_that_was_removed_moved_or_replaced(
     store("second").await.unwrap();
     log.close().await.unwrap();
     let log = open().unwrap();
-    let payloads = |log: &StreamLog| read_all(log, 0).unwrap().into_iter().map(|c| c.payload).collect::<Vec<_>>();
+    let payloads = |log: &DiskLog| read_all(log, 0).unwrap().into_iter().map(|c| c.payload).collect::<Vec<_>>();
     assert_eq!(payloads(&log), ["first", "second"]);
     let store = |record: &'static str| log.append(append("p", None, vec![chunk(0, 1, record)]));
     // A copy in its place is another file.

@@ -203,23 +203,33 @@ impl Writer {
             ends: state.ends.clone(),
         };
         let mut sequences: HashMap<&str, u64> = HashMap::new();
-        let mut stored = Vec::with_capacity(waiting.len());
+        // In the meta, all appends are named before the first chunk.
         for Waiting { append, .. } in waiting {
+            let known = || state.producers.get(&append.producer).and_then(|p| p.sequence);
+            let last = |_: &u64| sequences.get(&*append.producer).copied().or_else(known);
+            let last = append.sequence.as_ref().and_then(last);
+            let duplicate = append.sequence.zip(last).is_some_and(|(sequence, last)| sequence <= last);
+            group.answers.push(Appended { first_offsets: Vec::new(), duplicate });
+            if duplicate {
+                continue;
+            }
             if let Some(sequence) = append.sequence {
-                let known = || state.producers.get(&append.producer).and_then(|p| p.sequence);
-                let last = sequences.get(&*append.producer).copied().or_else(known);
-                if last.is_some_and(|last| sequence <= last) {
-                    group.answers.push(Appended { first_offsets: Vec::new(), duplicate: true });
-                    continue;
-                }
                 sequences.insert(&append.producer, sequence);
             }
-            group.add_chunks(&self.shared, append);
-            stored.push(append);
+            if says_something(append) {
+                group.meta.producer(&append.producer, append.sequence, !append.cursor.is_empty());
+            }
         }
-        for append in stored {
-            if append.sequence.is_some() || !append.cursor.is_empty() {
-                group.meta.producer_update(append);
+        let mut named = 0;
+        for (i, Waiting { append, .. }) in waiting.iter().enumerate() {
+            if !group.answers[i].duplicate && says_something(append) {
+                group.answers[i].first_offsets = group.add_chunks(&self.shared, named, append);
+                named += 1;
+            }
+        }
+        for (Waiting { append, .. }, answer) in waiting.iter().zip(&group.answers) {
+            if !answer.duplicate && !append.cursor.is_empty() {
+                group.meta.cursor_delta(&append.cursor);
             }
         }
         group
@@ -330,9 +340,10 @@ impl Writer {
 }
 
 impl Group {
-    fn add_chunks(&mut self, shared: &Shared, append: &Append) {
+    /// Adds the chunks of the append that the meta names as number `named`; their first offsets.
+    fn add_chunks(&mut self, shared: &Shared, named: u32, append: &Append) -> Vec<u64> {
         let mut first_offsets = Vec::with_capacity(append.chunks.len());
-        for chunk in &append.chunks {
+        for (index, chunk) in append.chunks.iter().enumerate() {
             // Checked before the append was sent here.
             let Ok(slot) = shared.slot(chunk.partition) else { continue };
             let meta = ChunkMeta {
@@ -342,7 +353,11 @@ impl Group {
                 schema: chunk.schema,
                 payload_len: chunk.payload.len() as u32,
                 payload_crc: crc32c(&chunk.payload),
+                producer: append.producer.clone(),
+                sequence: append.sequence,
+                index: index as u32,
                 event_time_max_us: chunk.event_time_max_us,
+                watermark: chunk.watermark,
                 target: chunk.target.clone(),
                 payload_position: 0,
             };
@@ -351,12 +366,17 @@ impl Group {
             if !self.touched.contains(&slot) {
                 self.touched.push(slot);
             }
-            self.meta.chunk(&meta);
+            self.meta.chunk(named, &meta);
             self.chunks.push(meta);
             self.payloads.push(chunk.payload.clone());
         }
-        self.answers.push(Appended { first_offsets, duplicate: false });
+        first_offsets
     }
+}
+
+/// Whether there is anything of it to store.
+fn says_something(append: &Append) -> bool {
+    !append.chunks.is_empty() || append.sequence.is_some() || !append.cursor.is_empty()
 }
 
 impl State {
@@ -384,7 +404,11 @@ pub(super) fn log_chunk(chunk: &ChunkMeta, append_time_ms: i64, payload: Bytes) 
         base_offset: chunk.base_offset,
         count: chunk.count,
         append_time_ms,
+        producer: chunk.producer.clone(),
+        sequence: chunk.sequence,
+        index: chunk.index,
         event_time_max_us: chunk.event_time_max_us,
+        watermark: chunk.watermark,
         target: chunk.target.clone(),
         schema: chunk.schema,
         payload,
@@ -394,11 +418,14 @@ pub(super) fn log_chunk(chunk: &ChunkMeta, append_time_ms: i64, payload: Bytes) 
 /// The frame that a segment begins with.
 pub(super) fn snapshot(state: &State, partitions: u32, group: u64, now_ms: i64) -> Result<(Header, Meta)> {
     let mut meta = Meta::new(partitions);
+    for (id, producer) in &state.producers {
+        meta.producer(id, producer.sequence, true);
+    }
     for (partition, &end) in partition_of_slot(partitions).zip(&state.ends) {
         meta.partition(partition, end);
     }
-    for (id, producer) in &state.producers {
-        meta.producer_snapshot(id, producer);
+    for producer in state.producers.values() {
+        meta.cursor_snapshot(producer);
     }
     if u32::try_from(meta.bytes.len()).is_err() {
         return Err(Error::input("the cursors of this stream's producers are beyond 4 GiB together"));

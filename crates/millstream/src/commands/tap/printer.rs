@@ -71,12 +71,13 @@ impl Printer {
             if let Some(error) = value["error"].as_str() {
                 return Err(Error::input(error));
             }
-            match value["missed"].as_u64() {
-                Some(missed) => tracing::warn!(
-                    "{missed} records of `{}` are not shown: they came faster than they were read",
-                    value["name"].as_str().unwrap_or_default()
-                ),
-                None => self.record(line, &value)?,
+            let name = value["name"].as_str().unwrap_or_default();
+            match (value["missed"].as_u64(), value["removed"].as_u64()) {
+                (Some(missed), _) => {
+                    tracing::warn!("{missed} records of `{name}` are not shown: they came faster than they were read");
+                }
+                (None, Some(removed)) => say_removed(name, removed),
+                (None, None) => self.record(line, &value)?,
             }
         }
         Ok(!self.is_closed)
@@ -182,6 +183,13 @@ fn short(cell: &str) -> String {
     short
 }
 
+/// Says that a tap begins, or goes on, behind records that are gone.
+pub fn say_removed(name: &str, removed: u64) {
+    if removed > 0 {
+        tracing::warn!("{removed} records of `{name}` are not shown: they are no longer kept");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -244,6 +252,7 @@ mod tests {
     fn no_record_is_an_empty_array_and_an_error_of_the_server_is_one_here() {
         assert_eq!(printed(TapFormat::Json, false, ""), "[]\n");
         assert_eq!(printed(TapFormat::Jsonl, false, "{\"name\":\"a\",\"missed\":3}\n"), "");
+        assert_eq!(printed(TapFormat::Jsonl, false, "{\"name\":\"a\",\"partition\":0,\"removed\":3}\n"), "");
         let mut printer = Printer::onto(Box::new(Screen::default()), TapFormat::Jsonl, false);
         assert_eq!(printer.lines(b"{\"error\":\"no\"}\n").unwrap_err().message(), "no");
     }

@@ -11,6 +11,8 @@ async fn sample() -> (FaultyDisk, [Vec<LogChunk>; 3]) {
         append.cursor = vec![("at".into(), Some(vec![i].into()))];
         append.chunks[0].target = Some("step".into());
         append.chunks[0].event_time_max_us = Some(5);
+        append.chunks[0].watermark = Some(Watermark::At(4));
+        append.chunks.push(Chunk::control(u32::from(i % 2), [Watermark::At(6), Watermark::Idle][usize::from(i % 2)]));
         if i % 3 == 0 {
             append.chunks.push(chunk(DEAD_LETTERS, 1, vec![i; 20]));
         }
@@ -26,14 +28,14 @@ fn files(disk: &FaultyDisk) -> Vec<String> {
 }
 
 /// Checks what can be read of a log whose file `name` was damaged; true where nothing at all was noticed.
-fn check(log: Result<StreamLog>, name: &str, is_last: bool, all: &[Vec<LogChunk>; 3]) -> bool {
+fn check(log: Result<DiskLog>, name: &str, is_last: bool, all: &[Vec<LogChunk>; 3]) -> bool {
     let log = match log {
         Ok(log) => log,
         Err(error) => {
             let text = error.to_string();
             let base = name.split('.').next().unwrap();
             assert!(text.contains(base), "{text}");
-            assert!(text.contains("byte") || text.contains("newer version"), "{text}");
+            assert!(text.contains("byte") || text.contains("log format"), "{text}");
             return false;
         }
     };
@@ -79,7 +81,7 @@ async fn a_flipped_byte_anywhere_is_an_error_or_the_cut_off_tail_but_never_wrong
             if !damaged.flip(&path, position, 1 << (position % 8)) {
                 break;
             }
-            let at_rest = StreamLog::open_read_only(Arc::new(damaged.clone()), Path::new(DIR), "wire");
+            let at_rest = DiskLog::open_read_only(Arc::new(damaged.clone()), Path::new(DIR), "wire");
             check(at_rest, name, name == last, &all);
             let whole = check(open(&damaged, small_segments(2)), name, name == last, &all);
             noticed += u64::from(!whole);
@@ -131,10 +133,16 @@ async fn a_missing_or_shortened_segment_is_an_error_that_names_it() {
 }
 
 #[tokio::test]
-async fn a_newer_format_is_named_and_left_alone() {
+async fn another_format_is_named_and_left_alone() {
+    for (version, says) in [(3, "written by a newer version of Millstream"), (1, "before the first release")] {
+        is_left_alone(version, says).await;
+    }
+}
+
+async fn is_left_alone(version: u8, says: &str) {
     let (disk, _) = sample().await;
     let format = Path::new(DIR).join("format");
-    assert!(disk.flip(&format, 22, b'1' ^ b'2'));
+    assert!(disk.flip(&format, 22, b'2' ^ (b'0' + version)));
     for attempt in 0..2 {
         if attempt == 1 {
             // Without the file, the frames say it. Their version is checked with the header's CRC.
@@ -143,7 +151,7 @@ async fn a_newer_format_is_named_and_left_alone() {
             let file = disk.open(&Path::new(DIR).join(last), millstream_core::disk::OpenMode::Write).unwrap();
             let mut header = [0; 64];
             file.read_exact_at(&mut header, 0).unwrap();
-            header[4] = 2;
+            header[4] = version;
             let crc = crc32c::crc32c(&header[..60]).to_le_bytes();
             header[60..].copy_from_slice(&crc);
             file.write_all_at(&header, 0).unwrap();
@@ -151,7 +159,7 @@ async fn a_newer_format_is_named_and_left_alone() {
         let (before, steps) = (files(&disk), disk.steps());
         let error = open(&disk, small_segments(2)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Environment);
-        assert!(error.to_string().contains("written by a newer version of Millstream"), "{error}");
+        assert!(error.to_string().contains(says), "{error}");
         assert_eq!(files(&disk).len(), before.len() + attempt, "only the `format` file may come back");
         assert!(attempt == 1 || disk.steps() <= steps + 1, "at most a sync of the parent folder");
     }

@@ -30,7 +30,7 @@ struct Small {
     /// Added to the producer's last sequence; 0 and below are repeats.
     sequence: Option<i64>,
     cursor: Option<(u8, bool)>,
-    /// Partition (the last stands for dead letters), records, bytes.
+    /// Partition (the last stands for dead letters), records (0 for a control chunk, unless among dead letters), bytes.
     chunks: Vec<(u32, u32, usize)>,
 }
 
@@ -40,7 +40,7 @@ fn small() -> impl Strategy<Value = Small> {
         0..PRODUCERS.len(),
         proptest::option::of(-1..3_i64),
         proptest::option::of((0..3_u8, any::<bool>())),
-        prop::collection::vec((0..4_u32, 1..4_u32, size), 0..4),
+        prop::collection::vec((0..4_u32, 0..4_u32, size), 0..4),
     )
         .prop_map(|(producer, sequence, cursor, chunks)| Small { producer, sequence, cursor, chunks })
 }
@@ -64,16 +64,22 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// A chunk as it was appended, at this offset: producer, sequence, number in its append.
+type Stored = (u64, u32, Bytes, (Arc<str>, Option<u64>, u32), (Option<i64>, Option<Watermark>));
+
 /// What the log should hold: all of it, deleted or not.
 #[derive(Debug, Clone, Default)]
 struct Model {
-    partitions: BTreeMap<u32, Vec<(u64, u32, Bytes)>>,
+    partitions: BTreeMap<u32, Vec<Stored>>,
     producers: HashMap<Arc<str>, ProducerState>,
 }
 
 impl Model {
     fn end(&self, partition: u32) -> u64 {
-        self.partitions.get(&partition).and_then(|p| p.last()).map_or(0, |(base, count, _)| base + u64::from(*count))
+        self.partitions
+            .get(&partition)
+            .and_then(|p| p.last())
+            .map_or(0, |(base, count, ..)| base + u64::from((*count).max(1)))
     }
 
     fn apply(&mut self, append: &Append) -> Appended {
@@ -92,17 +98,18 @@ impl Model {
             }
         }
         let mut first_offsets = Vec::new();
-        for chunk in &append.chunks {
+        for (index, chunk) in append.chunks.iter().enumerate() {
             let base = self.end(chunk.partition);
             first_offsets.push(base);
-            let stored = (base, chunk.count, chunk.payload.clone());
+            let from = (append.producer.clone(), append.sequence, index as u32);
+            let stored = (base, chunk.count, chunk.payload.clone(), from, (chunk.event_time_max_us, chunk.watermark));
             self.partitions.entry(chunk.partition).or_default().push(stored);
         }
         Appended { first_offsets, duplicate: false }
     }
 
     /// What is different between the log and the model, if anything.
-    fn difference(&self, log: &StreamLog) -> Option<String> {
+    fn difference(&self, log: &DiskLog) -> Option<String> {
         for id in PRODUCERS {
             let (found, expected) = (log.producer(id), self.producers.get(id).cloned());
             if found != expected {
@@ -115,7 +122,11 @@ impl Model {
                 Ok(found) => found,
                 Err(e) => return Some(e.to_string()),
             };
-            let found: Vec<_> = found.into_iter().map(|c| (c.base_offset, c.count, c.payload)).collect();
+            let stored = |c: LogChunk| {
+                let from = (c.producer, c.sequence, c.index);
+                (c.base_offset, c.count, c.payload, from, (c.event_time_max_us, c.watermark))
+            };
+            let found: Vec<Stored> = found.into_iter().map(stored).collect();
             let all = self.partitions.get(&partition).cloned().unwrap_or_default();
             let expected: Vec<_> = all.into_iter().filter(|(base, ..)| *base >= start).collect();
             if found != expected || log.end_offset(partition) != self.end(partition) {
@@ -130,7 +141,7 @@ struct World {
     disk: FaultyDisk,
     clock: Arc<ManualClock>,
     partitions: u32,
-    log: StreamLog,
+    log: DiskLog,
     model: Model,
     /// Appends that got an error, in order.
     unsure: Vec<Append>,
@@ -159,7 +170,7 @@ impl World {
         }
     }
 
-    fn open(disk: &FaultyDisk, clock: &Arc<ManualClock>, partitions: u32) -> Result<StreamLog> {
+    fn open(disk: &FaultyDisk, clock: &Arc<ManualClock>, partitions: u32) -> Result<DiskLog> {
         let options = LogOptions {
             partitions,
             segment_bytes_max: 2_000,
@@ -187,9 +198,17 @@ impl World {
             .collect();
         let chunks = small.chunks.iter().enumerate().map(|(i, &(partition, count, len))| {
             let partition = if partition >= self.partitions { DEAD_LETTERS } else { partition };
+            let watermark = if len % 2 == 0 { Watermark::At(len as i64 - 30) } else { Watermark::Idle };
+            if count == 0 && partition != DEAD_LETTERS {
+                return Chunk::control(partition, watermark);
+            }
             let mut payload = format!("{id}/{i}/").into_bytes();
             payload.resize(payload.len() + len, id as u8);
-            chunk(partition, count, payload)
+            Chunk {
+                watermark: Some(watermark).filter(|w| *w != Watermark::Idle),
+                event_time_max_us: (len % 3 == 0).then_some(-(len as i64)),
+                ..chunk(partition, count.max(1), payload)
+            }
         });
         let chunks = chunks.collect();
         Append { producer, sequence, cursor, chunks }
