@@ -16,7 +16,7 @@ pub(super) enum Halt {
     Stopped,
     /// The sink can't do what it was asked to.
     Trouble(Error),
-    /// Anything else: logs, offsets, rows.
+    /// Anything else: logs, the state, rows.
     Failed(Error),
 }
 
@@ -76,10 +76,13 @@ impl Deliver {
         }
     }
 
-    /// After a failure, a staged sink goes back to its committed offsets. A direct one has its rows still.
+    /// After a failure, a staged sink goes back to its committed offsets, and what it had put aside since is forgotten. A
+    /// direct one goes on behind what it has delivered.
     pub(super) fn begin_anew(&mut self) {
-        self.is_unsettled = true;
-        self.is_troubled |= self.staged_rows.take().is_some();
-        self.inputs.iter_mut().for_each(|input| input.offsets.clone_from(&input.committed));
+        if let AnySink::Staged(_) = self.sink {
+            self.is_unsettled = true;
+            self.is_troubled |= self.staged_rows.take().is_some();
+            self.ledger.forget_pending();
+        }
     }
 }
