@@ -169,7 +169,8 @@ impl Running {
         let mut states = BTreeMap::new();
         let tasks = open_tasks(&plan, &context, &data_dir, (&models, &known), &readers, &options, &mut states).await?;
         let (wish, wishes) = watch::channel(Wish::Run);
-        let sinks = open_sinks(&plan, &context, &data_dir, &readers, &wishes, (&pipeline, &catalog), &mut states).await?;
+        let sinks =
+            open_sinks(&plan, &context, &data_dir, &readers, &wishes, (&pipeline, &catalog), &mut states).await?;
         let catalog = catalog.add_sinks(&data_dir.catalog(), &plan)?;
         let ingests = open_ingests(&pipeline, &context, &data_dir)?;
         let pushes = open_pushes(&pipeline, &ingests);

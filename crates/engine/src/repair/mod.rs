@@ -6,12 +6,12 @@
 
 mod look;
 
-use std::path::{Path, PathBuf};
 use arrow::datatypes::SchemaRef;
 use millstream_core::disk::{Disk, RealDisk, create_private_dir_all};
 use millstream_core::{Error, Result, ResultExt};
 use millstream_storage::codec::SchemaStore;
 use millstream_storage::state::{State, Writes, local_store};
+use std::path::{Path, PathBuf};
 
 use super::data_dir::DataDir;
 use super::deliver::state_options;
