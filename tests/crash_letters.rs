@@ -1,4 +1,5 @@
-//! `kill -9` while a sink puts records aside: each of them is delivered or in the dead letter queue, in one place and once.
+//! `kill -9` while a sink puts records aside: each of them is delivered or in the dead letter queue, in one place and
+//! once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, Sender, channel};

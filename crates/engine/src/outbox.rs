@@ -7,8 +7,9 @@
 //! stored outbox again.
 //!
 //! ```text
-//! key  m/commit: format u8 | sequence u64 | offsets u32 | offset… | token (length u32 + 1; 0 = none) | entries u32 | entry…
+//! key  m/commit: format u8 | sequence u64 | offsets u32 | offset… | token | entries u32 | entry…
 //! offset: stream name (u16 length) | partition u32 | next offset u64                              (little-endian)
+//! token:  length + 1 u32, 0 where there is none | bytes
 //! entry:  stream name (u16 length) | chunks u32 | chunk…
 //! chunk:  partition u32 | count u32 | event time i64 (MIN = none) | schema u64 | payload (u32 length)
 //! ```

@@ -1,5 +1,5 @@
-//! What a reader of logs (a task, a sink) finds of itself when it is opened: its last commit, checked against the logs and
-//! with its outbox appended; and where it goes on.
+//! What a reader of logs (a task, a sink) finds of itself when it is opened: its last commit, checked against the logs
+//! and with its outbox appended; and where it goes on.
 
 use std::sync::Arc;
 
@@ -24,8 +24,8 @@ pub struct Reader<'a> {
 /// A reader as its last run has left it.
 #[derive(Debug)]
 pub struct Reopened {
-    /// Its last commit, whose outbox is in the logs. Where it has none, its number is that of what its logs have of it: they
-    /// would drop what has an old one.
+    /// Its last commit, whose outbox is in the logs. Where it has none, its number is that of what its logs have of it:
+    /// they would drop what has an old one.
     pub commit: Commit,
     /// It has no commit: it is new, or its state was removed.
     pub is_fresh: bool,
@@ -57,8 +57,9 @@ pub async fn reopen(reader: Reader<'_>, state: &State, streams: &Streams) -> Res
             _ => "build it anew from its log",
         };
         return Err(Error::corruption(format!(
-            "the state {} is older than what it has written to its streams (commit {}, there {written}): an older copy was \
-             put in its place, or in that of its manifest or wal. Put the newest back, or let `millstream repair` {remedy}",
+            "the state {} is older than what it has written to its streams (commit {}, there {written}): an older copy \
+             was put in its place, or in that of its manifest or wal. Put the newest back, or let `millstream repair` \
+             {remedy}",
             state.path(),
             commit.sequence
         )));
@@ -67,8 +68,8 @@ pub async fn reopen(reader: Reader<'_>, state: &State, streams: &Streams) -> Res
         let end = streams.get(stream).map_or(u64::MAX, |stream| stream.log.end_offset(*partition));
         if *next > end {
             return Err(Error::corruption(format!(
-                "{kind} {id} is at offset {next} of {stream} partition {partition}, but that log ends at {end}: the log \
-                 folder was removed or replaced. Restore it, or start with another data folder"
+                "{kind} {id} is at offset {next} of {stream} partition {partition}, but that log ends at {end}: the \
+                 log folder was removed or replaced. Restore it, or start with another data folder"
             )));
         }
     }
@@ -83,8 +84,8 @@ fn written_sequence(producer: &str, streams: &Streams) -> u64 {
 }
 
 impl Reader<'_> {
-    /// Where this reader goes on that has stored `offset`: there, or with the oldest record that is kept. What retention has
-    /// removed in between it will never see; that is said, and counted.
+    /// Where this reader goes on that has stored `offset`: there, or with the oldest record that is kept. What
+    /// retention has removed in between it will never see; that is said, and counted.
     pub fn goes_on_at(&self, offset: u64, stream: &Stream, partition: u32, metrics: &Metrics) -> u64 {
         let start = stream.log.start_offset(partition);
         let Some(missed) = start.checked_sub(offset).filter(|missed| *missed > 0) else { return offset };
@@ -95,8 +96,8 @@ impl Reader<'_> {
             stream = %name,
             partition,
             records = missed,
-            "{kind} {id} does not see {missed} records of `{name}`: retention removed them while it was not there. It goes \
-             on at offset {start} of partition {partition}"
+            "{kind} {id} does not see {missed} records of `{name}`: retention removed them while it was not there. It \
+             goes on at offset {start} of partition {partition}"
         );
         metrics.discarded(kind, id, missed);
         start

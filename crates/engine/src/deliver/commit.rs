@@ -1,4 +1,5 @@
-//! How far a sink is, and what of that is committed: offsets, the token of a staged sink, and dead letters, in one write.
+//! How far a sink is, and what of that is committed: offsets, the token of a staged sink, and dead letters, in one
+//! write.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -103,8 +104,8 @@ impl Ledger {
         }
     }
 
-    /// Commits all there is, with a token where there is one to publish, then appends the letters. Nothing is written where
-    /// nothing has changed.
+    /// Commits all there is, with a token where there is one to publish, then appends the letters. Nothing is written
+    /// where nothing has changed.
     ///
     /// # Errors
     /// The state or a log can't be written: the sink is of no further use then.

@@ -36,8 +36,8 @@ impl Input {
     }
 }
 
-/// Small neighbours as one batch, so that a system is asked once for many rows. Redriven rows stay alone: their schema is
-/// that of the step they are for.
+/// Small neighbours as one batch, so that a system is asked once for many rows. Redriven rows stay alone: their schema
+/// is that of the step they are for.
 fn join_small(batches: Vec<StreamBatch>, schema: &SchemaRef) -> Result<Vec<StreamBatch>> {
     let mut groups: Vec<Vec<StreamBatch>> = Vec::new();
     let mut rows = 0;

@@ -1,30 +1,30 @@
 //! From a log to a sink: a reader with its own committed offsets. A sink that is down delays nobody but itself.
 //!
-//! A sink has a state as a task has one, with the same commit record in it (`outbox.rs`): the offsets of all its inputs, what
-//! a staged sink has sealed, and the dead letters of what the other side refused for good, which go to the streams' logs
-//! after the commit and, where a crash came between, again at the next start. So a record that a sink has refused is in
-//! the queue once, and one that is in the queue is behind the offset.
+//! A sink has a state as a task has one, with the same commit record in it (`outbox.rs`): the offsets of all its
+//! inputs, what a staged sink has sealed, and the dead letters of what the other side refused for good, which go to the
+//! streams' logs after the commit and, where a crash came between, again at the next start. So a record that a sink has
+//! refused is in the queue once, and one that is in the queue is behind the offset.
 //!
-//! * A **direct** sink commits after the other side has accepted. A crash in between delivers what was not committed again,
-//!   with the same ids: at least once.
-//! * A **staged** sink commits offsets, token and letters together, then publishes: a crash in between publishes at the next
-//!   start. What was not sealed is discarded, its letters too, and comes again: exactly once.
+//! * A **direct** sink commits after the other side has accepted. A crash in between delivers what was not committed
+//!   again, with the same ids: at least once.
+//! * A **staged** sink commits offsets, token and letters together, then publishes: a crash in between publishes at the
+//!   next start. What was not sealed is discarded, its letters too, and comes again: exactly once.
 //!
 //! # When a direct sink commits
 //!
-//! A commit is a write to the disk (on an object store, a request that is paid for), so not every piece that is delivered
-//! gets one: the first at once, so that a run that is killed again and again still gets on; then one every 100 ms, or where
-//! 8,192 rows or 1 MiB of letters have come together. What is delivered does not wait for more to come: the next piece is on
-//! its way while the commit becomes due, a piece that takes long does not put it off, and nothing is left uncommitted when
-//! the sink waits for its system, drains or stops. So a crash repeats what was delivered in the last 100 ms, at most 8,192
-//! rows and the piece under way. A staged sink commits when its output is due; where it has put aside all that it was
-//! given, like a direct one.
+//! A commit is a write to the disk (on an object store, a request that is paid for), so not every piece that is
+//! delivered gets one: the first at once, so that a run that is killed again and again still gets on; then one every
+//! 100 ms, or where 8,192 rows or 1 MiB of letters have come together. What is delivered does not wait for more to
+//! come: the next piece is on its way while the commit becomes due, a piece that takes long does not put it off, and
+//! nothing is left uncommitted when the sink waits for its system, drains or stops. So a crash repeats what was
+//! delivered in the last 100 ms, about 8,192 rows at most, and the piece under way. A staged sink commits when its
+//! output is due; where it has put aside all that it was given, like a direct one.
 //!
 //! # Trouble
 //!
-//! A sink's trouble is the sink's. Whatever is in its way (a service that is away, a disk that is full, a folder that is
-//! gone), it waits, says for what, and goes on by itself: a direct sink with the same rows, a staged one from its committed
-//! offsets, with what it had staged discarded. Only damage, and settings that never worked, end the pipeline.
+//! A sink's trouble is the sink's. Whatever is in its way (a service that is away, a disk that is full, a folder that
+//! is gone), it waits, says for what, and goes on by itself: a direct sink with the same rows, a staged one from its
+//! committed offsets, with what it had staged discarded. Only damage, and settings that never worked, end the pipeline.
 
 mod commit;
 mod hand_over;

@@ -107,8 +107,8 @@ impl Deliver {
             let offsets = offsets.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
             let (sink, plural) = (&self.spec.name, if offsets.contains(',') { "offsets" } else { "offset" });
             tracing::info!(
-                "`{sink}` begins at {plural} {offsets} of `{name}`; what is older is not sent (`start: earliest` in a sink \
-                 that is new sends it)"
+                "`{sink}` begins at {plural} {offsets} of `{name}`; what is older is not sent (`start: earliest` in a \
+                 sink that is new sends it)"
             );
         }
     }

@@ -76,18 +76,19 @@ impl Sink for Direct {
     }
 }
 
-/// A shelf that is full once, at its second piece.
+/// A shelf that is full once, at its second piece; what a start finds sealed is not in `staged` any more.
 struct Staged {
     staged: Vec<i64>,
     got: Got,
     pieces: usize,
+    recovered: Option<Bytes>,
 }
 
 #[async_trait]
 impl StagedSink for Staged {
     async fn recover(&mut self, token: Option<Bytes>) -> Result<()> {
         self.staged.clear();
-        assert_eq!(token, None);
+        assert_eq!(token, self.recovered.take());
         Ok(())
     }
 
@@ -300,6 +301,10 @@ fn direct(got: &Got, answers: usize) -> AnySink {
     AnySink::Direct(Box::new(Direct { got: got.clone(), answers }))
 }
 
+fn staged(got: &Got, recovered: Option<Bytes>) -> AnySink {
+    AnySink::Staged(Box::new(Staged { staged: Vec::new(), got: got.clone(), pieces: 0, recovered }))
+}
+
 fn odd(below: u64) -> Vec<u64> {
     (0..below).filter(|n| n % 2 == 1).collect()
 }
@@ -353,12 +358,25 @@ async fn letters_of_a_commit_that_did_not_reach_the_log_are_there_after_the_next
 async fn what_a_staged_sink_has_put_aside_before_it_begins_anew_is_put_aside_once() {
     let place = Place::with(3 * PIECE).await;
     let got = Got::default();
-    place.run(AnySink::Staged(Box::new(Staged { staged: Vec::new(), got: got.clone(), pieces: 0 }))).await;
+    place.run(staged(&got, None)).await;
     assert_eq!(*got.lock(), even(3 * PIECE));
     assert_eq!(place.letters(), odd(3 * PIECE));
     let counted = format!("dlq_records_total{{stage=\"deliver\",component_id=\"out\",error_type=\"{}\"}} ", "rejected");
     let metrics = place.metrics.text(&[]);
     assert!(metrics.contains(&format!("{counted}{}\n", 3 * PIECE / 2)), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_sealed_and_not_published_is_recovered_with_its_letters_until_another_commit() {
+    let place = Place::with(4).await;
+    let sealed = Bytes::from_static(b"sealed");
+    place.store(&Commit { token: Some(sealed.clone()), ..place.commit(1, 4, vec![place.letter(1)]) }).await;
+    let got = Got::default();
+    // A start that ends before it has settled leaves it as it is.
+    drop(place.open(staged(&got, None), Start::Earliest, &watch::channel(Wish::Run).0).await.unwrap());
+    place.run(staged(&got, Some(sealed))).await;
+    assert_eq!((got.lock().len(), place.letters()), (0, vec![1]));
+    place.run(staged(&got, None)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

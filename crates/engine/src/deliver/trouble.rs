@@ -43,8 +43,8 @@ impl Deliver {
         Ok(())
     }
 
-    /// True for a failure that may go away without this pipeline. What a person has to change in the pipeline file may only
-    /// where it has worked before: a password that was replaced, say.
+    /// True for a failure that may go away without this pipeline. What a person has to change in the pipeline file may
+    /// only where it has worked before: a password that was replaced, say.
     pub(super) fn may_pass(&self, e: &Error) -> bool {
         let for_good = e.message() == stdout::CLOSED && *self.wish.borrow() == Wish::Drain;
         match e.kind() {
@@ -76,8 +76,8 @@ impl Deliver {
         }
     }
 
-    /// After a failure, a staged sink goes back to its committed offsets, and what it had put aside since is forgotten. A
-    /// direct one goes on behind what it has delivered.
+    /// After a failure, a staged sink goes back to its committed offsets, and what it had put aside since is forgotten.
+    /// A direct one goes on behind what it has delivered.
     pub(super) fn begin_anew(&mut self) {
         if let AnySink::Staged(_) = self.sink {
             self.is_unsettled = true;

@@ -64,7 +64,8 @@ impl Looker<'_> {
 
     fn small_files(&mut self) -> Result<()> {
         let identity = damage_of(DataDir::open_read_only(self.dir.root()).map(drop))?;
-        let says = "it is written anew, with another identity: who tells records by their ids takes what is sent again for new";
+        let says = "it is written anew, with another identity: who tells records by their ids takes what is sent again \
+                    for new";
         self.add("millstream.json", identity, Remedy::TakeAway, says);
         let catalog = damage_of(Catalog::load(&self.dir.catalog()).map(drop))?;
         let says = "it is written anew from the pipeline file; a table that `replay --into` made is no longer found";
@@ -204,12 +205,13 @@ impl Looker<'_> {
         self.logs.values().flatten().filter_map(|log| log.producer(producer)?.sequence).max().unwrap_or(0)
     }
 
-    /// The commit of a sink that begins with the oldest records. Its number is that of what its logs have: they would drop
-    /// what has an older one.
+    /// The commit of a sink that begins with the oldest records. Its number is that of what its logs have: they would
+    /// drop what has an older one.
     fn restarting(&self, sink: &SinkSpec) -> (Remedy, String) {
         let from = shown(sink.from.iter().map(|name| &**name));
         let says = format!(
-            "it starts again with the oldest record of {from}: what it has delivered is delivered again, under the same ids"
+            "it starts again with the oldest record of {from}: what it has delivered is delivered again, under the same \
+             ids"
         );
         let start = |name: &str, partition| {
             self.logs.get(name).and_then(Option::as_ref).map_or(0, |log| log.start_offset(partition))

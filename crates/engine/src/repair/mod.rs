@@ -1,8 +1,8 @@
 //! Mending a data folder at rest: what is damaged is taken away, where something else can make it anew.
 //!
 //! A task's state comes from its log: without a state it begins with the oldest record that is kept, and sends on
-//! everything again. A sink whose state is damaged delivers its streams again. What nothing else can make (logs) stays as it is.
-//! Nothing is deleted: what is taken away lies under the same path in `damaged/<moment>/`.
+//! everything again. A sink whose state is damaged delivers its streams again. What nothing else can make (logs) stays
+//! as it is. Nothing is deleted: what is taken away lies under the same path in `damaged/<moment>/`.
 
 mod look;
 
