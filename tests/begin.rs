@@ -153,6 +153,21 @@ fn a_sink_that_is_added_later_begins_now_whatever_it_reads() {
 }
 
 #[test]
+fn a_sink_whose_state_was_removed_is_not_new() {
+    let place = old(1);
+    let sinks = "sinks:\n  all: { type: file, from: wire, folder: ./all, start: earliest }\n";
+    run_with(&place, 1, sinks);
+    // What `start` says is for new sinks.
+    let sinks = sinks.replace(", start: earliest", "");
+    std::fs::remove_dir_all(place.path("data/state/sink:all")).unwrap();
+    let log = run_with(&place, 1, &sinks);
+    assert!(log.contains("sink all has no state") && !log.contains("begins at"), "{log}");
+    let twice: Vec<i64> = (0..10).flat_map(|id| [id, id]).collect();
+    assert_eq!(ids(&place, "all"), twice);
+    assert!(!run_with(&place, 1, &sinks).contains("has no state"), "it has begun");
+}
+
+#[test]
 fn the_first_sink_on_a_transform_that_starts_earliest_gets_what_the_source_still_has() {
     let place = old(1);
     let sinks = "sinks:\n  all: { type: file, from: halved, folder: ./all, start: earliest }\n";

@@ -17,6 +17,7 @@ mod canary;
 mod chaos;
 mod commands;
 mod crash;
+mod crash_letters;
 mod data_dir;
 mod doors;
 mod endpoints;

@@ -74,8 +74,8 @@ fn a_damaged_state_is_built_anew_from_its_log_and_nothing_of_it_is_lost() {
     let before = table(&place);
     assert_eq!(before.len(), 50);
     let states = place.path("data/state");
-    let mut all = files(&place, "state", ".sst");
-    all.extend(files(&place, "state", ".manifest"));
+    let mut all = files(&place, "state/wire", ".sst");
+    all.extend(files(&place, "state/wire", ".manifest"));
     all.iter().for_each(|file| flip(file));
     let out = said(&place);
     for file in &all {
@@ -130,7 +130,7 @@ fn an_older_copy_of_a_state_is_found_by_a_start_and_mended() {
 fn a_sink_whose_offsets_are_damaged_starts_again_and_small_files_are_written_anew() {
     let place = place();
     let before = table(&place);
-    flip(&place.path("data/sinks/rows"));
+    files(&place, "state/sink:rows", ".manifest").iter().for_each(|file| flip(file));
     place.write("data/catalog.json", "{");
     let schemas = files(&place, "schemas", ".arrow");
     for schema in &schemas {
@@ -138,7 +138,7 @@ fn a_sink_whose_offsets_are_damaged_starts_again_and_small_files_are_written_ane
         std::fs::write(schema, &bytes[..bytes.len() / 2]).unwrap();
     }
     let out = said(&place);
-    for what in ["sinks/rows", "delivered again", "catalog.json", "schemas"] {
+    for what in ["state/sink:rows", "delivered again", "catalog.json", "schemas"] {
         assert!(out.contains(what), "{what}: {out}");
     }
     assert!(!out.contains("no repair"), "the pipeline file has all schemas: {out}");

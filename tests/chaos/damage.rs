@@ -95,13 +95,11 @@ enum Attack {
     Older,
 }
 
-/// False for what can't be told from something else, and is said to be so in docs/reliability.md: the offsets of a sink that
-/// are an older copy or gone (a sink that was there less, or that is new), and a log that nobody reads with less in it.
+/// False for what can't be told from something else, and is said to be so in docs/reliability.md: a log that nobody reads
+/// with less in it.
 fn is_told(file: &Path, attack: Attack) -> bool {
-    let of = |top: &str| file.components().nth(1).is_some_and(|part| part.as_os_str() == top);
-    let is_copy = matches!(attack, Attack::Older | Attack::Remove);
     let is_unread = file.components().any(|part| part.as_os_str() == "items.changes");
-    !(of("sinks") && is_copy || is_unread && (is_copy || matches!(attack, Attack::Cut | Attack::Empty)))
+    !(is_unread && matches!(attack, Attack::Older | Attack::Remove | Attack::Cut | Attack::Empty))
 }
 
 /// Does it to a file; false where that changes nothing.

@@ -20,9 +20,9 @@ pub struct Catalog {
     pub streams: Vec<CatalogStream>,
     /// Tables, by name.
     pub tables: Vec<CatalogTable>,
-    /// The sinks that the pipeline has had; none in a folder of a version that did not list them.
+    /// The sinks that have begun: one of them that has no state has lost it.
     #[serde(default)]
-    pub sinks: Option<BTreeSet<String>>,
+    pub sinks: BTreeSet<String>,
 }
 
 /// A catalog as it is in its file.
@@ -105,9 +105,22 @@ impl Catalog {
                 });
             }
         }
-        self.sinks.get_or_insert_default().extend(plan.sinks.iter().map(|sink| sink.name.to_string()));
         self.streams.sort_by(|a, b| a.name.cmp(&b.name));
         self.tables.sort_by(|a, b| a.name.cmp(&b.name));
+        self.store(path)
+    }
+
+    /// Adds the sinks of `plan`, once they have begun, and writes the file where one of them is new.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn add_sinks(mut self, path: &Path, plan: &Plan) -> Result<Self> {
+        let known = self.sinks.len();
+        self.sinks.extend(plan.sinks.iter().map(|sink| sink.name.to_string()));
+        if self.sinks.len() == known { Ok(self) } else { self.store(path) }
+    }
+
+    fn store(self, path: &Path) -> Result<Self> {
         let stored = Stored { checksum: self.checksum()?, catalog: self };
         let text = serde_json::to_vec_pretty(&stored).map_err(|e| Error::bug(e.to_string()))?;
         write_atomic(&RealDisk, path, &text).doing(|| format!("write {}", path.display()))?;
@@ -124,11 +137,6 @@ impl Catalog {
     pub fn names(&self) -> BTreeSet<String> {
         let streams = self.streams.iter().map(|stream| stream.name.clone());
         streams.chain(self.tables.iter().map(|table| table.name.clone())).collect()
-    }
-
-    /// False in a folder with data of a version that did not list its sinks.
-    pub fn knows_sinks(&self) -> bool {
-        self.sinks.is_some() || self.streams.is_empty()
     }
 
     /// The table called `name`.

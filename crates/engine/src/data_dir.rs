@@ -8,7 +8,7 @@
 //! log/<stream>/     segments
 //! state/<stage>/<partition>/   SlateDB
 //! cache/<model>/    SlateDB: predictions of a model with `cache`
-//! sinks/<name>      committed offsets of a sink
+//! state/sink:<name>/0/         SlateDB: how far a sink is
 //! damaged/<moment>/ what `repair` took away, under the same paths
 //! ```
 
@@ -22,18 +22,20 @@ use millstream_core::disk::{
 use millstream_core::{Error, ErrorKind, Result, ResultExt};
 use serde::{Deserialize, Serialize};
 
+use crate::deliver::sink_target;
 use crate::whereabouts::Whereabouts;
 
 /// The version of the layout that this program writes.
 ///
-/// 2: every file of a state ends with a seal. 3: log frames name producer, sequence and watermark; so do outboxes.
+/// 2: every file of a state ends with a seal. 3: log frames name producer, sequence and watermark; sinks have states; commit
+/// records are of several inputs.
 pub const FORMAT: u32 = 3;
 
 /// Where the data folders of all pipelines are unless told otherwise, each called like its pipeline.
 pub const DEFAULT_ROOT: &str = "millstream-data";
 
 /// What lies in a data folder and could have been a pipeline's name.
-const INSIDE: [&str; 6] = ["cache", "damaged", "log", "schemas", "sinks", "state"];
+const INSIDE: [&str; 5] = ["cache", "damaged", "log", "schemas", "state"];
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Identity {
@@ -141,7 +143,7 @@ impl DataDir {
         let logs = streams.into_iter().map(|stream| self.log(stream));
         let states = states.into_iter().map(|(stage, partition)| self.state().join(Self::state_path(stage, partition)));
         let states = states.flat_map(|state| [state.join("manifest"), state]);
-        let whole = [self.root.clone(), self.root.join("millstream.json"), self.schemas(), self.root.join("sinks")];
+        let whole = [self.root.clone(), self.root.join("millstream.json"), self.schemas()];
         Whereabouts::of(whole.into_iter().chain(logs).chain(states))
     }
 
@@ -150,14 +152,14 @@ impl DataDir {
         format!("{stage}/{partition}")
     }
 
+    /// Path of the state of a sink below [`DataDir::state`]: no stage has a name with a colon.
+    pub fn sink_state_path(sink: &str) -> String {
+        Self::state_path(&sink_target(sink), 0)
+    }
+
     /// Where the predictions of all models are; one state below it for each.
     pub fn model_caches(&self) -> PathBuf {
         self.root.join("cache")
-    }
-
-    /// Where the offsets of `sink` are.
-    pub fn sink(&self, sink: &str) -> PathBuf {
-        self.root.join("sinks").join(sink)
     }
 
     /// True where a log lies in it.
@@ -354,8 +356,10 @@ mod tests {
         std::fs::write(temp.path().join("millstream.json"), r#"{"format": 99, "new": []}"#).unwrap();
         assert!(DataDir::open(temp.path(), "news").unwrap_err().to_string().contains("newer version"));
         assert_eq!(std::fs::read(temp.path().join("millstream.json")).unwrap(), br#"{"format": 99, "new": []}"#);
-        std::fs::write(temp.path().join("millstream.json"), r#"{"format":1,"pipeline":"news","written_by":"0"}"#)
-            .unwrap();
-        assert!(DataDir::open(temp.path(), "news").unwrap_err().to_string().contains("before the first release"));
+        for earlier in 1..FORMAT {
+            let text = format!(r#"{{"format":{earlier},"pipeline":"news","written_by":"0"}}"#);
+            std::fs::write(temp.path().join("millstream.json"), text).unwrap();
+            assert!(DataDir::open(temp.path(), "news").unwrap_err().to_string().contains("before the first release"));
+        }
     }
 }

@@ -5,7 +5,8 @@
 //!  HTTP   ──ingest──▶ Log                                            └─ outbox ───▶ Log ──deliver──▶ Sink
 //! ```
 //!
-//! One file per arrow: [`ingest`], [`task`] (with [`graph`], [`predict`], [`scorer`] and [`outbox`]), [`deliver`].
+//! One file per arrow: [`ingest`], [`task`] (with [`graph`], [`predict`], [`scorer`]), [`deliver`]; what
+//! both commit is [`outbox`], how both begin [`reopen`].
 
 pub mod at_rest;
 pub mod catalog;
@@ -30,6 +31,7 @@ pub mod progress;
 pub mod push;
 pub mod recompute;
 pub mod relations;
+pub mod reopen;
 pub mod repair;
 pub mod replay;
 pub mod retention;

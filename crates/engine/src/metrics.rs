@@ -118,7 +118,11 @@ impl Default for Metrics {
         registry.register("component_sent_events", "Records a component handed on", m.sent.clone());
         registry.register("component_received_bytes", "Bytes a source has read", m.received_bytes.clone());
         registry.register("component_errors", "Records that failed in a component", m.errors.clone());
-        registry.register("component_discarded_events", "Records dropped by on_error: skip", m.discarded.clone());
+        registry.register(
+            "component_discarded_events",
+            "Records dropped by on_error: skip, or removed by retention before they were read",
+            m.discarded.clone(),
+        );
         registry.register("dlq_records", "Records put into the dead letter queue", m.dead_letters.clone());
         registry.register("component_state", "1 for the state that a component is in", m.states.clone());
         registry.register(
@@ -172,6 +176,11 @@ impl Metrics {
             self.discarded.get_or_create(&component(kind, id)).inc_by(failures.len() as u64);
         }
         self.tally.add(kind, id, failures, fate);
+    }
+
+    /// A component will never see `records`, which were removed before it read them.
+    pub fn discarded(&self, kind: &'static str, id: &Arc<str>, records: u64) {
+        self.discarded.get_or_create(&component(kind, id)).inc_by(records);
     }
 
     /// What failed in this run.

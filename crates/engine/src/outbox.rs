@@ -1,15 +1,18 @@
-//! What a task has committed but perhaps not yet appended to its output logs.
+//! The commit record of a reader of logs (a task, a sink): where it is, and what it has committed but perhaps not yet
+//! appended to its output logs.
 //!
-//! The outbox of a commit is stored in the same atomic write as the state changes and the next input offset, under one
-//! key that the next commit overwrites. After the commit it is appended to each log with the commit's sequence number,
-//! which the logs use to drop what they already have. So a crash between the two is repaired at the next start by
-//! appending the stored outbox again.
+//! The record is stored in one atomic write with everything else that the commit changes, under one key that the next
+//! commit overwrites. After the commit its outbox is appended to each log with the commit's sequence number, which the
+//! logs use to drop what they already have. So a crash between the two is repaired at the next start by appending the
+//! stored outbox again.
 //!
 //! ```text
-//! key  m/commit: format u8 | sequence u64 | next input offset u64 | entries u32 | entry…        (little-endian)
-//! entry: stream name (u16 length) | chunks u32 | chunk…
-//! chunk: partition u32 | count u32 | event time i64 (MIN = none) | watermark i64 (MIN = none, MAX = idle) | schema u64 |
-//!        payload (u32 length)
+//! key  m/commit: format u8 | sequence u64 | offsets u32 | offset… | token | entries u32 | entry…
+//! offset: stream name (u16 length) | partition u32 | next offset u64                              (little-endian)
+//! token:  length + 1 u32, 0 where there is none | bytes
+//! entry:  stream name (u16 length) | chunks u32 | chunk…
+//! chunk:  partition u32 | count u32 | event time i64 (MIN = none) | watermark i64 (MIN = none, MAX = idle) | schema u64 |
+//!         payload (u32 length)
 //! ```
 
 use std::sync::Arc;
@@ -20,37 +23,73 @@ use millstream_storage::log::{Append, Chunk, Watermark};
 
 use crate::streams::Streams;
 
-/// The key of the commit record in a task's state.
+/// The key of the commit record in a state.
 pub const COMMIT_KEY: &[u8] = b"m/commit";
 
+/// 2: several inputs, the token of a sink, and watermarks.
 const FORMAT: u8 = 2;
 /// Bytes of a chunk before its payload.
 const HEAD_BYTES: usize = 36;
 
-/// A task's last commit: where it is, and what it owes its output logs.
+/// The last commit of a task or sink: where it is, and what it owes its output logs.
 #[derive(Debug, Clone, Default)]
 pub struct Commit {
     /// Number of the commit; the producer's sequence in the output logs.
     pub sequence: u64,
-    /// The next offset to read from the input log.
-    pub next_offset: u64,
+    /// Where it reads on, in all partitions of all its inputs.
+    pub offsets: Vec<Offset>,
+    /// What a staged sink has sealed with this commit and publishes after it.
+    pub token: Option<Bytes>,
     /// Chunks by output stream.
-    pub outbox: Vec<(Arc<str>, Vec<Chunk>)>,
+    pub outbox: Outbox,
 }
 
+/// The next offset to read from one partition of an input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offset {
+    /// The input stream.
+    pub stream: Arc<str>,
+    /// Its partition.
+    pub partition: u32,
+    /// The offset.
+    pub next: u64,
+}
+
+/// Chunks by output stream.
+pub type Outbox = Vec<(Arc<str>, Vec<Chunk>)>;
+
 impl Commit {
+    /// The commit of a reader of one partition, such as a task.
+    pub fn of_one(sequence: u64, stream: &Arc<str>, partition: u32, next: u64, outbox: Outbox) -> Self {
+        Self { sequence, offsets: vec![Offset { stream: stream.clone(), partition, next }], token: None, outbox }
+    }
+
+    /// The next offset to read from a partition; none where the reader has not read it.
+    pub fn next_offset(&self, stream: &str, partition: u32) -> Option<u64> {
+        let of = |offset: &&Offset| *offset.stream == *stream && offset.partition == partition;
+        self.offsets.iter().find(of).map(|offset| offset.next)
+    }
+
     /// As bytes.
     pub fn encode(&self) -> Bytes {
-        let payload: usize =
-            self.outbox.iter().flat_map(|(_, chunks)| chunks).map(|c| c.payload.len() + HEAD_BYTES).sum();
-        let mut out = BytesMut::with_capacity(64 + payload);
+        let chunks = self.outbox.iter().flat_map(|(_, chunks)| chunks);
+        let payload: usize = chunks.map(|chunk| chunk.payload.len() + HEAD_BYTES).sum();
+        let offsets: usize = self.offsets.iter().map(|offset| offset.stream.len() + 14).sum();
+        let token = self.token.as_ref().map_or(0, Bytes::len);
+        let mut out = BytesMut::with_capacity(64 + payload + offsets + token);
         out.put_u8(FORMAT);
         out.put_u64_le(self.sequence);
-        out.put_u64_le(self.next_offset);
+        out.put_u32_le(self.offsets.len() as u32);
+        for offset in &self.offsets {
+            put_name(&mut out, &offset.stream);
+            out.put_u32_le(offset.partition);
+            out.put_u64_le(offset.next);
+        }
+        out.put_u32_le(self.token.as_ref().map_or(0, |token| token.len() as u32 + 1));
+        out.put_slice(self.token.as_deref().unwrap_or_default());
         out.put_u32_le(self.outbox.len() as u32);
         for (stream, chunks) in &self.outbox {
-            out.put_u16_le(stream.len() as u16);
-            out.put_slice(stream.as_bytes());
+            put_name(&mut out, stream);
             out.put_u32_le(chunks.len() as u32);
             for chunk in chunks {
                 out.put_u32_le(chunk.partition);
@@ -72,27 +111,42 @@ impl Commit {
     /// From the bytes that [`Commit::encode`] made.
     ///
     /// # Errors
-    /// `Corruption`; `Environment` for a format of a newer version.
+    /// `Corruption`; `Environment` for the format of another version.
     pub fn decode(mut bytes: Bytes) -> Result<Self> {
         let format = take(&mut bytes, 1)?.get_u8();
         if format != FORMAT {
+            let other = if format < FORMAT { "an earlier" } else { "a newer" };
             return Err(Error::environment(format!(
-                "this state was written by another version of Millstream (commit format {format}, this program knows {FORMAT})"
+                "this state was written by {other} version of Millstream (commit format {format}, this program knows \
+                 {FORMAT}): use that version, or another folder with --data-dir"
             )));
         }
-        let mut head = take(&mut bytes, 20)?;
-        let (sequence, next_offset, streams) = (head.get_u64_le(), head.get_u64_le(), head.get_u32_le());
+        let mut head = take(&mut bytes, 12)?;
+        let (sequence, offsets) = (head.get_u64_le(), head.get_u32_le());
+        let offsets = (0..offsets).map(|_| decode_offset(&mut bytes)).collect::<Result<_>>()?;
+        let token = match take(&mut bytes, 4)?.get_u32_le() {
+            0 => None,
+            length => Some(take(&mut bytes, length as usize - 1)?),
+        };
+        let streams = take(&mut bytes, 4)?.get_u32_le();
         let mut outbox = Vec::new();
         for _ in 0..streams {
-            let name_length = take(&mut bytes, 2)?.get_u16_le();
-            let name = take(&mut bytes, name_length as usize)?;
-            let name = std::str::from_utf8(&name).map_err(|_| broken())?.into();
+            let name = take_name(&mut bytes)?;
             let count = take(&mut bytes, 4)?.get_u32_le();
             let chunks = (0..count).map(|_| decode_chunk(&mut bytes)).collect::<Result<_>>()?;
             outbox.push((name, chunks));
         }
-        Ok(Self { sequence, next_offset, outbox })
+        match bytes.is_empty() {
+            true => Ok(Self { sequence, offsets, token, outbox }),
+            false => Err(broken()),
+        }
     }
+}
+
+fn decode_offset(bytes: &mut Bytes) -> Result<Offset> {
+    let stream = take_name(bytes)?;
+    let mut rest = take(bytes, 12)?;
+    Ok(Offset { stream, partition: rest.get_u32_le(), next: rest.get_u64_le() })
 }
 
 fn decode_chunk(bytes: &mut Bytes) -> Result<Chunk> {
@@ -110,6 +164,18 @@ fn decode_chunk(bytes: &mut Bytes) -> Result<Chunk> {
     Ok(Chunk { event_time_max_us, watermark, ..Chunk::rows(partition, count, schema, payload) })
 }
 
+/// Names of streams are far shorter than a `u16` can say.
+fn put_name(out: &mut BytesMut, name: &str) {
+    out.put_u16_le(name.len() as u16);
+    out.put_slice(name.as_bytes());
+}
+
+fn take_name(bytes: &mut Bytes) -> Result<Arc<str>> {
+    let length = take(bytes, 2)?.get_u16_le();
+    let name = take(bytes, length as usize)?;
+    std::str::from_utf8(&name).map(Into::into).map_err(|_| broken())
+}
+
 fn take(bytes: &mut Bytes, length: usize) -> Result<Bytes> {
     if bytes.len() < length {
         return Err(broken());
@@ -118,10 +184,10 @@ fn take(bytes: &mut Bytes, length: usize) -> Result<Bytes> {
 }
 
 fn broken() -> Error {
-    Error::corruption("the commit record of a task does not read back as it was written")
+    Error::corruption("the commit record does not read back as it was written")
 }
 
-/// Appends an outbox to its logs and waits until it is durable there. Appending it again does no harm.
+/// Appends the outbox of a commit to its logs and waits until it is durable there. Appending it again does no harm.
 ///
 /// An entry for a stream that the pipeline no longer has is dropped, with a warning: nothing reads it.
 pub async fn publish(commit: Commit, producer: &Arc<str>, streams: &Streams) -> Result<()> {
@@ -138,20 +204,50 @@ pub async fn publish(commit: Commit, producer: &Arc<str>, streams: &Streams) -> 
 
 #[cfg(test)]
 mod tests {
+    use millstream_core::ErrorKind;
+
     use super::*;
 
-    #[test]
-    fn a_commit_record_reads_back_and_every_cut_is_noticed() {
+    fn commit(token: Option<&'static [u8]>) -> Commit {
         let rows = Chunk::rows(3, 2, 9, Bytes::from_static(b"xyz"));
         let timed = Chunk { event_time_max_us: Some(-4), watermark: Some(Watermark::At(-5)), ..rows.clone() };
         let chunks = vec![rows, timed, Chunk::control(1, Watermark::Idle)];
-        let commit = Commit { sequence: 7, next_offset: 11, outbox: vec![("news.changes".into(), chunks)] };
-        let bytes = commit.encode();
-        let back = Commit::decode(bytes.clone()).unwrap();
-        assert_eq!((back.sequence, back.next_offset), (7, 11));
-        assert_eq!(format!("{:?}", back.outbox), format!("{:?}", commit.outbox));
-        for cut in 0..bytes.len() {
-            assert!(Commit::decode(bytes.slice(..cut)).is_err(), "cut at {cut}");
+        let offset = |stream: &str, partition, next| Offset { stream: stream.into(), partition, next };
+        Commit {
+            sequence: 7,
+            offsets: vec![offset("wire", 0, 11), offset("wire", 1, 0), offset("news.changes", 0, 3)],
+            token: token.map(Bytes::from_static),
+            outbox: vec![("news.changes".into(), chunks), ("wire".into(), Vec::new())],
+        }
+    }
+
+    #[test]
+    fn a_commit_record_reads_back_and_every_cut_is_noticed() {
+        for token in [None, Some(&b""[..]), Some(b"sealed")] {
+            let commit = commit(token);
+            let bytes = commit.encode();
+            let back = Commit::decode(bytes.clone()).unwrap();
+            assert_eq!((back.sequence, &back.offsets, &back.token), (7, &commit.offsets, &commit.token));
+            assert!(back.encode() == bytes, "the outbox too");
+            assert_eq!(format!("{:?}", back.outbox), format!("{:?}", commit.outbox));
+            let next = |stream, partition| back.next_offset(stream, partition);
+            assert_eq!((next("wire", 0), next("wire", 2), next("other", 0)), (Some(11), None, None));
+            for cut in 0..bytes.len() {
+                assert!(Commit::decode(bytes.slice(..cut)).is_err(), "cut at {cut}");
+            }
+            let longer = [&bytes[..], b"x"].concat();
+            assert_eq!(Commit::decode(longer.into()).unwrap_err().kind(), ErrorKind::Corruption);
+        }
+    }
+
+    #[test]
+    fn the_record_of_another_version_is_refused_by_name() {
+        for (format, said) in [(1, "an earlier version"), (3, "a newer version")] {
+            let mut bytes = commit(None).encode().to_vec();
+            bytes[0] = format;
+            let refused = Commit::decode(bytes.into()).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Environment);
+            assert!(refused.to_string().contains(said), "{refused}");
         }
     }
 }

@@ -12,7 +12,6 @@ use millstream_connectors::{format, sink, source};
 use millstream_core::blocking::apart;
 use millstream_core::disk::RealDisk;
 use millstream_core::{Clock, Error, ErrorKind, Result};
-use millstream_storage::checkpoint::Checkpoint;
 use millstream_storage::codec::SchemaStore;
 use millstream_storage::log::{Log, LogOptions, Retention};
 use millstream_storage::state::{State, StateOptions, local_store};
@@ -33,12 +32,12 @@ use crate::plan::{Plan, StagePlan, StreamPlan};
 use crate::progress::Progress;
 use crate::push::Push;
 use crate::replay::Replay;
-use crate::spec::{Pipeline, SinkSpec, Start};
+use crate::spec::Pipeline;
 use crate::streams::{Stream, Streams};
 use crate::task::{Hurry, Role, Task, TaskContext};
 use crate::watch::Watchers;
 use crate::whereabouts::Whereabouts;
-use crate::{dead_letters, outputs, preflight, replay, retention};
+use crate::{dead_letters, deliver, outputs, preflight, replay, retention};
 
 /// How often old segments are looked for, and figures taken.
 const RETAIN_EVERY: Duration = Duration::from_secs(30);
@@ -69,7 +68,7 @@ pub struct Running {
     pub streams: Arc<Streams>,
     /// Schemas of stored rows.
     pub schemas: Arc<SchemaStore>,
-    /// States of all tasks, by stage and partition.
+    /// States of all tasks and sinks, by stage (or `sink:NAME`) and partition.
     pub states: BTreeMap<(Arc<str>, u32), State>,
     /// Streams and tables, those of earlier replays too.
     pub catalog: Catalog,
@@ -146,7 +145,6 @@ impl Running {
         let models = ModelSet::open(&pipeline, &plan, &data_dir.model_caches(), &clock, &health).await?;
         let catalog = Catalog::load(&data_dir.catalog())?;
         let known = Arc::new(catalog.names());
-        let sinks_are_known = catalog.knows_sinks();
         let catalog = catalog.update(&data_dir.catalog(), &plan, &schemas)?;
         let models = Arc::new(models);
 
@@ -175,7 +173,9 @@ impl Running {
         let mut states = BTreeMap::new();
         let tasks = open_tasks(&plan, &context, &data_dir, (&models, &known), &readers, &options, &mut states).await?;
         let (wish, wishes) = watch::channel(Wish::Run);
-        let sinks = open_sinks(&plan, &context, &data_dir, &readers, &wishes, (&pipeline, sinks_are_known)).await?;
+        let sinks =
+            open_sinks(&plan, &context, &data_dir, &readers, &wishes, (&pipeline, &catalog), &mut states).await?;
+        let catalog = catalog.add_sinks(&data_dir.catalog(), &plan)?;
         let ingests = open_ingests(&pipeline, &context, &data_dir)?;
         let pushes = open_pushes(&pipeline, &ingests);
         let whereabouts = data_dir.whereabouts(
@@ -511,8 +511,10 @@ async fn open_sinks(
     data_dir: &DataDir,
     readers: &Readers,
     wishes: &watch::Receiver<Wish>,
-    (pipeline, are_known): (&Pipeline, bool),
+    (pipeline, catalog): (&Pipeline, &Catalog),
+    states: &mut BTreeMap<(Arc<str>, u32), State>,
 ) -> Result<Vec<Deliver>> {
+    let store = local_store(&data_dir.state())?;
     let mut sinks = Vec::new();
     for spec in &plan.sinks {
         let sink_context = SinkContext {
@@ -524,11 +526,13 @@ async fn open_sinks(
         let sink = sink::build(&spec.connector, sink_context).map_err(|e| e.context(format!("sink {}", spec.name)))?;
         let id = super::deliver::sink_target(&spec.name);
         let positions = spec.from.iter().map(|from| readers[&(id.clone(), from.clone())].clone()).collect();
-        let checkpoint = Checkpoint::open(&data_dir.sink(&spec.name))?;
-        // A version that did not list sinks began all of them with the oldest record.
-        let start = if are_known { spec.start } else { Start::Earliest };
-        let spec = Arc::new(SinkSpec { start, ..spec.clone() });
-        sinks.push(Deliver::open(context.clone(), spec, sink, positions, checkpoint, wishes.clone()).await?);
+        let doing = |e: Error| e.context(format!("open state of sink {}", spec.name));
+        let path = DataDir::sink_state_path(&spec.name);
+        let state = State::open(store.clone(), &path, &deliver::state_options()).await.map_err(doing)?;
+        states.insert((id, 0), state.clone());
+        let opening = deliver::Opening { state, positions, is_known: catalog.sinks.contains(&*spec.name) };
+        let deliver = Deliver::open(context.clone(), Arc::new(spec.clone()), sink, opening, wishes.clone()).await;
+        sinks.push(deliver.map_err(doing)?);
     }
     Ok(sinks)
 }

@@ -34,6 +34,7 @@ use crate::outbox::{self, COMMIT_KEY, Commit};
 use crate::outputs::{Begins, OUTPUTS_KEY, Outputs, Position};
 use crate::plan::{StagePlan, storage_spec};
 use crate::progress::{Progress, ReaderProgress};
+use crate::reopen::{Reader, reopen};
 use crate::spec::CommitSpec;
 use crate::streams::{Stream, StreamBatch, StreamReader, Streams};
 use crate::table::{deletes, rows_without};
@@ -113,11 +114,6 @@ pub struct Task {
     models: Arc<ModelSet>,
 }
 
-/// The number of the last commit of a task that its output logs have seen.
-pub(super) fn written_sequence(producer: &str, streams: &Streams) -> u64 {
-    streams.values().filter_map(|stream| stream.log.producer(producer)?.sequence).max().unwrap_or(0)
-}
-
 /// What a task is there for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -153,40 +149,19 @@ impl Task {
         let input = context.streams.get(&plan.input).ok_or_else(|| Error::bug("a stage without its log"))?.clone();
         let producer: Arc<str> = format!("{}/{partition}", plan.id).into();
         let log_start = input.log.start_offset(partition);
-        let stored = state.get(COMMIT_KEY).await?;
-        let is_fresh = stored.is_none();
-        // A state that was lost goes on counting: its logs would drop what has an old number.
-        let written = written_sequence(&producer, &context.streams);
-        if is_fresh && written > 0 {
+        let reader = Reader { kind: "stage", id: &plan.id, producer: &producer };
+        let reopened = reopen(reader, &state, &context.streams).await?;
+        if reopened.is_lost() {
             tracing::warn!(
                 "{producer} has no state: it is built anew from `{}`, and sends everything again",
                 plan.input
             );
         }
-        let commit = match stored {
-            Some(bytes) => Commit::decode(bytes)?,
-            None => Commit { sequence: written, next_offset: log_start, outbox: Vec::new() },
+        let (is_fresh, sequence) = (reopened.is_fresh, reopened.commit.sequence);
+        let next_offset = match reopened.commit.next_offset(&plan.input, partition) {
+            Some(stored) => reader.goes_on_at(stored, &input, partition, &context.metrics),
+            None => log_start,
         };
-        if commit.sequence < written {
-            return Err(Error::corruption(format!(
-                "the state {} is older than what it has written to its streams (commit {}, there {written}): an older \
-                 copy was put in its place, or in that of its manifest or wal. Put the newest back, or let `millstream \
-                 repair` build it anew from its log",
-                state.path(),
-                commit.sequence
-            )));
-        }
-        let (sequence, next_offset) = (commit.sequence, commit.next_offset);
-        if next_offset > input.log.end_offset(partition) {
-            return Err(Error::corruption(format!(
-                "stage {} is at offset {next_offset} of {} partition {partition}, but that log ends at {}: \
-                 the log folder was removed or replaced. Restore it, or start with another data folder",
-                plan.id,
-                plan.input,
-                input.log.end_offset(partition)
-            )));
-        }
-        outbox::publish(commit, &producer, &context.streams).await?;
         let at = Position { is_fresh, next: next_offset, log_start };
         let stored = state.get(OUTPUTS_KEY).await?;
         let mut outputs = match &stored {
@@ -246,7 +221,7 @@ impl Task {
 
     /// Goes to another offset of the input: a replay.
     pub async fn rewind(&mut self, offset: u64) -> Result<()> {
-        let commit = Commit { sequence: self.sequence, next_offset: offset, outbox: Vec::new() };
+        let commit = Commit::of_one(self.sequence, self.input.name(), self.partition, offset, Vec::new());
         self.outputs.rewind(offset, self.next_offset);
         let mut writes = Writes::new();
         writes.put(COMMIT_KEY, commit.encode());
@@ -569,11 +544,11 @@ impl Task {
         } else {
             pending.next_offset
         };
-        let commit = Commit { sequence: self.sequence + 1, next_offset, outbox };
+        let commit = Commit::of_one(self.sequence + 1, self.input.name(), self.partition, next_offset, outbox);
         writes.put(COMMIT_KEY, commit.encode());
         self.state.commit(writes).await.map_err(|e| e.context(format!("commit {}", self.producer)))?;
         self.sequence = commit.sequence;
-        self.next_offset = commit.next_offset;
+        self.next_offset = next_offset;
         self.context.watchers.show(pending.seen);
         self.context.metrics.committed(&self.plan.id, self.partition, self.next_offset);
         if commit.outbox.is_empty() {

@@ -31,11 +31,10 @@ use arrow::ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteOptions, S
 use arrow::ipc::{CompressionType, MetadataVersion, root_as_message};
 use bytes::Bytes;
 use millstream_core::descriptors::wait_for_one;
+use millstream_core::disk::{RealDisk, write_atomic};
 use millstream_core::{Error, Result, ResultExt};
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
-
-use crate::checkpoint::replace_file;
 
 const VERSION: u8 = 2;
 /// The first bytes that the checksum covers; then come those behind the header.
@@ -176,7 +175,7 @@ impl SchemaStore {
                 }
                 let mut bytes = Vec::new();
                 StreamWriter::try_new(&mut bytes, schema)?.finish()?;
-                replace_file(&path, &bytes).doing(|| format!("write schema {}", path.display()))?;
+                write_atomic(&RealDisk, &path, &bytes).doing(|| format!("write schema {}", path.display()))?;
             }
             unknown.insert(schema.clone());
         }

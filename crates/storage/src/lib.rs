@@ -2,7 +2,6 @@
 //!
 //! The only crate that names SlateDB and the object store.
 
-pub mod checkpoint;
 pub mod codec;
 mod generations;
 pub mod log;

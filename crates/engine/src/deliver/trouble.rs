@@ -16,7 +16,7 @@ pub(super) enum Halt {
     Stopped,
     /// The sink can't do what it was asked to.
     Trouble(Error),
-    /// Anything else: logs, offsets, rows.
+    /// Anything else: logs, the state, rows.
     Failed(Error),
 }
 
@@ -43,8 +43,8 @@ impl Deliver {
         Ok(())
     }
 
-    /// True for a failure that may go away without this pipeline. What a person has to change in the pipeline file may only
-    /// where it has worked before: a password that was replaced, say.
+    /// True for a failure that may go away without this pipeline. What a person has to change in the pipeline file may
+    /// only where it has worked before: a password that was replaced, say.
     pub(super) fn may_pass(&self, e: &Error) -> bool {
         let for_good = e.message() == stdout::CLOSED && *self.wish.borrow() == Wish::Drain;
         match e.kind() {
@@ -78,10 +78,13 @@ impl Deliver {
         }
     }
 
-    /// After a failure, a staged sink goes back to its committed offsets. A direct one has its rows still.
+    /// After a failure, a staged sink goes back to its committed offsets, and what it had put aside since is forgotten.
+    /// A direct one goes on behind what it has delivered.
     pub(super) fn begin_anew(&mut self) {
-        self.is_unsettled = true;
-        self.is_troubled |= self.staged_rows.take().is_some();
-        self.inputs.iter_mut().for_each(|input| input.offsets.clone_from(&input.committed));
+        if let AnySink::Staged(_) = self.sink {
+            self.is_unsettled = true;
+            self.is_troubled |= self.staged_rows.take().is_some();
+            self.ledger.forget_pending();
+        }
     }
 }

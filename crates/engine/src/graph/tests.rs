@@ -14,15 +14,7 @@ fn rows(origin: &[u32], names: &[&str]) -> Rows {
 }
 
 fn input(rows: &Rows) -> StreamBatch {
-    StreamBatch {
-        partition: 0,
-        base_offset: 0,
-        append_time_ms: 0,
-        event_time_max_us: None,
-        target: None,
-        event_time: None,
-        batch: rows.batch.clone(),
-    }
+    StreamBatch::alone(rows.batch.clone(), None, 0)
 }
 
 fn merged(inbox: Inbox) -> (Vec<u32>, Vec<String>, Vec<usize>) {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use millstream_core::disk::{Disk, RealDisk};
 use millstream_core::{DeadLetter, Error, ErrorKind, Result, ResultExt};
-use millstream_storage::checkpoint::Checkpoint;
 use millstream_storage::codec::{SchemaStore, schema_id};
 use millstream_storage::log::{self, Log};
 use millstream_storage::state::{StateOptions, StateReader, StateStore, local_store};
@@ -14,9 +13,10 @@ use millstream_storage::state::{StateOptions, StateReader, StateStore, local_sto
 use super::{Damaged, Remedy};
 use crate::catalog::Catalog;
 use crate::data_dir::DataDir;
-use crate::deliver::Committed;
-use crate::outbox::{COMMIT_KEY, Commit};
+use crate::deliver::sink_target;
+use crate::outbox::{COMMIT_KEY, Commit, Offset};
 use crate::plan::{Plan, StagePlan, StreamKind};
+use crate::spec::SinkSpec;
 
 /// What was read, and what of it is damaged.
 #[derive(Debug, Default)]
@@ -25,9 +25,9 @@ pub struct Looked {
     pub damaged: Vec<Damaged>,
     /// How many logs there are.
     pub logs: usize,
-    /// How many states there are, those of models' caches too.
+    /// How many states there are, those of models' caches too; without those of sinks.
     pub states: usize,
-    /// How many sinks there are.
+    /// How many states of sinks there are.
     pub sinks: usize,
 }
 
@@ -44,7 +44,6 @@ pub async fn look(dir: &DataDir, plan: &Plan) -> Result<Looked> {
     })?;
     looker.states().await?;
     looker.caches().await?;
-    looker.sinks()?;
     Ok(looker.looked)
 }
 
@@ -65,7 +64,8 @@ impl Looker<'_> {
 
     fn small_files(&mut self) -> Result<()> {
         let identity = damage_of(DataDir::open_read_only(self.dir.root()).map(drop))?;
-        let says = "it is written anew, with another identity: who tells records by their ids takes what is sent again for new";
+        let says = "it is written anew, with another identity: who tells records by their ids takes what is sent again \
+                    for new";
         self.add("millstream.json", identity, Remedy::TakeAway, says);
         let catalog = damage_of(Catalog::load(&self.dir.catalog()).map(drop))?;
         let says = "it is written anew from the pipeline file; a table that `replay --into` made is no longer found";
@@ -135,35 +135,39 @@ impl Looker<'_> {
             return Ok(());
         }
         let store = local_store(&root)?;
-        for stage_id in names_in(&root)? {
-            for partition in names_in(&root.join(&stage_id))? {
-                let path = format!("{stage_id}/{partition}");
+        for of in names_in(&root)? {
+            for partition in names_in(&root.join(&of))? {
+                let path = format!("{of}/{partition}");
                 let mut found = store.find_all_damage(&path).await?;
-                let number = partition.parse::<u32>().ok();
-                let stage = self.plan.stages.iter().find(|stage| *stage.id == *stage_id);
-                let of = stage.zip(number).filter(|(stage, number)| *number < stage.partitions);
-                if let Some((stage, number)) = of.filter(|_| found.is_empty()) {
-                    found.extend(self.misplaced(&store, &path, stage, number).await?);
+                let owner = self.owner(&of, &partition);
+                if let Some(owner) = owner.as_ref().filter(|_| found.is_empty()) {
+                    found.extend(self.misplaced(&store, &path, owner).await?);
                 }
-                let (remedy, says) = match of {
-                    Some((stage, number)) => self.rebuilding(stage, number),
+                let (remedy, says) = match &owner {
+                    Some(Owner::Task(stage, partition)) => self.rebuilding(stage, *partition),
+                    Some(Owner::Sink(sink)) => self.restarting(sink),
                     None => (Remedy::TakeAway, "the pipeline file has it no more: it is taken away".to_owned()),
                 };
                 self.add(Path::new("state").join(&path), found, remedy, says);
-                self.looked.states += 1;
+                let of_sink = self.plan.sinks.iter().any(|sink| *sink_target(&sink.name) == *of);
+                *if of_sink { &mut self.looked.sinks } else { &mut self.looked.states } += 1;
             }
         }
         Ok(())
     }
 
+    /// Whose state lies in a folder of this name; none where the plan has it no more.
+    fn owner(&self, of: &str, partition: &str) -> Option<Owner<'_>> {
+        let partition = partition.parse::<u32>().ok()?;
+        if let Some(sink) = self.plan.sinks.iter().find(|sink| *sink_target(&sink.name) == *of) {
+            return (partition == 0).then_some(Owner::Sink(sink));
+        }
+        let stage = self.plan.stages.iter().find(|stage| *stage.id == *of)?;
+        (partition < stage.partitions).then_some(Owner::Task(stage, partition))
+    }
+
     /// What tells a state from one that belongs to its logs: an older copy is as whole as the newest.
-    async fn misplaced(
-        &self,
-        store: &StateStore,
-        path: &str,
-        stage: &StagePlan,
-        partition: u32,
-    ) -> Result<Option<String>> {
+    async fn misplaced(&self, store: &StateStore, path: &str, owner: &Owner<'_>) -> Result<Option<String>> {
         let folder = self.dir.state().join(path);
         if names_in(&folder)?.is_empty() {
             return Ok(None);
@@ -176,20 +180,51 @@ impl Looker<'_> {
             Some(Err(e)) if e.kind() == ErrorKind::Corruption => return Ok(Some(format!("{}: {e}", folder.display()))),
             Some(commit) => commit?,
         };
-        let producer = format!("{}/{partition}", stage.id);
-        let written = self.logs.values().flatten().filter_map(|log| log.producer(&producer)?.sequence).max();
-        let end = self.logs.get(&*stage.input).map(|log| log.as_ref().map(|log| log.end_offset(partition)));
-        // A log that is damaged is said already; one that is gone ends at 0.
-        let end = end.unwrap_or(Some(0));
-        Ok(if written.is_some_and(|written| commit.sequence < written) {
-            Some(format!("{} is an older copy: it has written more than it knows of", folder.display()))
-        } else if end.is_some_and(|end| commit.next_offset > end) {
-            let (at, log) = (commit.next_offset, self.dir.log(&stage.input));
-            let end = end.unwrap_or_default();
-            Some(format!("{} is at offset {at}, but the log in {} ends at {end}", folder.display(), log.display()))
-        } else {
-            None
-        })
+        if commit.sequence < self.written(&owner.producer()) {
+            return Ok(Some(format!("{} is an older copy: it has written more than it knows of", folder.display())));
+        }
+        let read = commit.offsets.iter().filter(|offset| owner.reads(&offset.stream));
+        let beyond = read.filter_map(|offset| {
+            // A log that is damaged is said already; one that is gone ends at 0.
+            let end = match self.logs.get(&*offset.stream) {
+                Some(log) => log.as_ref()?.end_offset(offset.partition),
+                None => 0,
+            };
+            (offset.next > end).then_some((offset, end))
+        });
+        Ok(beyond.map(|(offset, end)| self.beyond(&folder, offset, end)).next())
+    }
+
+    fn beyond(&self, folder: &Path, offset: &Offset, end: u64) -> String {
+        let (at, log) = (offset.next, self.dir.log(&offset.stream));
+        format!("{} is at offset {at}, but the log in {} ends at {end}", folder.display(), log.display())
+    }
+
+    /// The number of the last commit of a producer that a log has.
+    fn written(&self, producer: &str) -> u64 {
+        self.logs.values().flatten().filter_map(|log| log.producer(producer)?.sequence).max().unwrap_or(0)
+    }
+
+    /// The commit of a sink that begins with the oldest records. Its number is that of what its logs have: they would
+    /// drop what has an older one.
+    fn restarting(&self, sink: &SinkSpec) -> (Remedy, String) {
+        let from = shown(sink.from.iter().map(|name| &**name));
+        let says = format!(
+            "it starts again with the oldest record of {from}: what it has delivered is delivered again, under the same \
+             ids"
+        );
+        let start = |name: &str, partition| {
+            self.logs.get(name).and_then(Option::as_ref).map_or(0, |log| log.start_offset(partition))
+        };
+        let streams = self.plan.streams.iter().filter(|stream| sink.from.contains(&stream.name));
+        let offsets = streams.flat_map(|stream| {
+            let offset =
+                |partition| Offset { stream: stream.name.clone(), partition, next: start(&stream.name, partition) };
+            (0..stream.partitions).map(offset)
+        });
+        let sequence = self.written(&sink_target(&sink.name));
+        let commit = Commit { sequence, offsets: offsets.collect(), ..Commit::default() };
+        (Remedy::Restart(Box::new(commit)), says)
     }
 
     fn rebuilding(&self, stage: &StagePlan, partition: u32) -> (Remedy, String) {
@@ -228,46 +263,29 @@ impl Looker<'_> {
         }
         Ok(())
     }
-
-    fn sinks(&mut self) -> Result<()> {
-        for name in names_in(&self.dir.root().join("sinks"))?.into_iter().filter(|name| !name.ends_with(".tmp")) {
-            let spec = self.plan.sinks.iter().find(|sink| *sink.name == *name);
-            let path = self.dir.sink(&name);
-            let read = Checkpoint::open(&path)?.load().and_then(|bytes| committed(&bytes.unwrap_or_default(), &path));
-            let mut found = Vec::new();
-            match read {
-                Ok(committed) => found.extend(self.beyond_end(&committed, &path)),
-                read => found.extend(damage_of(read.map(drop))?),
-            }
-            let (remedy, says) = match spec {
-                Some(spec) => {
-                    let from = shown(spec.from.iter().map(|name| &**name));
-                    let says = format!(
-                        "it starts again with the oldest record of {from}: what it has delivered is delivered again, under \
-                         the same ids"
-                    );
-                    (Remedy::Restart(spec.from.clone()), says)
-                }
-                None => (Remedy::TakeAway, "the pipeline file has it no more: it is taken away".to_owned()),
-            };
-            self.add(Path::new("sinks").join(&name), found, remedy, says);
-            self.looked.sinks += 1;
-        }
-        Ok(())
-    }
-
-    fn beyond_end(&self, committed: &Committed, path: &Path) -> Option<String> {
-        committed.offsets.iter().find_map(|(stream, offsets)| {
-            let log = self.logs.get(stream)?.as_ref()?;
-            let mut places = (0u32..).zip(offsets).map(|(partition, at)| (*at, log.end_offset(partition)));
-            let (at, end) = places.find(|(at, end)| at > end)?;
-            Some(format!("{} is at offset {at} of `{stream}`, whose log ends at {end}", path.display()))
-        })
-    }
 }
 
-fn committed(bytes: &[u8], path: &Path) -> Result<Committed> {
-    serde_json::from_slice(bytes).map_err(|e| Error::corruption(format!("{} is damaged", path.display())).caused_by(e))
+/// Whose state it is.
+enum Owner<'a> {
+    /// A task, with its partition.
+    Task(&'a StagePlan, u32),
+    Sink(&'a SinkSpec),
+}
+
+impl Owner<'_> {
+    fn producer(&self) -> String {
+        match self {
+            Self::Task(stage, partition) => format!("{}/{partition}", stage.id),
+            Self::Sink(sink) => sink_target(&sink.name).to_string(),
+        }
+    }
+
+    fn reads(&self, stream: &str) -> bool {
+        match self {
+            Self::Task(stage, _) => *stage.input == *stream,
+            Self::Sink(sink) => sink.from.iter().any(|from| **from == *stream),
+        }
+    }
 }
 
 /// What is damaged, in words; nothing where it reads.

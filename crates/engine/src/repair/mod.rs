@@ -1,22 +1,21 @@
 //! Mending a data folder at rest: what is damaged is taken away, where something else can make it anew.
 //!
 //! A task's state comes from its log: without a state it begins with the oldest record that is kept, and sends on
-//! everything again. A sink without offsets delivers its streams again. What nothing else can make (logs) stays as it is.
-//! Nothing is deleted: what is taken away lies under the same path in `damaged/<moment>/`.
+//! everything again. A sink whose state is damaged delivers its streams again. What nothing else can make (logs) stays
+//! as it is. Nothing is deleted: what is taken away lies under the same path in `damaged/<moment>/`.
 
 mod look;
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
 use arrow::datatypes::SchemaRef;
-use millstream_core::disk::{Disk, RealDisk, create_private_dir_all, write_atomic};
+use millstream_core::disk::{Disk, RealDisk, create_private_dir_all};
 use millstream_core::{Error, Result, ResultExt};
-use millstream_storage::checkpoint::Checkpoint;
 use millstream_storage::codec::SchemaStore;
+use millstream_storage::state::{State, Writes, local_store};
+use std::path::{Path, PathBuf};
 
 use super::data_dir::DataDir;
-use super::deliver::Committed;
+use super::deliver::state_options;
+use super::outbox::{COMMIT_KEY, Commit};
 
 pub use look::{Looked, look};
 
@@ -40,8 +39,8 @@ pub enum Remedy {
     Rebuild,
     /// It is taken away: the next start writes it anew, or nobody needs it.
     TakeAway,
-    /// A sink starts again with the oldest record of these streams.
-    Restart(Vec<Arc<str>>),
+    /// A sink's state is taken away, and one that begins with the oldest records put in its place.
+    Restart(Box<Commit>),
     /// A schema is written anew.
     Rewrite(SchemaRef),
     /// Nothing: nothing else holds what is in it.
@@ -58,29 +57,35 @@ impl Damaged {
     ///
     /// # Errors
     /// The disk refuses.
-    pub fn mend(&self, dir: &DataDir, aside: &Path) -> Result<()> {
+    pub async fn mend(&self, dir: &DataDir, aside: &Path) -> Result<()> {
         let (from, to) = (dir.root().join(&self.path), aside.join(&self.path));
-        let mend = || match &self.remedy {
+        let mended = match &self.remedy {
             Remedy::None => Ok(()),
             Remedy::Rebuild | Remedy::TakeAway => take_away(&from, &to),
-            Remedy::Restart(streams) => {
-                // Copied and replaced, not moved: a sink without offsets could begin with the newest record.
-                create_private_dir_all(parent(&to)?)?;
-                write_atomic(&RealDisk, &to, &std::fs::read(&from)?)?;
-                let offsets = streams.iter().map(|stream| (stream.to_string(), Vec::new())).collect();
-                let committed = Committed { offsets, token: None };
-                let bytes = serde_json::to_vec(&committed).map_err(|e| Error::bug(e.to_string()))?;
-                Checkpoint::open(&from)?.store(&bytes)
-            }
-            Remedy::Rewrite(schema) => {
-                if from.exists() {
-                    take_away(&from, &to)?;
-                }
-                SchemaStore::open(&dir.schemas())?.register(schema).map(drop)
-            }
+            Remedy::Restart(commit) => restart(dir, &from, &to, commit).await,
+            Remedy::Rewrite(schema) => rewrite(dir, &from, &to, schema),
         };
-        mend().doing(|| format!("mend {}", from.display()))
+        mended.doing(|| format!("mend {}", from.display()))
     }
+}
+
+/// A crash after the first step leaves a sink without a state, which begins with the oldest records, too.
+async fn restart(dir: &DataDir, from: &Path, to: &Path, commit: &Commit) -> Result<()> {
+    take_away(from, to)?;
+    let path = from.strip_prefix(dir.state()).ok().and_then(Path::to_str);
+    let path = path.ok_or_else(|| Error::bug(format!("{} is no state", from.display())))?;
+    let state = State::open(local_store(&dir.state())?, path, &state_options()).await?;
+    let mut writes = Writes::new();
+    writes.put(COMMIT_KEY, commit.encode());
+    state.commit(writes).await?;
+    state.close().await
+}
+
+fn rewrite(dir: &DataDir, from: &Path, to: &Path, schema: &SchemaRef) -> Result<()> {
+    if from.exists() {
+        take_away(from, to)?;
+    }
+    SchemaStore::open(&dir.schemas())?.register(schema).map(drop)
 }
 
 fn take_away(from: &Path, to: &Path) -> Result<()> {

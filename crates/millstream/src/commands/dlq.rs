@@ -261,7 +261,7 @@ fn check_at_rest(folder: &Path, filter: &Filter) -> Result<()> {
     let opened = AtRest::open(folder)?;
     let streams = opened.catalog.streams.iter().map(|s| s.name.clone());
     let names = streams.chain(opened.catalog.tables.iter().map(|t| t.name.clone()));
-    let sinks = opened.catalog.sinks.iter().flatten().cloned();
+    let sinks = opened.catalog.sinks.iter().cloned();
     summary::check(filter, &groups_at_rest(folder)?, names.chain(sinks).collect::<Vec<_>>())
 }
 

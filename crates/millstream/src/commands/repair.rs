@@ -55,7 +55,9 @@ pub async fn run(args: RepairArgs) -> std::result::Result<(), Failed> {
         confirm(mendable.len(), args.yes)?;
         let moment = chrono::DateTime::from_timestamp_millis(SystemClock.now_ms()).unwrap_or_default();
         let aside = dir.root().join("damaged").join(moment.format("%Y%m%dT%H%M%S%.3fZ").to_string());
-        mendable.iter().try_for_each(|damaged| damaged.mend(&dir, &aside))?;
+        for damaged in &mendable {
+            damaged.mend(&dir, &aside).await?;
+        }
         crate::outln!("what was damaged is in {} now: remove it when all is well", aside.display());
     }
     // Another process may begin here: whoever does builds the states anew.
