@@ -210,6 +210,23 @@ fn back_pressure_answers_429_until_there_is_room_and_what_was_accepted_is_kept()
 }
 
 #[test]
+fn a_dead_letter_has_the_event_time_of_its_own_record_or_none() {
+    let place = Place::new(PIPELINE);
+    let server = place.start(&[]);
+    push(
+        &server,
+        r#"[{"id":"a","n":0,"at":"2024-05-01T00:00:00Z"},{"id":"a","n":0},{"id":"a","n":0,"at":"2021-02-03T00:00:00Z"}]"#,
+    );
+    let url = format!("{}/api/v1/dlq", server.url());
+    let letters = eventually("three letters", || {
+        let letters = get(&url).json()["dead_letters"].as_array().unwrap().clone();
+        (letters.len() == 3).then_some(letters)
+    });
+    let times: Vec<_> = letters.iter().map(|letter| letter["event_time"].as_str().map(|time| &time[..10])).collect();
+    assert_eq!(times, [Some("2024-05-01"), None, Some("2021-02-03")]);
+}
+
+#[test]
 fn metrics_have_the_names_that_dashboards_know() {
     let place = Place::new(PIPELINE);
     let server = place.start(&[]);

@@ -7,6 +7,7 @@
 
 mod access;
 pub mod faulty;
+mod slow;
 
 use std::ffi::OsString;
 use std::fmt::Debug;
@@ -18,6 +19,7 @@ pub use access::{
     create_fresh, create_private_dir_all, is_open_to_others, make_private, make_tree_private, private_options,
 };
 pub use faulty::{Fault, FaultyDisk};
+pub use slow::SlowDisk;
 
 use crate::descriptors::wait_for_one;
 

@@ -353,4 +353,4 @@ pub fn is_visible(kind: StreamKind) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use arrow::array::{ArrayRef, Int64Array, TimestampMicrosecondArray};
 use millstream_core::ManualClock;
-use millstream_core::disk::FaultyDisk;
-use millstream_storage::log::{Append, LogOptions};
+use millstream_core::disk::{FaultyDisk, SlowDisk};
+use millstream_storage::log::{Append, LogOptions, Retention};
 
 use super::*;
 use crate::spec::RetentionSpec;
@@ -22,10 +22,9 @@ struct World {
     stream: Stream,
 }
 
-fn world(event_time: Option<usize>, disk: &FaultyDisk) -> World {
-    let folder = tempfile::tempdir().unwrap();
-    let schemas = SchemaStore::open(folder.path()).unwrap();
-    let plan = StreamPlan {
+/// A source of one partition with the columns `id` and `at`.
+pub fn source_plan(event_time: Option<usize>) -> StreamPlan {
+    StreamPlan {
         name: "wire".into(),
         partitions: 1,
         schema: rows(&[]).schema(),
@@ -33,10 +32,21 @@ fn world(event_time: Option<usize>, disk: &FaultyDisk) -> World {
         event_time,
         retention: RetentionSpec { time: None, size: None },
         kind: StreamKind::Source,
-    };
-    let clock = Arc::new(ManualClock::new(9_000_000));
-    let log = Log::open(Arc::new(disk.clone()), Path::new("/wire"), "wire", LogOptions::new(1), clock).unwrap();
-    World { _folder: folder, stream: Stream::new(plan, log, schemas).unwrap() }
+    }
+}
+
+fn world(event_time: Option<usize>, log: Log) -> World {
+    let folder = tempfile::tempdir().unwrap();
+    let schemas = SchemaStore::open(folder.path()).unwrap();
+    World { _folder: folder, stream: Stream::new(source_plan(event_time), log, schemas).unwrap() }
+}
+
+fn memory(options: LogOptions) -> Log {
+    Log::memory("wire", options, Arc::new(ManualClock::new(9_000_000)))
+}
+
+async fn store(stream: &Stream, chunks: Vec<Chunk>) {
+    stream.log.append(Append { producer: "wire".into(), sequence: None, cursor: Vec::new(), chunks }).await.unwrap();
 }
 
 async fn read(stream: &Stream) -> Vec<StreamBatch> {
@@ -46,11 +56,11 @@ async fn read(stream: &Stream) -> Vec<StreamBatch> {
 #[tokio::test]
 async fn a_row_has_its_own_event_time_or_none_and_never_the_present() {
     for event_time in [Some(1), None] {
-        let world = world(event_time, &FaultyDisk::new());
+        let world = world(event_time, memory(LogOptions::new(1)));
         let stream = &world.stream;
         let chunks = stream.chunks(&rows(&[Some(5), None, Some(3)]), 0, None).unwrap();
         assert_eq!(chunks[0].event_time_max_us, event_time.map(|_| 5));
-        stream.log.append(Append { producer: "wire".into(), chunks, ..Append::default() }).await.unwrap();
+        store(stream, chunks).await;
         let batch = read(stream).await.remove(0);
         let times: Vec<_> = (0..4).map(|row| batch.event_time_us(row)).collect();
         assert_eq!(times, if event_time.is_some() { [Some(5), None, Some(3), None] } else { [None; 4] });
@@ -58,4 +68,66 @@ async fn a_row_has_its_own_event_time_or_none_and_never_the_present() {
         let behind = batch.from_offset(2);
         assert_eq!(behind.event_time_us(0), event_time.map(|_| 3), "cut with its rows");
     }
+}
+
+#[tokio::test]
+async fn rows_are_read_past_control_chunks_which_come_once_to_who_wants_them() {
+    let world = world(None, memory(LogOptions::new(1)));
+    let stream = &world.stream;
+    let rows = |n: usize| stream.chunks(&rows(&vec![None; n]), 0, None).unwrap().remove(0);
+    let mut rows_only = stream.reader(0, 0).unwrap();
+    let control = |time| Chunk::control(0, Watermark::At(time));
+    store(stream, vec![rows(2), control(1), control(2), rows(1), control(3)]).await;
+    let mut all = stream.reader(0, 1).unwrap();
+    let read = rows_only.read(1).await.unwrap();
+    assert_eq!(read.iter().map(|b| (b.base_offset, b.end_offset())).collect::<Vec<_>>(), [(0, 2)]);
+    let read = rows_only.read(1).await.unwrap();
+    assert_eq!(read.iter().map(|b| (b.base_offset, b.end_offset())).collect::<Vec<_>>(), [(4, 5)]);
+    assert!(rows_only.read(1).await.unwrap().is_empty());
+    assert_eq!(rows_only.position(), 6, "not woken again by what it has passed");
+    let seen = |b: &StreamBatch| (b.base_offset, b.end_offset(), b.watermark);
+    let read = all.read_all(1 << 20).await.unwrap();
+    let mark = |time| Some(Watermark::At(time));
+    let expected = [(1, 2, None), (2, 3, mark(1)), (3, 4, mark(2)), (4, 5, None), (5, 6, mark(3))];
+    assert_eq!(read.iter().map(seen).collect::<Vec<_>>(), expected);
+    assert!(all.read_all(1).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn rows_from_a_slow_disk_hold_up_nobody_on_the_only_thread() {
+    let slow = SlowDisk::new(Arc::new(FaultyDisk::new()));
+    let open = |log: Result<Log>| world(Some(1), log.unwrap());
+    let clock = Arc::new(ManualClock::new(0));
+    let dir = Path::new("/wire");
+    let first = open(Log::open(Arc::new(slow.clone()), dir, "wire", LogOptions::new(1), clock));
+    store(&first.stream, first.stream.chunks(&rows(&[Some(1), Some(2)]), 0, None).unwrap()).await;
+    first.stream.log.close().await.unwrap();
+    let stream =
+        Stream { log: Log::open_read_only(Arc::new(slow.clone()), dir, "wire").unwrap(), ..first.stream.clone() };
+    let mut reader = stream.reader(0, 1).unwrap();
+    slow.hold();
+    let others = async {
+        while slow.waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(tokio::spawn(async { 7 }).await.unwrap(), 7);
+        slow.release();
+    };
+    let (read, ()) = tokio::join!(reader.read(1 << 20), others);
+    let batch = read.unwrap().remove(0);
+    assert_eq!((batch.base_offset, batch.batch.num_rows(), batch.event_time_us(0)), (1, 1, Some(2)));
+}
+
+#[tokio::test]
+async fn a_reader_that_comes_too_late_says_how_much_is_gone() {
+    let options = LogOptions { retention: Retention { age_ms: None, bytes: Some(0) }, ..LogOptions::new(1) };
+    let world = world(None, memory(options));
+    let stream = &world.stream;
+    for _ in 0..5 {
+        store(stream, stream.chunks(&rows(&[None, None]), 0, None).unwrap()).await;
+    }
+    let mut reader = stream.reader(0, 1).unwrap();
+    stream.log.blocking_retain(0, &|_| u64::MAX).unwrap();
+    assert_eq!(reader.read(1 << 20).await.unwrap()[0].base_offset, 8);
+    assert_eq!((reader.skipped(), reader.skipped()), (7, 0));
 }

@@ -20,7 +20,8 @@ use crc32c::crc32c;
 use millstream_core::Result;
 use millstream_core::disk::{Disk, read_all, write_atomic};
 
-use super::frame::{ChunkMeta, Fields, Header};
+use super::frame::{Fields, Header};
+use super::meta::ChunkMeta;
 use super::segment::{index_path, other_version};
 
 const MAGIC: [u8; 4] = *b"MSLI";

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use millstream_core::Result;
 
 use super::LogChunk;
-use super::frame::ChunkMeta;
 use super::index::SegmentIndex;
 use super::limits::beyond_end;
+use super::meta::ChunkMeta;
 use super::recovery;
 use super::segment::{SegmentReader, segment_path};
 use super::shared::Shared;

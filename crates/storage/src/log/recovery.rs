@@ -19,7 +19,8 @@ use super::{LogOptions, ProducerState, Retention};
 
 const FORMAT_FILE: &str = "format";
 const FORMAT_LINE: &str = "millstream log format ";
-const TAIL_BYTES_MAX: usize = 8 << 20;
+/// Little in tests, so that most of what they read comes from files.
+const TAIL_BYTES_MAX: usize = if cfg!(test) { 2 << 10 } else { 8 << 20 };
 
 /// Opens to write.
 pub(super) fn open(

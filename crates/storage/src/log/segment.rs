@@ -7,7 +7,8 @@ use crc32c::{crc32c, crc32c_append};
 use millstream_core::disk::{Disk, DiskFile, OpenMode};
 use millstream_core::{Error, Result, ResultExt};
 
-use super::frame::{self, ALIGNMENT, ChunkMeta, Content, FrameKind, HEADER_BYTES, Header, HeaderRead};
+use super::frame::{self, ALIGNMENT, FrameKind, HEADER_BYTES, Header, HeaderRead};
+use super::meta::{self, ChunkMeta, Content};
 
 /// How much is read from the file at once.
 const BLOCK_BYTES: usize = 256 << 10;
@@ -139,14 +140,14 @@ impl SegmentReader {
         match frame.header.kind {
             FrameKind::Snapshot => Ok(Vec::new()),
             FrameKind::Data => {
-                frame::chunks_of(&frame.header, &frame.meta, partition).ok_or_else(|| self.unreadable(frame))
+                meta::chunks_of(&frame.header, &frame.meta, partition).ok_or_else(|| self.unreadable(frame))
             }
         }
     }
 
     /// Everything that a frame says.
     pub fn content(&self, frame: &Frame) -> Result<Content> {
-        frame::content(&frame.header, &frame.meta).ok_or_else(|| self.unreadable(frame))
+        meta::content(&frame.header, &frame.meta).ok_or_else(|| self.unreadable(frame))
     }
 
     fn unreadable(&self, frame: &Frame) -> Error {

@@ -1,5 +1,6 @@
 //! Tests of the log: promises one by one here, against a model and byte by byte in the modules below.
 
+mod apart;
 mod conformance;
 mod control;
 mod damage;

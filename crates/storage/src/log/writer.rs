@@ -1,19 +1,19 @@
 //! The writer: one thread per stream that turns whatever appends are waiting into one frame, writes and syncs it, then
 //! publishes and answers.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use crc32c::crc32c;
 use millstream_core::disk::{Disk, DiskFile, OpenMode};
 use millstream_core::{Clock, Error, ErrorKind, Result, ResultExt};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use super::frame::{ChunkMeta, FrameKind, Header, Meta, apply_cursor};
+use super::frame::{FrameKind, Header, apply_cursor};
+use super::group::Group;
 use super::index::SegmentIndex;
+use super::meta::{ChunkMeta, Meta};
 use super::segment::segment_path;
 use super::shared::{Segment, Shared, State, Stopped, partition_of_slot};
 use super::{Append, Appended, LogChunk, LogOptions};
@@ -120,17 +120,6 @@ struct Waiting {
     _permit: OwnedSemaphorePermit,
 }
 
-/// A group of appends, made into a frame.
-struct Group {
-    meta: Meta,
-    chunks: Vec<ChunkMeta>,
-    payloads: Vec<Bytes>,
-    answers: Vec<Appended>,
-    /// The slots whose end moved, and the new ends of all.
-    touched: Vec<usize>,
-    ends: Vec<u64>,
-}
-
 impl Writer {
     /// Works until the log is closed, fails, or is no longer used; gives back who asked to close it.
     fn run(&mut self, requests: &mut mpsc::Receiver<Request>) -> Option<oneshot::Sender<()>> {
@@ -145,7 +134,8 @@ impl Writer {
 
     /// Writes one group and answers it; false where the log is no longer fit for writing.
     fn commit(&mut self, waiting: Vec<Waiting>) -> bool {
-        let group = self.plan(&waiting);
+        let appends: Vec<&Append> = waiting.iter().map(|waiting| &waiting.append).collect();
+        let group = Group::plan(&self.shared, &appends);
         if !group.meta.bytes.is_empty() {
             match self.write(&group, &waiting) {
                 Ok(Written::Stored) => self.is_gone = false,
@@ -189,50 +179,6 @@ impl Writer {
         for waiting in waiting {
             let _ = waiting.reply.send(Err(self.shared.stopped()));
         }
-    }
-
-    /// Gives offsets, drops duplicates (within the group too), and describes the frame.
-    fn plan(&self, waiting: &[Waiting]) -> Group {
-        let state = self.shared.state.read();
-        let mut group = Group {
-            meta: Meta::new(self.shared.partitions),
-            chunks: Vec::new(),
-            payloads: Vec::new(),
-            answers: Vec::with_capacity(waiting.len()),
-            touched: Vec::new(),
-            ends: state.ends.clone(),
-        };
-        let mut sequences: HashMap<&str, u64> = HashMap::new();
-        // In the meta, all appends are named before the first chunk.
-        for Waiting { append, .. } in waiting {
-            let known = || state.producers.get(&append.producer).and_then(|p| p.sequence);
-            let last = |_: &u64| sequences.get(&*append.producer).copied().or_else(known);
-            let last = append.sequence.as_ref().and_then(last);
-            let duplicate = append.sequence.zip(last).is_some_and(|(sequence, last)| sequence <= last);
-            group.answers.push(Appended { first_offsets: Vec::new(), duplicate });
-            if duplicate {
-                continue;
-            }
-            if let Some(sequence) = append.sequence {
-                sequences.insert(&append.producer, sequence);
-            }
-            if says_something(append) {
-                group.meta.producer(&append.producer, append.sequence, !append.cursor.is_empty());
-            }
-        }
-        let mut named = 0;
-        for (i, Waiting { append, .. }) in waiting.iter().enumerate() {
-            if !group.answers[i].duplicate && says_something(append) {
-                group.answers[i].first_offsets = group.add_chunks(&self.shared, named, append);
-                named += 1;
-            }
-        }
-        for (Waiting { append, .. }, answer) in waiting.iter().zip(&group.answers) {
-            if !answer.duplicate && !append.cursor.is_empty() {
-                group.meta.cursor_delta(&append.cursor);
-            }
-        }
-        group
     }
 
     fn write(&mut self, group: &Group, waiting: &[Waiting]) -> Result<Written> {
@@ -337,46 +283,6 @@ impl Writer {
         }
         Ok(())
     }
-}
-
-impl Group {
-    /// Adds the chunks of the append that the meta names as number `named`; their first offsets.
-    fn add_chunks(&mut self, shared: &Shared, named: u32, append: &Append) -> Vec<u64> {
-        let mut first_offsets = Vec::with_capacity(append.chunks.len());
-        for (index, chunk) in append.chunks.iter().enumerate() {
-            // Checked before the append was sent here.
-            let Ok(slot) = shared.slot(chunk.partition) else { continue };
-            let meta = ChunkMeta {
-                partition: chunk.partition,
-                count: chunk.count,
-                base_offset: self.ends[slot],
-                schema: chunk.schema,
-                payload_len: chunk.payload.len() as u32,
-                payload_crc: crc32c(&chunk.payload),
-                producer: append.producer.clone(),
-                sequence: append.sequence,
-                index: index as u32,
-                event_time_max_us: chunk.event_time_max_us,
-                watermark: chunk.watermark,
-                target: chunk.target.clone(),
-                payload_position: 0,
-            };
-            first_offsets.push(meta.base_offset);
-            self.ends[slot] = meta.end_offset();
-            if !self.touched.contains(&slot) {
-                self.touched.push(slot);
-            }
-            self.meta.chunk(named, &meta);
-            self.chunks.push(meta);
-            self.payloads.push(chunk.payload.clone());
-        }
-        first_offsets
-    }
-}
-
-/// Whether there is anything of it to store.
-fn says_something(append: &Append) -> bool {
-    !append.chunks.is_empty() || append.sequence.is_some() || !append.cursor.is_empty()
 }
 
 impl State {
