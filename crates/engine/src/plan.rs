@@ -150,7 +150,12 @@ impl Plan {
 
     /// Logs and states that are opened.
     pub fn parts(&self) -> usize {
-        self.streams.len() + self.stages.iter().map(|stage| stage.partitions as usize).sum::<usize>()
+        self.streams.len() + self.states()
+    }
+
+    /// States that are opened: one for each partition of each stage.
+    pub fn states(&self) -> usize {
+        self.stages.iter().map(|stage| stage.partitions as usize).sum()
     }
 
     /// True where some step uses the model called `name`, or falls back on it.

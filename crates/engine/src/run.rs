@@ -14,7 +14,7 @@ use millstream_core::{Clock, Error, Result};
 use millstream_storage::checkpoint::Checkpoint;
 use millstream_storage::codec::SchemaStore;
 use millstream_storage::log::{LogOptions, Retention, StreamLog};
-use millstream_storage::state::{State, StateOptions, local_store};
+use millstream_storage::state::{State, StateOptions, StateStore, local_store};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -141,7 +141,9 @@ impl Running {
         preflight::look(&pipeline, &health, &clock, options.replay.is_none()).await?;
         let schemas = SchemaStore::open(&data_dir.schemas())?;
         let streams = Arc::new(open_streams(&plan, &data_dir, &schemas, &clock, &options.opening).await?);
-        let models = ModelSet::open(&pipeline, &plan, &data_dir.model_caches(), &clock, &health).await?;
+        let state_options = pipeline.settings.memory_budget().share(plan.states() + pipeline.model_caches());
+        let caches = (data_dir.model_caches(), &state_options);
+        let models = ModelSet::open(&pipeline, &plan, caches, &clock, &health).await?;
         let catalog = Catalog::load(&data_dir.catalog())?;
         let known = Arc::new(catalog.names());
         let sinks_are_known = catalog.knows_sinks();
@@ -169,7 +171,8 @@ impl Running {
             folder: data_dir.id()?,
         };
         let mut states = BTreeMap::new();
-        let tasks = open_tasks(&plan, &context, &data_dir, (&models, &known), &readers, &options, &mut states).await?;
+        let store = (local_store(&data_dir.state())?, &state_options);
+        let tasks = open_tasks(&plan, &context, store, (&models, &known), &readers, &options, &mut states).await?;
         let (wish, wishes) = watch::channel(Wish::Run);
         let sinks = open_sinks(&plan, &context, &data_dir, &readers, &wishes, (&pipeline, sinks_are_known)).await?;
         let ingests = open_ingests(&pipeline, &context, &data_dir)?;
@@ -457,13 +460,12 @@ fn register_readers(plan: &Plan, streams: &Streams, progress: &mut Progress) -> 
 async fn open_tasks(
     plan: &Plan,
     context: &TaskContext,
-    data_dir: &DataDir,
+    (store, state_options): (StateStore, &StateOptions),
     (models, known): (&Arc<ModelSet>, &Arc<BTreeSet<String>>),
     readers: &Readers,
     options: &RunOptions,
     states: &mut BTreeMap<(Arc<str>, u32), State>,
 ) -> Result<Vec<Task>> {
-    let store = local_store(&data_dir.state())?;
     let mut tasks = Vec::new();
     for stage in &plan.stages {
         let stage: Arc<StagePlan> = Arc::new(stage.clone());
@@ -474,7 +476,7 @@ async fn open_tasks(
             options.opening.say(plan.streams.len() + tasks.len(), plan.parts());
             let path = DataDir::state_path(&stage.id, partition);
             let state =
-                State::open(store.clone(), &path, &StateOptions::default()).await.map_err(|e| e.context(doing()))?;
+                State::open(store.clone(), &path, state_options).await.map_err(|e| e.context(doing()))?;
             states.insert((stage.id.clone(), partition), state.clone());
             let replay = options.replay.as_ref();
             let from = replay.map(|r| r.offset(&stage, partition, &context.streams)).transpose()?.flatten();

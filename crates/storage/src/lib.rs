@@ -4,7 +4,8 @@
 
 pub mod checkpoint;
 pub mod codec;
-mod generations;
+pub mod keyed;
+mod leb128;
 pub mod log;
 pub mod state;
 pub mod table;

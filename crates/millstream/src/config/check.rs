@@ -19,6 +19,7 @@ use arrow::datatypes::SchemaRef;
 use millstream_core::Result;
 use millstream_core::partition::can_be_key;
 use millstream_models::{FallbackConfig, ModelConfig, ModelInfo, Task, check_fallback};
+use millstream_storage::keyed::MEMORY_BYTES;
 
 use crate::config::diagnostics::{Problem, suggestion};
 use crate::config::raw::{self, RawOnError, RawRetention, RawSettings};
@@ -119,6 +120,7 @@ impl<'a> Checker<'a> {
         let settings = Settings {
             retention: retention_spec(&retention),
             max_backlog: raw.max_backlog.map_or(256 << 20, |size| size.0),
+            memory: raw.memory.map_or(MEMORY_BYTES as u64, |size| size.0),
         };
         (settings, retention)
     }
