@@ -19,7 +19,7 @@ use super::rows::RowCache;
 use crate::state::{BlockCache, StateOptions};
 
 /// What a process takes unless told otherwise, in bytes.
-pub const MEMORY_BYTES: usize = 256 << 20;
+pub const MEMORY_BYTES: usize = 128 << 20;
 /// Below this a memtable is written out for too few entries, above it is none the better.
 const MEMTABLE_BYTES: std::ops::RangeInclusive<usize> = 512 << 10..=8 << 20;
 /// What a state needs at most, in memtables: one that fills, others that are being written out, and their overhead.
@@ -172,7 +172,7 @@ mod tests {
     fn memtables_are_smaller_where_there_are_more_states() {
         let budget = MemoryBudget::default();
         let of = |states| budget.share(states).memtable_bytes;
-        assert_eq!((of(0), of(2), of(8), of(256)), (8 << 20, 8 << 20, 2 << 20, 512 << 10));
+        assert_eq!((of(0), of(2), of(8), of(256)), (8 << 20, 4 << 20, 1 << 20, 512 << 10));
         assert!(budget.share(256).compaction_interval > budget.share(2).compaction_interval);
     }
 }
