@@ -382,6 +382,12 @@ fn a_row_is_found_by_its_key() {
     assert_eq!(get(&format!("{table}?id=a")).json()["n"], 1);
     assert_eq!(get(&format!("{table}?id=b%2F%20%C3%BC")).json()["n"], 2);
     assert_eq!(get(&format!("{table}?id=c")).status, 404);
+    let many: Vec<Value> = (1..=20).map(|n| json!({ "id": format!("r{n}"), "n": n })).collect();
+    push(&server, Value::from(many).to_string());
+    eventually("the rows of both partitions", || (rows(&server) == 22).then_some(()));
+    for n in 1..=20 {
+        assert_eq!(get(&format!("{table}?id=r{n}")).json()["n"], n);
+    }
     for wrong in ["", "?n=1", "?id=a&n=1"] {
         let answer = get(&format!("{table}{wrong}"));
         assert_eq!(answer.status, 400, "{wrong}: {answer:?}");

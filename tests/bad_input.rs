@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use crate::memory::peak_mib;
+use crate::support::Place;
 use crate::support::process::eventually;
-use crate::support::{Place, Server};
 
 const STRICT: &str = r#"
 pipeline: strict
@@ -94,13 +95,6 @@ fn an_empty_file_is_no_record() {
         assert_eq!(ids(&place), Vec::<String>::new());
         assert_eq!(place.dead_letters(), Vec::<Value>::new(), "{content:?}");
     }
-}
-
-/// The most memory that a process has held, in MiB; none where the system does not say.
-fn peak_mib(server: &Server) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.id())).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024)
 }
 
 #[test]

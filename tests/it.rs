@@ -28,6 +28,7 @@ mod first_steps;
 mod folders;
 mod golden;
 mod guide;
+mod memory;
 mod model_commands;
 mod models;
 mod output;

@@ -22,6 +22,7 @@ pub mod metrics;
 pub mod model_cache;
 pub mod models;
 pub mod opening;
+pub mod ops;
 pub mod outbox;
 pub mod outputs;
 pub mod plan;

@@ -5,11 +5,12 @@
 //! replaced and the others stay.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use millstream_core::{Clock, Error, Result};
 use millstream_models::{Fallback, ModelHandle, SharedWeights};
+use millstream_storage::state::StateOptions;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -57,7 +58,7 @@ impl ModelSet {
     pub async fn open(
         pipeline: &Pipeline,
         plan: &Plan,
-        folder: &Path,
+        (folder, state_options): (PathBuf, &StateOptions),
         clock: &Arc<dyn Clock>,
         health: &Arc<Health>,
     ) -> Result<Self> {
@@ -79,7 +80,8 @@ impl ModelSet {
             let cache = match model.config.cache {
                 None => None,
                 Some(config) => {
-                    let cache = Arc::new(ModelCache::open(folder, &model.name, config, clock.clone()).await?);
+                    let cache =
+                        Arc::new(ModelCache::open((&folder, state_options), &model.name, config, clock.clone()).await?);
                     tokio::spawn(tend(cache.clone(), model.name.clone(), tending.clone()));
                     Some(cache)
                 }

@@ -13,8 +13,9 @@ use millstream_core::schema::timestamp_type;
 use millstream_core::{Clock, Error, Result, SystemClock};
 use millstream_sql::{QueryEngine, QueryHost, QueryLimits, Relation};
 use millstream_storage::codec::SchemaStore;
+use millstream_storage::keyed::MemoryBudget;
 use millstream_storage::log::Log;
-use millstream_storage::state::{StateOptions, StateReader, StateView, local_store};
+use millstream_storage::state::{StateReader, StateView, local_store};
 use millstream_storage::table::TableReader;
 
 use crate::catalog::{Catalog, CatalogTable};
@@ -61,11 +62,13 @@ pub async fn engine_at_rest(folder: &Path) -> Result<QueryEngine> {
         engine.register(&stream.name, stream_relation(&opened.log(&stream.name)?, &opened.schemas, &schema));
     }
     let store = local_store(&opened.dir.state())?;
+    let partitions = opened.catalog.tables.iter().map(|table| table.partitions as usize).sum();
+    let options = MemoryBudget::default().share(partitions);
     for table in &opened.catalog.tables {
         let mut views = Vec::new();
         for partition in 0..table.partitions {
             let path = DataDir::state_path(&table.stage, partition);
-            views.push(StateView::Reader(StateReader::open(store.clone(), &path, &StateOptions::default()).await?));
+            views.push(StateView::Reader(StateReader::open(store.clone(), &path, &options).await?));
         }
         engine.register(&table.name, table_relation(table, views, &opened.schemas, Arc::new(SystemClock))?);
     }
@@ -128,16 +131,13 @@ pub async fn point_get(
         return Err(Error::config(format!("give the key of table {}: ?{}=…", table.name, wanted.join("=…&"))));
     }
     let key: Vec<serde_json::Value> = names.iter().filter_map(|n| values.get(*n).map(|v| v.as_str().into())).collect();
-    let views =
-        running_views(running, table).ok_or_else(|| Error::config(format!("table {} is not open", table.name)))?;
-    let now_us = running.clock.now_us();
-    for view in views {
-        let reader = TableReader::new(view, spec.clone(), running.schemas.clone())?;
-        if let Some(row) = reader.get(&key, now_us).await? {
-            return Ok(Some(millstream_core::json::lines(&row)?));
-        }
-    }
-    Ok(None)
+    // Every table is partitioned by its key: rows that are not come to it through an exchange.
+    let partition = spec.partition_of(&key, table.partitions)?;
+    let state = running.states.get(&(table.stage.as_str().into(), partition));
+    let state = state.ok_or_else(|| Error::config(format!("table {} is not open", table.name)))?;
+    let reader = TableReader::new(state, spec, running.schemas.clone())?;
+    let row = reader.get(&key, running.clock.now_us()).await?;
+    Ok(row.map(|row| millstream_core::json::lines(&row)).transpose()?)
 }
 
 fn running_views(running: &Running, table: &CatalogTable) -> Option<Vec<StateView>> {

@@ -14,7 +14,7 @@ use millstream_core::disk::RealDisk;
 use millstream_core::{Clock, Error, ErrorKind, Result};
 use millstream_storage::codec::SchemaStore;
 use millstream_storage::log::{Log, LogOptions, Retention};
-use millstream_storage::state::{State, StateOptions, local_store};
+use millstream_storage::state::{State, StateOptions, StateStore, local_store};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -142,7 +142,9 @@ impl Running {
         preflight::look(&pipeline, &health, &clock, options.replay.is_none()).await?;
         let schemas = SchemaStore::open(&data_dir.schemas())?;
         let streams = Arc::new(open_streams(&plan, &data_dir, &schemas, &clock, &options.opening).await?);
-        let models = ModelSet::open(&pipeline, &plan, &data_dir.model_caches(), &clock, &health).await?;
+        let state_options = pipeline.settings.memory_budget().share(plan.states() + pipeline.model_caches());
+        let caches = (data_dir.model_caches(), &state_options);
+        let models = ModelSet::open(&pipeline, &plan, caches, &clock, &health).await?;
         let catalog = Catalog::load(&data_dir.catalog())?;
         let known = Arc::new(catalog.names());
         let catalog = catalog.update(&data_dir.catalog(), &plan, &schemas)?;
@@ -171,10 +173,11 @@ impl Running {
             folder: data_dir.id()?,
         };
         let mut states = BTreeMap::new();
-        let tasks = open_tasks(&plan, &context, &data_dir, (&models, &known), &readers, &options, &mut states).await?;
+        let store = (local_store(&data_dir.state())?, &state_options);
+        let tasks =
+            open_tasks(&plan, &context, store.clone(), (&models, &known), &readers, &options, &mut states).await?;
         let (wish, wishes) = watch::channel(Wish::Run);
-        let sinks =
-            open_sinks(&plan, &context, &data_dir, &readers, &wishes, (&pipeline, &catalog), &mut states).await?;
+        let sinks = open_sinks(&plan, &context, store, &readers, &wishes, (&pipeline, &catalog), &mut states).await?;
         let catalog = catalog.add_sinks(&data_dir.catalog(), &plan)?;
         let ingests = open_ingests(&pipeline, &context, &data_dir)?;
         let pushes = open_pushes(&pipeline, &ingests);
@@ -459,13 +462,12 @@ fn register_readers(plan: &Plan, streams: &Streams, progress: &mut Progress) -> 
 async fn open_tasks(
     plan: &Plan,
     context: &TaskContext,
-    data_dir: &DataDir,
+    (store, state_options): (StateStore, &StateOptions),
     (models, known): (&Arc<ModelSet>, &Arc<BTreeSet<String>>),
     readers: &Readers,
     options: &RunOptions,
     states: &mut BTreeMap<(Arc<str>, u32), State>,
 ) -> Result<Vec<Task>> {
-    let store = local_store(&data_dir.state())?;
     let mut tasks = Vec::new();
     for stage in &plan.stages {
         let stage: Arc<StagePlan> = Arc::new(stage.clone());
@@ -475,8 +477,7 @@ async fn open_tasks(
             let doing = || format!("open state of {} partition {partition}", stage.id);
             options.opening.say(plan.streams.len() + tasks.len(), plan.parts());
             let path = DataDir::state_path(&stage.id, partition);
-            let state =
-                State::open(store.clone(), &path, &StateOptions::default()).await.map_err(|e| e.context(doing()))?;
+            let state = State::open(store.clone(), &path, state_options).await.map_err(|e| e.context(doing()))?;
             states.insert((stage.id.clone(), partition), state.clone());
             let replay = options.replay.as_ref();
             let from = match replay {
@@ -508,13 +509,13 @@ async fn open_tasks(
 async fn open_sinks(
     plan: &Plan,
     context: &TaskContext,
-    data_dir: &DataDir,
+    (store, state_options): (StateStore, &StateOptions),
     readers: &Readers,
     wishes: &watch::Receiver<Wish>,
     (pipeline, catalog): (&Pipeline, &Catalog),
     states: &mut BTreeMap<(Arc<str>, u32), State>,
 ) -> Result<Vec<Deliver>> {
-    let store = local_store(&data_dir.state())?;
+    let state_options = deliver::state_options(state_options);
     let mut sinks = Vec::new();
     for spec in &plan.sinks {
         let sink_context = SinkContext {
@@ -528,7 +529,7 @@ async fn open_sinks(
         let positions = spec.from.iter().map(|from| readers[&(id.clone(), from.clone())].clone()).collect();
         let doing = |e: Error| e.context(format!("open state of sink {}", spec.name));
         let path = DataDir::sink_state_path(&spec.name);
-        let state = State::open(store.clone(), &path, &deliver::state_options()).await.map_err(doing)?;
+        let state = State::open(store.clone(), &path, &state_options).await.map_err(doing)?;
         states.insert((id, 0), state.clone());
         let opening = deliver::Opening { state, positions, is_known: catalog.sinks.contains(&*spec.name) };
         let deliver = Deliver::open(context.clone(), Arc::new(spec.clone()), sink, opening, wishes.clone()).await;

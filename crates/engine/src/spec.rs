@@ -12,6 +12,7 @@ use millstream_core::StreamSchema;
 use millstream_core::schema::timestamp_type;
 use millstream_models::{ColumnKind, FallbackConfig, ModelConfig, ModelInfo};
 use millstream_sql::{Predicate, SqlTransform};
+use millstream_storage::keyed::MemoryBudget;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -45,6 +46,8 @@ pub struct Settings {
     pub max_backlog: u64,
     /// When what was computed is committed.
     pub commit: CommitSpec,
+    /// Bytes that all states and caches of the process share.
+    pub memory: u64,
 }
 
 /// When what was computed is committed.
@@ -286,6 +289,13 @@ impl Metadata {
 /// What follows the name of a table in that of its change stream.
 pub const CHANGES_SUFFIX: &str = ".changes";
 
+impl Settings {
+    /// The memory that the states of a pipeline share.
+    pub fn memory_budget(&self) -> MemoryBudget {
+        MemoryBudget::new(usize::try_from(self.memory).unwrap_or(usize::MAX))
+    }
+}
+
 impl Pipeline {
     /// The columns of a source, transform, table or change stream (`news.changes`).
     pub fn relation_schema(&self, name: &str) -> Option<SchemaRef> {
@@ -315,6 +325,11 @@ impl Pipeline {
     /// The table called `name`.
     pub fn table(&self, name: &str) -> Option<&TableSpec> {
         self.tables.iter().find(|t| &*t.name == name)
+    }
+
+    /// The number of models with a cache of predictions.
+    pub fn model_caches(&self) -> usize {
+        self.models.iter().filter(|m| m.config.cache.is_some()).count()
     }
 
     /// The model called `name`.

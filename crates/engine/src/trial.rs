@@ -11,7 +11,7 @@ use millstream_connectors::format;
 use millstream_connectors::sink::preview::preview;
 use millstream_core::{Clock, DeadLetter, Decoder, Error, RawBatch, Result, ResultExt, Rows, Stage};
 use millstream_storage::codec::SchemaStore;
-use millstream_storage::state::{State, StateOptions, Writes, local_store};
+use millstream_storage::state::{State, Writes, local_store};
 use millstream_storage::table::Table;
 use serde::Serialize;
 use serde_json::Value;
@@ -106,12 +106,13 @@ impl<'a> Trial<'a> {
         let left_out = prepare(&mut plan, pipeline, with_endpoints);
         let bare = without_caches(pipeline);
         let health = Arc::new(Health::default());
-        let models = ModelSet::open(&bare, &plan, folder.path(), &clock, &health).await?;
+        let state_options = pipeline.settings.memory_budget().share(pipeline.tables.len());
+        let models = ModelSet::open(&bare, &plan, (folder.path().into(), &state_options), &clock, &health).await?;
         let schemas = SchemaStore::open(&folder.path().join("schemas"))?;
         let store = local_store(&folder.path().join("state"))?;
         let mut tables = BTreeMap::new();
         for table in &pipeline.tables {
-            let state = State::open(store.clone(), &table.name, &StateOptions::default()).await?;
+            let state = State::open(store.clone(), &table.name, &state_options).await?;
             let open = Table::open(state.clone(), storage_spec(table), schemas.clone()).await?;
             tables.insert(table.name.clone(), (state, open));
         }

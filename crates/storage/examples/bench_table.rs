@@ -1,18 +1,21 @@
-//! How fast a table takes rows, durable at each commit, change stream included. Prints JSON.
+//! What a table costs: rows per second while it is filled, how fast it opens, new and known keys after that, memory. Prints
+//! JSON.
 //!
-//! `cargo run --release -p millstream-storage --example bench_table [ROWS] [ROWS_PER_COMMIT] [TABLES]`
+//! `cargo run --release -p millstream-storage --example bench_table [KEYS] [ROWS_PER_COMMIT] [TABLES] [SAMPLE]`
 //!
-//! First new keys, then updates of random keys among them, then the same rows again. Rows have about 400 bytes. With more
-//! than one table, each has its own state and task, and the rows are shared out among them.
+//! Five million keys unless told otherwise, in rows of about 400 bytes, each commit durable, the change stream included. Then
+//! the table is opened again, and takes SAMPLE rows (200,000) of each kind: new keys, updates of random known ones, the
+//! same rows again. With more than one table, each has its own state and task, and the keys are shared out among them.
 
 use std::error::Error;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
-use arrow::datatypes::Schema;
 use millstream_storage::codec::SchemaStore;
-use millstream_storage::state::{State, StateOptions, Writes, local_store};
+use millstream_storage::keyed::MemoryBudget;
+use millstream_storage::state::{State, Writes, local_store};
 use millstream_storage::table::{Table, TableReader, TableSpec};
 use serde_json::json;
 
@@ -76,11 +79,14 @@ fn report(phases: Vec<Phase>, rows: u64, took: Duration) -> serde_json::Value {
     })
 }
 
-/// Peak resident memory of this process, in MiB (Linux).
-fn peak_rss_mib() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
-    Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? / 1024.0)
+/// Resident memory of this process now and at its peak, in MiB (Linux).
+fn memory_mib() -> serde_json::Value {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let of = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name))?;
+        Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? / 1024.0)
+    };
+    json!({ "now": of("VmRSS:"), "peak": of("VmHWM:") })
 }
 
 /// Processor time of this process so far, all threads, in seconds (Linux, 100 ticks a second).
@@ -90,36 +96,60 @@ fn cpu_s() -> Option<f64> {
     Some((fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?) / 100.0)
 }
 
-#[tokio::main]
-async fn main() -> AnyResult<()> {
-    let mut args = std::env::args().skip(1).map(|a| a.parse::<u64>());
-    let total = args.next().transpose()?.unwrap_or(1_000_000);
-    let per_commit = args.next().transpose()?.unwrap_or(4096);
-    let tables = args.next().transpose()?.unwrap_or(1);
-    let dir = tempfile::tempdir()?;
-    let schemas = SchemaStore::open(&dir.path().join("schemas"))?;
-    let schema: Arc<Schema> = rows(&[0], 0)?.schema();
-    let row_bytes = rows(&(0..1000).collect::<Vec<_>>(), 0)?.get_array_memory_size() / 1000;
-    let spec = TableSpec { name: "news".into(), key: vec![0], schema, ttl_us: None };
-
-    let mut open = Vec::new();
+/// Opens all tables; what that took.
+async fn open_all(place: &Path, tables: u64) -> AnyResult<(Vec<(u64, State, Table)>, serde_json::Value)> {
+    let schemas = SchemaStore::open(&place.join("schemas"))?;
+    let options = MemoryBudget::default().share(tables as usize);
+    let spec = TableSpec { name: "news".into(), key: vec![0], schema: rows(&[0], 0)?.schema(), ttl_us: None };
+    let (mut open, mut states_s, begin) = (Vec::new(), 0.0, Instant::now());
     for t in 0..tables {
-        let state = State::open(local_store(dir.path())?, &format!("news/{t}"), &StateOptions::default()).await?;
+        let begin = Instant::now();
+        let state = State::open(local_store(place)?, &format!("news/{t}"), &options).await?;
+        states_s += begin.elapsed().as_secs_f64();
         let table = Table::open(state.clone(), spec.clone(), schemas.clone()).await?;
         open.push((t, state, table));
     }
+    Ok((open, json!({ "states_s": states_s, "with_tables_s": begin.elapsed().as_secs_f64() })))
+}
+
+#[tokio::main]
+async fn main() -> AnyResult<()> {
+    let mut args = std::env::args().skip(1).map(|a| a.parse::<u64>());
+    let keys = args.next().transpose()?.unwrap_or(5_000_000);
+    let per_commit = args.next().transpose()?.unwrap_or(4096);
+    let tables = args.next().transpose()?.unwrap_or(1);
+    let sample = args.next().transpose()?.unwrap_or(200_000);
+    let dir = tempfile::tempdir()?;
+    let row_bytes = rows(&(0..1000).collect::<Vec<_>>(), 0)?.get_array_memory_size() / 1000;
+
+    let (mut open, _) = open_all(dir.path(), tables).await?;
     let mut results = serde_json::Map::new();
-    for name in ["insert", "update", "same"] {
+    for name in ["fill", "new", "update", "same"] {
+        if name == "new" {
+            results.insert("memory_after_fill_mib".into(), memory_mib());
+            for (_, state, table) in open.drain(..) {
+                drop(table);
+                state.close().await?;
+            }
+            let (opened, took) = open_all(dir.path(), tables).await?;
+            open = opened;
+            results.insert("open".into(), took);
+        }
+        let rows_in_all = if name == "fill" { keys } else { sample };
         let (begin, cpu) = (Instant::now(), cpu_s());
         let mut tasks = Vec::new();
         for (t, state, mut table) in open.drain(..) {
             tasks.push(tokio::spawn(async move {
-                let own = total / tables;
-                // Odd multipliers visit all of a power of two in a scattered order; the rest is cut off.
-                let key = move |i: u64| if name == "insert" { i } else { i.wrapping_mul(0x9E37_79B9_7F4A_7C15) % own };
+                let (own, of_table) = (rows_in_all / tables, keys / tables);
+                // Known keys in a scattered order: an odd multiplier visits all of a power of two; the rest is cut off.
+                let key = move |i: u64| match name {
+                    "fill" => i,
+                    "new" => of_table + i,
+                    _ => i.wrapping_mul(0x9E37_79B9_7F4A_7C15) % of_table,
+                };
                 let batches = (0..own).step_by(per_commit as usize).map_while(move |from| {
-                    let keys: Vec<u64> = (from..own.min(from + per_commit)).map(|i| t * total + key(i)).collect();
-                    rows(&keys, i64::from(name != "insert")).ok()
+                    let keys: Vec<u64> = (from..own.min(from + per_commit)).map(|i| (t << 40) + key(i)).collect();
+                    rows(&keys, i64::from(name == "update" || name == "same")).ok()
                 });
                 let phase = phase(&state, &mut table, batches).await?;
                 AnyResult::Ok((t, state, table, phase))
@@ -131,28 +161,24 @@ async fn main() -> AnyResult<()> {
             open.push((t, state, table));
             phases.push(phase);
         }
-        let mut phase = report(phases, total, begin.elapsed());
+        let mut phase = report(phases, rows_in_all, begin.elapsed());
         phase["cpu_s"] = json!(cpu_s().zip(cpu).map(|(now, then)| now - then));
         results.insert(name.into(), phase);
     }
-    results.insert("peak_rss_mib".into(), json!(peak_rss_mib()));
 
     let (_, state, table) = open.swap_remove(0);
-    let reader = TableReader::new(&state, spec.clone(), schemas.clone())?;
+    let schemas = SchemaStore::open(&dir.path().join("schemas"))?;
+    let reader = TableReader::new(&state, table.spec().clone(), schemas)?;
     let begin = Instant::now();
     let (mut scan, mut scanned) = (reader.scan(None, None, 1).await?, 0);
     while let Some(batch) = scan.next().await? {
         scanned += batch.num_rows();
     }
     results.insert("scan_rows_per_s".into(), json!(scanned as f64 / begin.elapsed().as_secs_f64()));
-    drop(table);
-    state.close().await?;
-    let begin = Instant::now();
-    let state = State::open(local_store(dir.path())?, "news/0", &StateOptions::default()).await?;
-    let state_s = begin.elapsed().as_secs_f64();
-    drop(Table::open(state, spec, schemas).await?);
-    results.insert("reopen_s".into(), json!({ "state": state_s, "with_table": begin.elapsed().as_secs_f64() }));
-    let setting = json!({ "rows": total, "row_bytes": row_bytes, "rows_per_commit": per_commit, "tables": tables });
+    results.insert("memory_mib".into(), memory_mib());
+    let setting = json!({
+        "keys": keys, "row_bytes": row_bytes, "rows_per_commit": per_commit, "tables": tables, "sample": sample,
+    });
     println!("{}", serde_json::to_string_pretty(&json!({ "bench": "table", "setting": setting, "results": results }))?);
     Ok(())
 }

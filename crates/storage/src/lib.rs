@@ -3,7 +3,8 @@
 //! The only crate that names SlateDB and the object store.
 
 pub mod codec;
-mod generations;
+pub mod keyed;
+mod leb128;
 pub mod log;
 pub mod state;
 pub mod table;

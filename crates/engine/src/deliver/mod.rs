@@ -96,9 +96,9 @@ pub fn sink_target(name: &str) -> Arc<str> {
     format!("sink:{name}").into()
 }
 
-/// A state that holds one record: as small as it gets.
-pub fn state_options() -> StateOptions {
-    StateOptions { memtable_bytes: 256 << 10, cache_bytes: 64 << 10, ..StateOptions::default() }
+/// Those of a state that holds one record, among others that have `shared`.
+pub fn state_options(shared: &StateOptions) -> StateOptions {
+    StateOptions { memtable_bytes: shared.memtable_bytes.min(256 << 10), ..shared.clone() }
 }
 
 impl Deliver {

@@ -16,7 +16,7 @@ use millstream_core::{
 };
 use millstream_storage::codec::SchemaStore;
 use millstream_storage::log::{Append, Chunk, Log, LogOptions, Retention};
-use millstream_storage::state::{State, Writes, local_store};
+use millstream_storage::state::{State, StateOptions, Writes, local_store};
 use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -173,7 +173,7 @@ impl Place {
 
     async fn state(&self) -> State {
         let store = local_store(&self.dir.path().join("state")).unwrap();
-        State::open(store, &DataDir::sink_state_path("out"), &state_options()).await.unwrap()
+        State::open(store, &DataDir::sink_state_path("out"), &state_options(&StateOptions::default())).await.unwrap()
     }
 
     async fn store(&self, commit: &Commit) {

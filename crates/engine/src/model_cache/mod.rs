@@ -76,14 +76,14 @@ impl ModelCache {
     /// # Errors
     /// As [`State::open`].
     pub async fn open(
-        folder: &std::path::Path,
+        (folder, options): (&std::path::Path, &StateOptions),
         model: &Arc<str>,
         config: CacheConfig,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
         let doing = |e: Error| e.context(format!("open the cache of model {model}"));
         let store = local_store(folder).map_err(doing)?;
-        let state = State::open(store, model, &StateOptions::default()).await.map_err(doing)?;
+        let state = State::open(store, model, options).await.map_err(doing)?;
         let cache = Self {
             model: model.clone(),
             state,

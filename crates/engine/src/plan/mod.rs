@@ -153,7 +153,12 @@ impl Plan {
 
     /// Logs and states that are opened.
     pub fn parts(&self) -> usize {
-        self.streams.len() + self.stages.iter().map(|stage| stage.partitions as usize).sum::<usize>()
+        self.streams.len() + self.states()
+    }
+
+    /// States that are opened: one for each partition of each stage, and one for each sink.
+    pub fn states(&self) -> usize {
+        self.stages.iter().map(|stage| stage.partitions as usize).sum::<usize>() + self.sinks.len()
     }
 
     /// True where some step uses the model called `name`, or falls back on it.

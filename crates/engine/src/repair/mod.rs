@@ -10,7 +10,7 @@ use arrow::datatypes::SchemaRef;
 use millstream_core::disk::{Disk, RealDisk, create_private_dir_all};
 use millstream_core::{Error, Result, ResultExt};
 use millstream_storage::codec::SchemaStore;
-use millstream_storage::state::{State, Writes, local_store};
+use millstream_storage::state::{State, StateOptions, Writes, local_store};
 use std::path::{Path, PathBuf};
 
 use super::data_dir::DataDir;
@@ -74,7 +74,7 @@ async fn restart(dir: &DataDir, from: &Path, to: &Path, commit: &Commit) -> Resu
     take_away(from, to)?;
     let path = from.strip_prefix(dir.state()).ok().and_then(Path::to_str);
     let path = path.ok_or_else(|| Error::bug(format!("{} is no state", from.display())))?;
-    let state = State::open(local_store(&dir.state())?, path, &state_options()).await?;
+    let state = State::open(local_store(&dir.state())?, path, &state_options(&StateOptions::default())).await?;
     let mut writes = Writes::new();
     writes.put(COMMIT_KEY, commit.encode());
     state.commit(writes).await?;

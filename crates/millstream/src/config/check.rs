@@ -21,6 +21,7 @@ use arrow::datatypes::SchemaRef;
 use millstream_core::Result;
 use millstream_core::partition::can_be_key;
 use millstream_models::{FallbackConfig, ModelConfig, ModelInfo, Task, check_fallback};
+use millstream_storage::keyed::MEMORY_BYTES;
 
 use crate::config::diagnostics::{Problem, suggestion};
 use crate::config::raw::{self, RawOnError, RawRetention, RawSettings};
@@ -126,6 +127,7 @@ impl<'a> Checker<'a> {
                 interval: raw.commit.interval.map_or(Duration::ZERO, |interval| interval.0),
                 bytes: raw.commit.bytes.map_or(512 << 10, |size| size.0.max(1)),
             },
+            memory: raw.memory.map_or(MEMORY_BYTES as u64, |size| size.0),
         };
         (settings, retention)
     }

@@ -61,6 +61,9 @@ pub struct RawSettings {
     pub retention: RawRetention,
     /// How far the slowest reader of a stream may fall behind before its source is held back. Default: `256MiB`.
     pub max_backlog: Option<ByteSize>,
+    /// Memory for the rows, keys and blocks of tables and caches of predictions, shared by all of the pipeline. It goes to
+    /// what is used; beside it, each partition of a table needs one to two MiB. Default: `128MiB`.
+    pub memory: Option<ByteSize>,
     /// When what was computed is committed.
     #[serde(default)]
     pub commit: RawCommit,

@@ -73,7 +73,7 @@ fn a_whole_file_becomes_a_pipeline_with_every_type_known() {
     assert_eq!(&*p.name, "news");
     assert_eq!(p.version.len(), 12);
     assert!(warnings.is_empty(), "{warnings:?}");
-    assert_eq!(p.settings.max_backlog, 64 << 20);
+    assert_eq!((p.settings.max_backlog, p.settings.memory), (64 << 20, 512 << 20));
     let wire = p.source("wire").unwrap();
     assert_eq!(
         columns(&wire.schema),

@@ -1,38 +1,67 @@
-//! Blocks, indexes and filters of SlateDB's sorted tables in memory, within a bound.
+//! Blocks, indexes and filters of SlateDB's sorted tables in memory: one cache for all states of a process.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use slatedb::db_cache::{CachedEntry, CachedKey, DbCache};
 
-use crate::generations::Generations;
+use crate::keyed::{Generations, MemoryBudget};
 
 /// What an entry costs besides its data.
 const ENTRY_OVERHEAD_BYTES: usize = 128;
 
-/// A cache of at most about `bytes_max` bytes. Without any, each read would fetch and parse index and filter of each
-/// table that may hold its key.
-pub(super) struct BlockCache(Mutex<Generations<CachedKey, CachedEntry>>);
+/// The cache. Without any, each read would fetch and parse index and filter of each table that may hold its key.
+pub(crate) struct BlockCache {
+    entries: Mutex<Generations<CachedKey, CachedEntry>>,
+    bytes: AtomicUsize,
+}
 
 impl BlockCache {
-    pub(super) fn new(bytes_max: usize) -> Self {
-        Self(Mutex::new(Generations::new(bytes_max)))
+    /// Bytes that it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
     }
 
-    fn get(&self, key: &CachedKey) -> Option<CachedEntry> {
-        self.0.lock().get(key, CachedEntry::clone)
+    fn with<T>(&self, act: impl FnOnce(&mut Generations<CachedKey, CachedEntry>) -> T) -> T {
+        let mut entries = self.entries.lock();
+        let done = act(&mut entries);
+        self.bytes.store(entries.bytes(), Ordering::Relaxed);
+        done
+    }
+}
+
+impl Default for BlockCache {
+    fn default() -> Self {
+        Self { entries: Mutex::new(Generations::new()), bytes: AtomicUsize::new(0) }
     }
 }
 
 impl fmt::Debug for BlockCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BlockCache").finish_non_exhaustive()
+        write!(f, "BlockCache({} bytes)", self.bytes())
+    }
+}
+
+/// The cache within the budget of its process, as a state uses it. The engine tells states apart by a number that each is
+/// given when it is opened.
+pub(super) struct BudgetedBlocks(MemoryBudget);
+
+impl BudgetedBlocks {
+    pub(super) fn new(budget: &MemoryBudget) -> Arc<Self> {
+        Arc::new(Self(budget.clone()))
+    }
+
+    fn get(&self, key: &CachedKey) -> Option<CachedEntry> {
+        let max = self.0.blocks_max();
+        self.0.blocks().with(|entries| entries.get(key, max, CachedEntry::clone))
     }
 }
 
 #[async_trait]
-impl DbCache for BlockCache {
+impl DbCache for BudgetedBlocks {
     async fn get_block(&self, key: &CachedKey) -> Result<Option<CachedEntry>, slatedb::Error> {
         Ok(self.get(key))
     }
@@ -51,14 +80,15 @@ impl DbCache for BlockCache {
 
     async fn insert(&self, key: CachedKey, value: CachedEntry) {
         let bytes = value.size() + ENTRY_OVERHEAD_BYTES;
-        self.0.lock().insert(key, value, bytes);
+        let max = self.0.blocks_max();
+        self.0.blocks().with(|entries| entries.insert(key, value, bytes, max));
     }
 
     async fn remove(&self, key: &CachedKey) {
-        self.0.lock().remove(key);
+        self.0.blocks().with(|entries| entries.remove(key));
     }
 
     fn entry_count(&self) -> u64 {
-        self.0.lock().len() as u64
+        self.0.blocks().with(|entries| entries.len()) as u64
     }
 }

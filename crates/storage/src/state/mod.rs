@@ -4,8 +4,8 @@
 //! Opening a path takes it over: a writer that had it open is fenced, and its next commit fails. What was not committed
 //! is never seen by a read, here or elsewhere.
 //!
-//! Limits: keys of 1 to 65,535 bytes, values up to 4 GiB − 1. Memory: about four times `memtable_bytes`, plus
-//! `cache_bytes`.
+//! Limits: keys of 1 to 65,535 bytes, values up to 4 GiB − 1. Memory: about four times `memtable_bytes`, and what all states
+//! of the process share ([`MemoryBudget`]).
 
 mod cache;
 mod check;
@@ -29,10 +29,12 @@ use millstream_core::{Error, Result, ResultExt};
 use slatedb::config::{DurabilityLevel, ReadOptions, ScanOptions};
 use slatedb::{Db, DbIterator, WriteBatch};
 
+pub(crate) use cache::BlockCache;
 pub use local::{StateStore, local_store};
 pub use reader::{StateReader, StateView};
 pub use settings::StateOptions;
 
+use crate::keyed::MemoryBudget;
 use failure::Home;
 
 /// Key of the format marker. Tables and tasks use keys that begin with a letter; this one sorts in front of them.
@@ -52,6 +54,7 @@ const SCAN_READ_AHEAD_BYTES: usize = 256 << 10;
 pub struct State {
     db: Db,
     home: Home,
+    memory: MemoryBudget,
 }
 
 impl State {
@@ -67,10 +70,10 @@ impl State {
         let builder = Db::builder(path, home.store.objects.clone())
             .with_settings(options.engine())
             .with_system_clock(home.store.clock.clone())
-            .with_db_cache(Arc::new(cache::BlockCache::new(options.cache_bytes)), 0);
+            .with_db_cache(cache::BudgetedBlocks::new(&options.memory), options.memory.scope().into());
         // Boxed: the engine's futures are large, and callers hold many of ours.
         let db = home.started(Box::pin(builder.build()), "open").await?;
-        let state = Self { db, home };
+        let state = Self { db, home, memory: options.memory.clone() };
         match state.get(FORMAT_KEY).await? {
             Some(format) => check_format(&format).doing(|| format!("open state {path}"))?,
             None => {
@@ -123,13 +126,18 @@ impl State {
         if writes.is_empty() {
             return Ok(());
         }
+        let Writes { batch, after, .. } = writes;
         let commit = async {
-            self.db.write(writes.batch).await?;
+            self.db.write(batch).await?;
             // The engine would wait for its flush interval to pass; we ask for the write-ahead log now.
             self.db.flush().await
         };
         match tokio::time::timeout(COMMIT_TIMEOUT, Box::pin(commit)).await {
-            Ok(done) => self.home.told(done, "commit to").await,
+            Ok(done) => {
+                self.home.told(done, "commit to").await?;
+                after.into_iter().for_each(|(who, group)| who.durable(group));
+                Ok(())
+            }
             Err(_) => Err(Error::environment(format!(
                 "commit to state {}: writes did not become durable within {} s: check the disk or the object store",
                 self.path(),
@@ -148,6 +156,11 @@ impl State {
         self.home.told(closed, "close").await
     }
 
+    /// The memory that it shares with all states of the process.
+    pub(crate) fn memory(&self) -> &MemoryBudget {
+        &self.memory
+    }
+
     /// Where the state lives in its store.
     pub fn path(&self) -> &str {
         &self.home.path
@@ -160,12 +173,20 @@ impl std::fmt::Debug for State {
     }
 }
 
+/// Who shows writes before they are durable.
+pub(crate) trait AfterCommit: std::fmt::Debug + Send + Sync {
+    /// The writes of `group` are durable, and reads see them.
+    fn durable(&self, group: u64);
+}
+
 /// Writes that are committed together. The last write to a key wins.
 #[derive(Debug, Default)]
 pub struct Writes {
     batch: WriteBatch,
     len: usize,
     bytes: usize,
+    /// Who is told when they are durable, with its own number for them.
+    after: Vec<(Arc<dyn AfterCommit>, u64)>,
 }
 
 impl Writes {
@@ -188,6 +209,18 @@ impl Writes {
         self.len += 1;
         self.bytes += key.len();
         self.batch.delete(key);
+    }
+
+    /// The number that `who` has for these writes, made by `begin` where it has none yet. It is told when they are durable.
+    pub(crate) fn group(&mut self, who: Arc<dyn AfterCommit>, begin: impl FnOnce() -> u64) -> u64 {
+        let is_known =
+            |known: &&(Arc<dyn AfterCommit>, u64)| std::ptr::addr_eq(Arc::as_ptr(&known.0), Arc::as_ptr(&who));
+        if let Some((_, group)) = self.after.iter().find(is_known) {
+            return *group;
+        }
+        let group = begin();
+        self.after.push((who, group));
+        group
     }
 
     /// Number of calls of [`Self::put`] and [`Self::delete`].

@@ -9,7 +9,7 @@ use millstream_core::{Result, ResultExt};
 use slatedb::config::DbReaderOptions;
 use slatedb::{DbReader, DbReaderMode};
 
-use super::cache::BlockCache;
+use super::cache::BudgetedBlocks;
 use super::failure::Home;
 use super::{
     FORMAT_KEY, READS_IN_FLIGHT, State, StateOptions, StateScan, StateStore, bounds, check_format, read_options,
@@ -43,7 +43,7 @@ impl StateReader {
             .with_system_clock(home.store.clock.clone())
             .with_reader_mode(DbReaderMode::FollowLatest)
             .with_options(reader_options)
-            .with_db_cache(Arc::new(BlockCache::new(options.cache_bytes)), 0);
+            .with_db_cache(BudgetedBlocks::new(&options.memory), options.memory.scope().into());
         let db = home.started(Box::pin(builder.build()), "open").await?;
         let reader = Self { db: Arc::new(db), home };
         if let Some(format) = reader.get(FORMAT_KEY).await? {

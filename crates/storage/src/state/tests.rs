@@ -5,7 +5,7 @@ use millstream_core::ErrorKind;
 use super::*;
 
 fn small() -> StateOptions {
-    StateOptions { memtable_bytes: 64 << 10, cache_bytes: 64 << 10, ..StateOptions::default() }
+    StateOptions { memtable_bytes: 64 << 10, ..MemoryBudget::new(128 << 10).share(1) }
 }
 
 async fn open(dir: &std::path::Path) -> State {

@@ -11,6 +11,8 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Fields};
 use arrow::error::ArrowError;
 
+use crate::leb128::read_length;
+
 /// Bytes yet to be read. All reads give `None` where there are too few.
 pub(crate) struct Cursor<'a>(pub(crate) &'a [u8]);
 
@@ -23,16 +25,7 @@ impl<'a> Cursor<'a> {
 
     /// A length as LEB128.
     pub(crate) fn length(&mut self) -> Option<usize> {
-        let mut length = 0_usize;
-        for shift in (0..35).step_by(7) {
-            let (&byte, tail) = self.0.split_first()?;
-            self.0 = tail;
-            length |= usize::from(byte & 0x7F) << shift;
-            if byte < 0x80 {
-                return Some(length);
-            }
-        }
-        None
+        read_length(&mut self.0)
     }
 
     fn bytes(&mut self) -> Option<&'a [u8]> {

@@ -18,7 +18,6 @@ use arrow::array::{Array, ArrayRef, AsArray, downcast_primitive_array};
 use arrow::datatypes::DataType;
 use bytes::Bytes;
 use millstream_core::{Error, Result};
-use xxhash_rust::xxh3::xxh3_64;
 
 /// The keys of the rows of a batch, one behind the other, each led by the prefix of its table.
 #[derive(Debug)]
@@ -48,11 +47,6 @@ impl Keys {
         let start = if i == 0 { 0 } else { self.ends[i - 1] };
         start..self.ends[i]
     }
-}
-
-/// 64 bits that stand for a key in memory.
-pub(crate) fn fingerprint(key: &[u8]) -> u64 {
-    xxh3_64(key)
 }
 
 /// The keys of all rows; `columns` are those of the key.

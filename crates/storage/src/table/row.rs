@@ -25,6 +25,7 @@ use millstream_core::{Error, Result};
 
 use super::decode::{Builder, Cursor, skip_fields};
 use crate::codec::SchemaStore;
+use crate::leb128::append_length;
 
 const VERSION: u8 = 1;
 /// Where the image begins.
@@ -416,15 +417,6 @@ fn append_list(item: &Column<'_>, items: Range<usize>, out: &mut Vec<u8>) {
 fn append_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     append_length(bytes.len(), out);
     out.extend_from_slice(bytes);
-}
-
-/// LEB128, as read by [`Cursor::length`].
-pub(crate) fn append_length(mut length: usize, out: &mut Vec<u8>) {
-    while length >= 0x80 {
-        out.push(length as u8 | 0x80);
-        length >>= 7;
-    }
-    out.push(length as u8);
 }
 
 /// A batch of the columns that [`RowCodec::read`] gave.

@@ -6,6 +6,7 @@ use arrow::array::{Array, ArrayRef, RecordBatch, StringArray};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{Field, SchemaRef};
 use bytes::Bytes;
+use millstream_core::partition::partition_rows;
 use millstream_core::{Error, Result, ResultExt};
 use serde_json::Value;
 
@@ -58,17 +59,7 @@ impl TableReader {
     /// # Errors
     /// `Input` where the values do not fit the key, else as for reading the state.
     pub async fn get(&self, key: &[Value], now_us: i64) -> Result<Option<RecordBatch>> {
-        if key.len() != self.spec.key.len() {
-            let names = self.spec.key_names().join(", ");
-            return Err(Error::input(format!(
-                "the key of table `{}` has {} part(s): {names}",
-                self.spec.name,
-                self.spec.key.len()
-            )));
-        }
-        let part = |(value, &column): (&Value, &usize)| key_column(value, self.spec.schema.field(column));
-        let columns = key.iter().zip(&self.spec.key).map(part).collect::<Result<Vec<_>>>()?;
-        let mut rows = self.get_many(&columns, now_us).await?;
+        let mut rows = self.get_many(&self.spec.key_columns(key)?, now_us).await?;
         Ok(rows.pop().flatten())
     }
 
@@ -166,6 +157,35 @@ impl TableScan {
         let columns = self.reader.codec.read(&rows, self.projection.as_deref());
         let columns = columns.doing(|| format!("scan table {}", self.reader.spec.name))?;
         batch_of(&self.schema, columns, rows.len()).map(Some)
+    }
+}
+
+impl TableSpec {
+    /// The partition (of `partitions`) that holds the row with this key, where rows are partitioned by the key.
+    ///
+    /// # Errors
+    /// `Input` where the values do not fit the key; `Config` where there are several partitions, and a column of the key is of
+    /// a type that nothing can be partitioned by.
+    pub fn partition_of(&self, key: &[Value], partitions: u32) -> Result<u32> {
+        let columns = self.key_columns(key)?;
+        let named = self.key_names().into_iter().zip(columns);
+        let positions: Vec<usize> = (0..self.key.len()).collect();
+        let rows = partition_rows(&RecordBatch::try_from_iter(named)?, &positions, partitions, 0)?;
+        Ok(rows.first().copied().unwrap_or(0))
+    }
+
+    /// A key as columns of one row.
+    fn key_columns(&self, key: &[Value]) -> Result<Vec<ArrayRef>> {
+        if key.len() != self.key.len() {
+            let names = self.key_names().join(", ");
+            return Err(Error::input(format!(
+                "the key of table `{}` has {} part(s): {names}",
+                self.name,
+                self.key.len()
+            )));
+        }
+        let part = |(value, &column): (&Value, &usize)| key_column(value, self.schema.field(column));
+        key.iter().zip(&self.key).map(part).collect()
     }
 }
 

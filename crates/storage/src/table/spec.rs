@@ -3,7 +3,7 @@
 //! ```text
 //! "t/" name 00 "k" key    → row        (formats: `key`, `row`)
 //! "t/" name 00 "m"        → description of the table, JSON
-//! "t/" name 00 "x" time … → keys of rows that were inserted then (format: `expiry`)
+//! "t/" name 00 "x" time … → keys of rows that were inserted then (format: `keyed::Timers`)
 //! ```
 
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::key;
 use crate::codec::SchemaStore;
+use crate::keyed::end_of;
 use crate::state::StateView;
 
 const FORMAT: u32 = 1;
@@ -87,7 +88,7 @@ impl TableSpec {
     pub(super) fn keys(&self) -> TableKeys {
         let prefix = prefix(&self.name);
         let with = |kind: u8| [prefix.as_slice(), &[kind]].concat();
-        TableKeys { rows: with(b'k'), expiry: with(b'x'), stored: with(b'm').into() }
+        TableKeys { rows: with(b'k').into(), expiry: with(b'x').into(), stored: with(b'm').into() }
     }
 }
 
@@ -98,18 +99,14 @@ fn prefix(name: &str) -> Vec<u8> {
 /// The prefixes of a table's keys.
 #[derive(Debug, Clone)]
 pub(super) struct TableKeys {
-    pub(super) rows: Vec<u8>,
-    pub(super) expiry: Vec<u8>,
+    pub(super) rows: Bytes,
+    pub(super) expiry: Bytes,
     pub(super) stored: Bytes,
 }
 
 /// The range of keys that begin with `prefix`, whose last byte is a letter.
 pub(super) fn range_of(prefix: &[u8]) -> std::ops::Range<Bytes> {
-    let mut end = prefix.to_vec();
-    if let Some(last) = end.last_mut() {
-        *last += 1;
-    }
-    Bytes::copy_from_slice(prefix)..end.into()
+    Bytes::copy_from_slice(prefix)..end_of(prefix)
 }
 
 /// A table's description as it is stored beside it, so that it can be read without its pipeline file.

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::keyed::MemoryBudget;
 use crate::state::{StateOptions, StateReader, local_store};
 
 fn spec(ttl_us: Option<i64>) -> TableSpec {
@@ -45,13 +46,21 @@ impl Place {
     }
 
     async fn state(&self) -> State {
-        let options = StateOptions { memtable_bytes: 64 << 10, cache_bytes: 64 << 10, ..StateOptions::default() };
+        self.state_with(256 << 10).await
+    }
+
+    async fn state_with(&self, memory: usize) -> State {
+        let options = StateOptions { memtable_bytes: 64 << 10, ..MemoryBudget::new(memory).share(1) };
         State::open(local_store(self.0.path()).unwrap(), "s/0", &options).await.unwrap()
     }
 
-    async fn open(&self, spec: TableSpec, options: TableOptions) -> (State, Table) {
-        let state = self.state().await;
-        let table = Table::open_with(state.clone(), spec, self.schemas(), options).await.unwrap();
+    async fn open(&self, spec: TableSpec) -> (State, Table) {
+        self.open_with(spec, 256 << 10).await
+    }
+
+    async fn open_with(&self, spec: TableSpec, memory: usize) -> (State, Table) {
+        let state = self.state_with(memory).await;
+        let table = Table::open(state.clone(), spec, self.schemas()).await.unwrap();
         (state, table)
     }
 }
@@ -97,7 +106,7 @@ async fn expire(state: &State, table: &mut Table, now_us: i64) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_carry_the_row_before_and_after() {
     let place = Place::new();
-    let (state, mut table) = place.open(spec(None), TableOptions::default()).await;
+    let (state, mut table) = place.open(spec(None)).await;
     let batch = [
         (Some("a"), 1, Some("x")),
         (Some("b"), 2, None),
@@ -122,9 +131,38 @@ async fn changes_carry_the_row_before_and_after() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_see_those_before_them_before_anything_is_committed() {
+    let place = Place::new();
+    let (state, mut table) = place.open(spec(Some(100))).await;
+    let mut writes = Writes::new();
+    let mut changes = vec![];
+    for (n, text) in [(1, "x"), (2, "y"), (2, "y")] {
+        let applied = table.apply(&rows(&[(Some("a"), n, Some(text))]), None, 10, &mut writes).await.unwrap();
+        changes.extend(words(&applied.changes));
+    }
+    assert_eq!(changes, ["insert a: - → 1/x", "update a: 1/x → 2/y"]);
+    let expired = table.expire(110, 10, &mut writes).await.unwrap().unwrap();
+    assert_eq!(words(&expired), ["delete a: 2/y → -"]);
+    let applied = table.apply(&rows(&[(Some("a"), 3, None)]), None, 110, &mut writes).await.unwrap();
+    assert_eq!(words(&applied.changes), ["insert a: - → 3/null"]);
+
+    // The next commit is computed before this one is durable.
+    let mut next = Writes::new();
+    let applied = table.apply(&rows(&[(Some("a"), 4, None)]), None, 120, &mut next).await.unwrap();
+    assert_eq!(words(&applied.changes), ["update a: 3/null → 4/null"]);
+    state.commit(writes).await.unwrap();
+    let applied = table.apply(&rows(&[(Some("a"), 5, None)]), None, 120, &mut next).await.unwrap();
+    assert_eq!(words(&applied.changes), ["update a: 4/null → 5/null"]);
+    state.commit(next).await.unwrap();
+    let reader = TableReader::new(&state, spec(Some(100)), place.schemas()).unwrap();
+    let row = reader.get(&[json!("a")], 120).await.unwrap().unwrap();
+    assert_eq!(row.columns(), rows(&[(Some("a"), 5, None)]).columns());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_are_read_by_key_and_in_key_order_here_and_at_rest() {
     let place = Place::new();
-    let (state, mut table) = place.open(spec(Some(100)), TableOptions::default()).await;
+    let (state, mut table) = place.open(spec(Some(100))).await;
     apply(&state, &mut table, &[(Some("b"), 2, None), (Some("c"), 3, None)], &[], 0).await;
     apply(&state, &mut table, &[(Some("a"), 1, Some("x"))], &[], 50).await;
     let reader = TableReader::new(&state, spec(Some(100)), place.schemas()).unwrap();
@@ -152,10 +190,37 @@ async fn rows_are_read_by_key_and_in_key_order_here_and_at_rest() {
     assert!(scan.next().await.unwrap().is_none());
 }
 
+#[test]
+fn a_key_in_words_is_in_the_partition_of_its_rows() {
+    let schema = Schema::new(vec![
+        Field::new("f", DataType::Float64, true),
+        Field::new("at", millstream_core::schema::timestamp_type(), true),
+        Field::new("n", DataType::Int64, true),
+        Field::new("id", DataType::Utf8, true),
+    ]);
+    let spec = TableSpec { name: "t".into(), key: vec![3, 2, 1, 0], schema: Arc::new(schema), ttl_us: None };
+    let times = arrow::array::TimestampMicrosecondArray::from(vec![0, 1_000_000]).with_timezone("UTC");
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(arrow::array::Float64Array::from(vec![-0.0, 1.5])),
+        Arc::new(times),
+        Arc::new(Int64Array::from(vec![7, -1])),
+        Arc::new(StringArray::from(vec!["a", "ü"])),
+    ];
+    let batch = RecordBatch::try_new(spec.schema.clone(), columns).unwrap();
+    let expected = millstream_core::partition::partition_rows(&batch, &spec.key, 1_000_000, 0).unwrap();
+    let keys = [
+        [json!("a"), json!("7"), json!("1970-01-01T00:00:00Z"), json!("0")],
+        [json!("ü"), json!(-1), json!("1970-01-01T01:00:01+01:00"), json!(1.5)],
+    ];
+    let found = keys.map(|key| spec.partition_of(&key, 1_000_000).unwrap());
+    assert_eq!(found.as_slice(), expected);
+    assert_eq!(spec.partition_of(&[json!("a")], 4).unwrap_err().kind(), ErrorKind::Input);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unfit_specification_is_refused() {
     let place = Place::new();
-    drop(place.open(spec(None), TableOptions::default()).await);
+    drop(place.open(spec(None)).await);
     let other_key = TableSpec { key: vec![0], ..spec(None) };
     let error = Table::open(place.state().await, other_key, place.schemas()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
@@ -167,10 +232,10 @@ async fn an_unfit_specification_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_that_are_older_than_the_ttl_setting_expire_too() {
     let place = Place::new();
-    let (state, mut table) = place.open(spec(None), TableOptions::default()).await;
+    let (state, mut table) = place.open(spec(None)).await;
     apply(&state, &mut table, &[(Some("a"), 1, None), (Some("b"), 1, None)], &[], 10).await;
     drop((state, table));
-    let (state, mut table) = place.open(spec(Some(100)), TableOptions::default()).await;
+    let (state, mut table) = place.open(spec(Some(100))).await;
     assert!(expire(&state, &mut table, 109).await.is_empty());
     apply(&state, &mut table, &[(Some("b"), 1, None)], &[], 60).await;
     assert_eq!(expire(&state, &mut table, 110).await, ["delete a: 1/null → -"]);
@@ -182,6 +247,7 @@ async fn rows_that_are_older_than_the_ttl_setting_expire_too() {
 #[derive(Debug, Clone)]
 enum Action {
     Apply(Vec<(Option<u8>, i64, bool)>),
+    Commit,
     Expire,
     Wait(i64),
     Reopen,
@@ -191,6 +257,7 @@ fn action() -> impl Strategy<Value = Action> {
     let row = (option::weighted(0.95, 0_u8..12), 0_i64..3, prop::bool::weighted(0.2));
     prop_oneof![
         6 => vec(row, 0..12).prop_map(Action::Apply),
+        4 => Just(Action::Commit),
         2 => Just(Action::Expire),
         2 => (1_i64..60).prop_map(Action::Wait),
         1 => Just(Action::Reopen),
@@ -198,7 +265,7 @@ fn action() -> impl Strategy<Value = Action> {
 }
 
 /// What a table should be: id → (n, time of the last write).
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Model {
     rows: BTreeMap<String, (i64, i64)>,
 }
@@ -223,22 +290,35 @@ impl Model {
     }
 }
 
-async fn check_against_model(actions: Vec<Action>, ttl_us: Option<i64>, options: TableOptions) {
+/// Runs the actions. What is applied is committed with what comes next, or while that is computed, as the actions say.
+async fn check_against_model(actions: Vec<Action>, ttl_us: Option<i64>, memory: usize) {
     let place = Place::new();
-    let (mut state, mut table) = place.open(spec(ttl_us), options).await;
-    let (mut model, mut now_us) = (Model::default(), 1000);
+    let (mut state, mut table) = place.open_with(spec(ttl_us), memory).await;
+    let (mut model, mut durable, mut now_us) = (Model::default(), Model::default(), 1000);
+    let (mut writes, mut in_flight) = (Writes::new(), tokio::spawn(async {}));
     for action in actions {
         match action {
             Action::Wait(us) => now_us += us,
             Action::Reopen => {
-                // Without a close, and with a commit that never happened: as after a crash.
+                // Without a close, and with writes that were never committed: as after a crash.
                 let lost = rows(&[(Some("lost"), 1, None), (Some("k00"), 99, None)]);
-                table.apply(&lost, None, now_us, &mut Writes::new()).await.unwrap();
+                table.apply(&lost, None, now_us, &mut writes).await.unwrap();
+                in_flight.await.unwrap();
                 drop((state, table));
-                (state, table) = place.open(spec(ttl_us), options).await;
+                (writes, in_flight, model) = (Writes::new(), tokio::spawn(async {}), durable.clone());
+                (state, table) = place.open_with(spec(ttl_us), memory).await;
+            }
+            Action::Commit => {
+                in_flight.await.unwrap();
+                let (state, writes) = (state.clone(), std::mem::take(&mut writes));
+                in_flight = tokio::spawn(async move { state.commit(writes).await.unwrap() });
+                durable = model.clone();
             }
             Action::Expire => {
-                let mut got = expire(&state, &mut table, now_us).await;
+                let mut got = vec![];
+                while table.next_expiry().is_some_and(|next| next <= now_us) {
+                    got.extend(table.expire(now_us, 3, &mut writes).await.unwrap().iter().flat_map(words));
+                }
                 got.sort();
                 assert_eq!(got, ttl_us.map_or(vec![], |ttl| model.expire(now_us, ttl)));
                 let first = model.rows.values().map(|r| r.1 + ttl_us.unwrap_or(0)).min();
@@ -248,8 +328,8 @@ async fn check_against_model(actions: Vec<Action>, ttl_us: Option<i64>, options:
                 let ids: Vec<Option<String>> = batch.iter().map(|r| r.0.map(|id| format!("k{id:02}"))).collect();
                 let given: Vec<Row<'_>> =
                     batch.iter().zip(&ids).map(|(r, id)| (id.as_deref(), r.1, Some("t"))).collect();
-                let deletes: Vec<bool> = batch.iter().map(|r| r.2).collect();
-                let applied = apply(&state, &mut table, &given, &deletes, now_us).await;
+                let deletes = BooleanArray::from(batch.iter().map(|r| r.2).collect::<Vec<_>>());
+                let applied = table.apply(&rows(&given), Some(&deletes), now_us, &mut writes).await.unwrap();
                 let expected: Vec<String> = batch
                     .iter()
                     .zip(&ids)
@@ -260,6 +340,8 @@ async fn check_against_model(actions: Vec<Action>, ttl_us: Option<i64>, options:
             }
         }
     }
+    in_flight.await.unwrap();
+    state.commit(writes).await.unwrap();
     let reader = TableReader::new(&state, spec(ttl_us), place.schemas()).unwrap();
     let mut scan = reader.scan(None, None, now_us).await.unwrap();
     let mut found = vec![];
@@ -278,23 +360,18 @@ proptest! {
     fn a_table_does_what_a_map_does(
         actions in vec(action(), 1..25),
         ttl_us in option::of(1_i64..80),
-        // Without cache and filter every old row is read from the state; with a tiny filter it is dropped on the way.
-        options in prop_oneof![
-            Just(TableOptions::default()),
-            Just(TableOptions { cache_bytes: 0, filter_keys_max: 0 }),
-            Just(TableOptions { cache_bytes: 600, filter_keys_max: 5 }),
-            Just(TableOptions { cache_bytes: 0, filter_keys_max: 1000 }),
-        ],
+        // Without memory every old row is read from the state; with a little, the filter is dropped on the way.
+        memory in prop_oneof![Just(0), Just(9 << 10), Just(40 << 10), Just(1 << 20)],
     ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(check_against_model(actions, ttl_us, options));
+        runtime.block_on(check_against_model(actions, ttl_us, memory));
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_that_was_written_again_does_not_hold_up_those_listed_behind_it() {
     let place = Place::new();
-    let (state, mut table) = place.open(spec(Some(1)), TableOptions::default()).await;
+    let (state, mut table) = place.open(spec(Some(1))).await;
     let four = [(Some("a"), 0, None), (Some("b"), 0, None), (Some("c"), 0, None), (Some("d"), 0, None)];
     apply(&state, &mut table, &four, &[], 10).await;
     apply(&state, &mut table, &[(Some("a"), 0, None)], &[], 20).await;

@@ -1,10 +1,10 @@
-//! Says of most keys that are not in a table that they are not, from memory.
+//! Says of most keys that are not in a state that they are not, from memory.
 //!
 //! A chain of split-block Bloom filters (as in the Parquet format: blocks of 8 × 32 bits, one bit in each word), each
 //! four times as large as the one before, with 16 bits per key: about one key in a thousand is taken for one that was
 //! seen. Keys are never removed.
 
-const FIRST_LEVEL_KEYS: usize = 64 << 10;
+const FIRST_LEVEL_KEYS: usize = 4 << 10;
 const GROWTH: usize = 4;
 const BITS_PER_KEY: usize = 16;
 const BLOCK_BITS: usize = 256;
@@ -14,11 +14,10 @@ const SALT: [u32; 8] =
     [0x47b6_137b, 0x4497_4d91, 0x8824_ad5b, 0xa2b7_289d, 0x7054_95c7, 0x2df1_424b, 0x9efc_4947, 0x5c6b_fb31];
 
 /// A set of 64-bit fingerprints that may claim to hold one that it does not, but never the reverse.
-#[derive(Debug)]
-pub(crate) struct KeyFilter {
+#[derive(Debug, Default)]
+pub(super) struct KeyFilter {
     levels: Vec<Level>,
-    keys: usize,
-    keys_max: usize,
+    keys: u64,
 }
 
 #[derive(Debug)]
@@ -28,31 +27,36 @@ struct Level {
 }
 
 impl KeyFilter {
-    /// An empty filter for up to `keys_max` keys.
-    pub(crate) fn new(keys_max: usize) -> Self {
-        Self { levels: Vec::new(), keys: 0, keys_max }
-    }
-
     /// False: certainly not inserted.
-    pub(crate) fn may_contain(&self, fingerprint: u64) -> bool {
+    pub(super) fn may_contain(&self, fingerprint: u64) -> bool {
         self.levels.iter().rev().any(|level| level.may_contain(fingerprint))
     }
 
-    /// Inserts a key. False where there is no room: the filter must then be dropped, for it would lie.
-    #[must_use]
-    pub(crate) fn insert(&mut self, fingerprint: u64) -> bool {
-        if self.keys == self.keys_max {
-            return false;
-        }
+    /// Bytes that the next insertion needs besides those that are held.
+    pub(super) fn bytes_wanted(&self) -> usize {
+        let full = self.levels.last().is_none_or(|level| level.room == 0);
+        if full { self.keys_of_next() * BITS_PER_KEY / 8 } else { 0 }
+    }
+
+    /// Inserts a key. The caller has seen to it that there is memory for [`Self::bytes_wanted`].
+    pub(super) fn insert(&mut self, fingerprint: u64) {
         self.keys += 1;
         if self.levels.last().is_none_or(|level| level.room == 0) {
-            let keys = FIRST_LEVEL_KEYS * GROWTH.pow(self.levels.len() as u32);
+            let keys = self.keys_of_next();
             self.levels.push(Level { blocks: vec![[0; 8]; keys * BITS_PER_KEY / BLOCK_BITS], room: keys });
         }
         if let Some(level) = self.levels.last_mut() {
             level.insert(fingerprint);
         }
-        true
+    }
+
+    /// Keys that were inserted; one that came twice counts twice.
+    pub(super) fn keys(&self) -> u64 {
+        self.keys
+    }
+
+    fn keys_of_next(&self) -> usize {
+        FIRST_LEVEL_KEYS * GROWTH.pow(self.levels.len() as u32)
     }
 }
 
@@ -82,20 +86,22 @@ mod tests {
     use super::*;
 
     fn fingerprint(i: u64) -> u64 {
-        super::super::key::fingerprint(&i.to_le_bytes())
+        super::super::keys::fingerprint(&i.to_le_bytes())
     }
 
     #[test]
     fn what_was_inserted_is_found_and_little_else() {
-        let mut filter = KeyFilter::new(400_000);
+        let (mut filter, mut bytes) = (KeyFilter::default(), 0);
         for i in 0..400_000 {
-            assert!(filter.insert(fingerprint(i)));
+            bytes += filter.bytes_wanted();
+            filter.insert(fingerprint(i));
         }
-        assert!(!filter.insert(fingerprint(0)), "the bound holds");
+        assert_eq!(filter.keys(), 400_000);
         assert!((0..400_000).all(|i| filter.may_contain(fingerprint(i))));
         let wrong = (400_000..500_000).filter(|&i| filter.may_contain(fingerprint(i))).count();
         assert!(wrong < 1000, "{wrong} of 100,000 unknown keys were taken for known ones");
-        let bytes: usize = filter.levels.iter().map(|level| level.blocks.len() * size_of::<[u32; 8]>()).sum();
+        let held: usize = filter.levels.iter().map(|level| level.blocks.len() * size_of::<[u32; 8]>()).sum();
+        assert_eq!(held, bytes, "it says what it needs");
         assert!(bytes < 400_000 * 8, "{bytes} bytes");
     }
 }

@@ -1,0 +1,3 @@
+//! Operators that keep state by key.
+
+pub mod dedup;
