@@ -10,11 +10,38 @@ use crate::metrics::Metrics;
 use crate::outbox::{self, COMMIT_KEY, Commit};
 use crate::streams::{Stream, Streams};
 
+/// What reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReaderKind {
+    /// A task of a stage.
+    Stage,
+    /// A sink.
+    Sink,
+}
+
+impl ReaderKind {
+    /// As in metrics.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Stage => "stage",
+            Self::Sink => "sink",
+        }
+    }
+
+    /// What `millstream repair` does where its state is no good.
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Stage => "build it anew from its log",
+            Self::Sink => "start the sink again with the oldest record",
+        }
+    }
+}
+
 /// Who reads.
 #[derive(Debug, Clone, Copy)]
 pub struct Reader<'a> {
-    /// `stage` or `sink`, as in metrics.
-    pub kind: &'static str,
+    /// What it is.
+    pub kind: ReaderKind,
     /// The id of the stage, or the name of the sink.
     pub id: &'a Arc<str>,
     /// The name under which it appends to its output logs.
@@ -50,12 +77,8 @@ pub async fn reopen(reader: Reader<'_>, state: &State, streams: &Streams) -> Res
         Some(bytes) => Commit::decode(bytes)?,
         None => Commit { sequence: written, ..Commit::default() },
     };
-    let Reader { kind, id, .. } = reader;
+    let (kind, id, remedy) = (reader.kind.as_str(), reader.id, reader.kind.remedy());
     if commit.sequence < written {
-        let remedy = match kind {
-            "sink" => "start the sink again with the oldest record",
-            _ => "build it anew from its log",
-        };
         return Err(Error::corruption(format!(
             "the state {} is older than what it has written to its streams (commit {}, there {written}): an older copy \
              was put in its place, or in that of its manifest or wal. Put the newest back, or let `millstream repair` \
@@ -89,7 +112,7 @@ impl Reader<'_> {
     pub fn goes_on_at(&self, offset: u64, stream: &Stream, partition: u32, metrics: &Metrics) -> u64 {
         let start = stream.log.start_offset(partition);
         let Some(missed) = start.checked_sub(offset).filter(|missed| *missed > 0) else { return offset };
-        let (kind, id, name) = (self.kind, self.id, stream.name());
+        let (kind, id, name) = (self.kind.as_str(), self.id, stream.name());
         tracing::warn!(
             %kind,
             component = %id,

@@ -34,7 +34,7 @@ use crate::outbox::{self, COMMIT_KEY, Commit};
 use crate::outputs::{Begins, OUTPUTS_KEY, Outputs, Position};
 use crate::plan::{StagePlan, storage_spec};
 use crate::progress::{Progress, ReaderProgress};
-use crate::reopen::{Reader, reopen};
+use crate::reopen::{Reader, ReaderKind, reopen};
 use crate::spec::CommitSpec;
 use crate::streams::{Stream, StreamBatch, StreamReader, Streams};
 use crate::table::{deletes, rows_without};
@@ -149,7 +149,7 @@ impl Task {
         let input = context.streams.get(&plan.input).ok_or_else(|| Error::bug("a stage without its log"))?.clone();
         let producer: Arc<str> = format!("{}/{partition}", plan.id).into();
         let log_start = input.log.start_offset(partition);
-        let reader = Reader { kind: "stage", id: &plan.id, producer: &producer };
+        let reader = Reader { kind: ReaderKind::Stage, id: &plan.id, producer: &producer };
         let reopened = reopen(reader, &state, &context.streams).await?;
         if reopened.is_lost() {
             tracing::warn!(

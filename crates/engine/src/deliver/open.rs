@@ -13,7 +13,7 @@ use super::trouble::RETRY_PAUSE;
 use super::{Deliver, Wish, sink_target};
 use crate::health::ComponentKind;
 use crate::progress::ReaderProgress;
-use crate::reopen::{Reader, Reopened, reopen};
+use crate::reopen::{Reader, ReaderKind, Reopened, reopen};
 use crate::spec::{SinkSpec, Start};
 use crate::streams::Stream;
 use crate::task::TaskContext;
@@ -51,7 +51,7 @@ impl Deliver {
     ) -> Result<Self> {
         let Opening { state, positions, is_known } = opening;
         let producer = sink_target(&spec.name);
-        let reader = Reader { kind: "sink", id: &spec.name, producer: &producer };
+        let reader = Reader { kind: ReaderKind::Sink, id: &spec.name, producer: &producer };
         let reopened = reopen(reader, &state, &context.streams).await?;
         let is_lost = reopened.is_lost() || (reopened.is_fresh && is_known);
         if is_lost {
