@@ -8,8 +8,8 @@
 //! ```text
 //! key  m/commit: format u8 | sequence u64 | next input offset u64 | entries u32 | entry…        (little-endian)
 //! entry: stream name (u16 length) | chunks u32 | chunk…
-//! chunk: partition u32 | count u32 | event time i64 (MIN = none) | watermark i64 (MIN = none, MAX = idle) | schema u64 |
-//!        payload (u32 length)
+//! chunk: partition u32 | count u32 | event time i64 (MIN = none) | watermark i64 (MIN = none, MAX = idle) |
+//!        schema u64 | payload (u32 length)
 //! ```
 
 use std::sync::Arc;
