@@ -215,7 +215,8 @@ fn a_dead_letter_has_the_event_time_of_its_own_record_or_none() {
     let server = place.start(&[]);
     push(
         &server,
-        r#"[{"id":"a","n":0,"at":"2024-05-01T00:00:00Z"},{"id":"a","n":0},{"id":"a","n":0,"at":"2021-02-03T00:00:00Z"}]"#,
+        r#"[{"id":"a","n":0,"at":"2024-05-01T00:00:00Z"}, {"id":"a","n":0},
+            {"id":"a","n":0,"at":"2021-02-03T00:00:00Z"}]"#,
     );
     let url = format!("{}/api/v1/dlq", server.url());
     let letters = eventually("three letters", || {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use millstream_core::disk::{Disk, FaultyDisk, OpenMode, read_all};
 use millstream_core::{ManualClock, Result};
-use millstream_storage::log::{Append, Chunk, DEAD_LETTERS, LogOptions, Log, Watermark};
+use millstream_storage::log::{Append, Chunk, DEAD_LETTERS, Log, LogOptions, Watermark};
 
 static RUNTIME: LazyLock<tokio::runtime::Runtime> =
     LazyLock::new(|| tokio::runtime::Builder::new_current_thread().build().expect("a runtime"));

@@ -21,8 +21,8 @@ pub fn with_bytes<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
 static PLACES: LazyLock<Semaphore> =
     LazyLock::new(|| Semaphore::new(2 * std::thread::available_parallelism().map_or(2, NonZero::get).max(2)));
 
-/// Does `work`, which waits for a disk or computes for long, on a thread that is there for that. Where the call is dropped,
-/// work that has begun is done to its end.
+/// Does `work`, which waits for a disk or computes for long, on a thread that is there for that. Where the call is
+/// dropped, work that has begun is done to its end.
 ///
 /// # Errors
 /// Those of `work`; `Bug` where it panics.

@@ -78,8 +78,8 @@ impl Filter {
     }
 }
 
-/// The dead letters of one stream that have not been redriven, oldest first, until `visit` answers false. Reads files, and
-/// so blocks.
+/// The dead letters of one stream that have not been redriven, oldest first, until `visit` answers false. Reads files,
+/// and so blocks.
 pub fn scan(log: &Log, schemas: &SchemaStore, filter: &Filter, visit: &mut dyn FnMut(Entry) -> bool) -> Result<()> {
     scan_from(log, schemas, filter, 0, visit)
 }
@@ -121,8 +121,8 @@ fn scan_from(
     }
 }
 
-/// The offset of the oldest dead letter that has not been redriven; `u64::MAX` where there is none. Known without reading:
-/// every offset of the partition is a letter.
+/// The offset of the oldest dead letter that has not been redriven; `u64::MAX` where there is none. Known without
+/// reading: every offset of the partition is a letter.
 pub fn oldest(log: &Log) -> u64 {
     let oldest = Redriven::load(log).first_without(log.start_offset(DEAD_LETTERS));
     if oldest < log.end_offset(DEAD_LETTERS) { oldest } else { u64::MAX }
@@ -252,7 +252,27 @@ fn declared_type(data_type: &DataType) -> Option<FieldType> {
 
 #[cfg(test)]
 mod tests {
+    use millstream_core::ManualClock;
+    use millstream_storage::log::{Chunk, LogOptions};
+
     use super::*;
+
+    #[tokio::test]
+    async fn the_oldest_letter_that_was_not_redriven_is_known_from_the_marks() {
+        let log = Log::memory("wire", LogOptions::new(1), Arc::new(ManualClock::new(0)));
+        assert_eq!(oldest(&log), u64::MAX);
+        let letters = vec![Chunk::rows(DEAD_LETTERS, 6, 0, Bytes::from_static(b"six letters"))];
+        for (marked, chunks, expected) in
+            [(vec![], letters, 0), (vec![0, 1, 3], vec![], 2), (vec![2, 4, 5], vec![], u64::MAX)]
+        {
+            let before = Redriven::load(&log);
+            let mut marks = before.clone();
+            marked.into_iter().for_each(|offset| marks.insert(offset));
+            let append = Append { producer: PRODUCER.into(), sequence: None, cursor: marks.delta(&before), chunks };
+            log.append(append).await.unwrap();
+            assert_eq!(oldest(&log), expected);
+        }
+    }
 
     #[test]
     fn ranges_grow_and_join() {

@@ -69,7 +69,8 @@ impl Replay {
         self.table.is_some() && self.into.is_none()
     }
 
-    /// Where a task begins, with a warning where that is not where it was asked to; none for stages that read no source.
+    /// Where a task begins, with a warning where that is not where it was asked to; none for stages that read no
+    /// source.
     ///
     /// # Errors
     /// The log can't be read.
@@ -112,8 +113,8 @@ impl Replay {
 fn say_gone(stage: &StagePlan, partition: u32, asked: u64, start: u64) {
     if asked < start {
         tracing::warn!(
-            "a replay of `{}` partition {partition} from offset {asked} begins at {start}: the {} records before are no \
-             longer kept",
+            "a replay of `{}` partition {partition} from offset {asked} begins at {start}: the {} records before are \
+             no longer kept",
             stage.input,
             start - asked
         );

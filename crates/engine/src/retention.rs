@@ -1,5 +1,5 @@
-//! Removing what is old from the logs, as far as everybody has read it. A task of its own: it waits for disks, and nothing
-//! waits for it.
+//! Removing what is old from the logs, as far as everybody has read it. A task of its own: it waits for disks, and
+//! nothing waits for it.
 
 use millstream_core::{Clock, Result};
 use millstream_storage::log::DEAD_LETTERS;

@@ -1,5 +1,5 @@
-//! Reading a stream: chunks from its log, decoded. What is at hand and small is given at once; a file, or much to decode, is
-//! a thread's work that others do not wait for.
+//! Reading a stream: chunks from its log, decoded. What is at hand and small is given at once; a file, or much to
+//! decode, is a thread's work that others do not wait for.
 
 use std::sync::Arc;
 
@@ -60,8 +60,8 @@ impl StreamReader {
         self.log.skipped()
     }
 
-    /// The next rows: those of whole chunks up to about `bytes_max`, the first cut to the position; none at the end. Control
-    /// chunks are passed over.
+    /// The next rows: those of whole chunks up to about `bytes_max`, the first cut to the position; none at the end.
+    /// Control chunks are passed over.
     ///
     /// # Errors
     /// `Corruption`, `Environment`: the log can't be read, or what is in it. The position stays.

@@ -59,8 +59,8 @@ pub struct TapQuery {
 }
 
 /// Answers with `{"name": …, "partition": …, "offset": …, "record": {…}}` a line. Another line may be `{"name": …,
-/// "missed": …}`, a number of records that came faster than they were read, or `{"name": …, "partition": …, "removed": …}`,
-/// a number of those that retention took before they were read; and the last one `{"error": …}`.
+/// "missed": …}`, a number of records that came faster than they were read, or `{"name": …, "partition": …, "removed":
+/// …}`, a number of those that retention took before they were read; and the last one `{"error": …}`.
 pub async fn tap(
     State(state): State<ApiState>,
     Path(names): Path<String>,

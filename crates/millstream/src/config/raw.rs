@@ -108,7 +108,7 @@ pub struct RawSourceEntry {
     /// does not fit goes to the dead letter queue. A feed has its fields by itself (`docs/decoding.md`), and so have XML
     /// presets: there a schema chooses among them.
     pub schema: Option<RawSchema>,
-    /// The field that says when it happened; a timestamp. Default: none, and what shows a time has when it was received.
+    /// The field that says when it happened; a timestamp. Without it, records have no event time.
     pub event_time: Option<String>,
     /// How much later than its successors a record may arrive. Default: `0s`.
     pub watermark: Option<HumanDuration>,

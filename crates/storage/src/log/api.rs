@@ -72,8 +72,8 @@ impl Log {
     /// append may or may not be stored.
     ///
     /// # Errors
-    /// `Environment`: the log refused, now or earlier (it is then of no more use), or is closed. `Input`: larger than the
-    /// limits. `Bug`: no such partition, or a chunk with neither records nor a watermark.
+    /// `Environment`: the log refused, now or earlier (it is then of no more use), or is closed. `Input`: larger than
+    /// the limits. `Bug`: no such partition, or a chunk with neither records nor a watermark.
     pub async fn append(&self, append: Append) -> Result<Appended> {
         match self {
             Self::Disk(log) => log.append(append).await,
@@ -140,8 +140,8 @@ impl Log {
     }
 
     /// Deletes the oldest records that are past their age or size, as long as no reader still needs them: what holds an
-    /// offset of partition `p` at or above `keep_from(p)` stays, and so does all after it. The newest part always stays.
-    /// Blocks.
+    /// offset of partition `p` at or above `keep_from(p)` stays, and so does all after it. The newest part always
+    /// stays. Blocks.
     ///
     /// # Errors
     /// The log was opened to be read only, or its disk refuses.
@@ -227,9 +227,9 @@ impl LogReader {
         }
     }
 
-    /// The next chunks, whole and in order: as many as are at hand and within `bytes_max`, but at least one; none at the
-    /// end. The first may begin before the wanted offset. What is not in memory is read on a thread for that. Where the
-    /// call is dropped, nothing has been read.
+    /// The next chunks, whole and in order: as many as are at hand and within `bytes_max`, but at least one; none at
+    /// the end. The first may begin before the wanted offset. What is not in memory is read on a thread for that. Where
+    /// the call is dropped, nothing has been read.
     ///
     /// # Errors
     /// `Corruption` names file and position; `Environment` where the disk refuses. The position stays.
@@ -259,8 +259,8 @@ impl LogReader {
         }
     }
 
-    /// Does something with the reader on a thread that may block. Where it fails or the call is dropped, the reader stays
-    /// where it is.
+    /// Does something with the reader on a thread that may block. Where it fails or the call is dropped, the reader
+    /// stays where it is.
     ///
     /// # Errors
     /// Those of `work`.

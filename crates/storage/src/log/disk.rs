@@ -46,8 +46,8 @@ impl DiskLog {
         Ok(Self::assemble(shared, Some(requests)))
     }
 
-    /// Opens the log of a stream that no process is writing, to look at it. Changes nothing on disk; a torn tail is just
-    /// not seen. Blocks.
+    /// Opens the log of a stream that no process is writing, to look at it. Changes nothing on disk; a torn tail is
+    /// just not seen. Blocks.
     ///
     /// # Errors
     /// As [`DiskLog::open`]; also where there is no log in `dir`.

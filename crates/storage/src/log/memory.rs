@@ -1,5 +1,5 @@
-//! A log in memory: the promises of a log and nothing behind them. For tests, and as the second implementation that shows
-//! which promises are the seam's and which only the files'. It is gone with the process.
+//! A log in memory: the promises of a log and nothing behind them. For tests, and as the second implementation that
+//! shows which promises are the seam's and which only the files'. It is gone with the process.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

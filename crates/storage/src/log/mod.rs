@@ -4,8 +4,8 @@
 //!
 //! * [`Log::append`] answers when everything in the [`Append`] (chunks of any partitions, dead letters, the
 //!   producer's sequence and cursor) is durable and visible; after a crash all of it is there or none of it.
-//! * Offsets of a partition are dense and start at 0: the next chunk begins where the last one ended. A record takes one
-//!   offset, and so does a control chunk, which has no records (see [`Chunk`]).
+//! * Offsets of a partition are dense and start at 0: the next chunk begins where the last one ended. A record takes
+//!   one offset, and so does a control chunk, which has no records (see [`Chunk`]).
 //! * Every chunk names its producer, sequence and number in its append, so that readers can drop repeats themselves.
 //! * An append whose sequence is not above its producer's last one is dropped and answered as a duplicate.
 //! * Bytes that do not read back as written are an error that names file and position, never silence and never wrong

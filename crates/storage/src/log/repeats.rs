@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::LogChunk;
 
-/// The last chunk of every producer that a reader of one partition has taken: its sequence, and its number in that append.
-/// Whoever reads stores it in the same write as the effects of what it has read.
+/// The last chunk of every producer that a reader of one partition has taken: its sequence, and its number in that
+/// append. Whoever reads stores it in the same write as the effects of what it has read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Taken(BTreeMap<Arc<str>, (u64, u32)>);
 

@@ -12,7 +12,7 @@ pub struct LogOptions {
     pub partitions: u32,
     /// A segment that would grow beyond this is sealed and a new one begun.
     pub segment_bytes_max: u64,
-    /// What [`super::Log::retain`] deletes.
+    /// What [`super::Log::blocking_retain`] deletes.
     pub retention: Retention,
     /// Sync before an append is answered. Without, a power cut can lose and damage data: for benchmarks only.
     pub sync: bool,
@@ -50,8 +50,8 @@ pub struct Append {
 /// How far the event time of a producer is, as it says itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Watermark {
-    /// Whatever it appends from here on has an event time of at least this, microseconds since the epoch; what has not is
-    /// late.
+    /// Whatever it appends from here on has an event time of at least this, microseconds since the epoch; what has not
+    /// is late.
     At(i64),
     /// It has nothing to say for now: nobody waits for it, until its next rows or watermark.
     Idle,
@@ -142,7 +142,8 @@ pub struct LogChunk {
     pub producer: Arc<str>,
     /// See [`Append::sequence`].
     pub sequence: Option<u64>,
-    /// The number of the chunk in its append, from 0 on: together with the sequence it tells the chunks of a producer apart.
+    /// The number of the chunk in its append, from 0 on: together with the sequence it tells the chunks of a producer
+    /// apart.
     pub index: u32,
     /// See [`Chunk::event_time_max_us`].
     pub event_time_max_us: Option<i64>,
