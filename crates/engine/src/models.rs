@@ -80,7 +80,8 @@ impl ModelSet {
             let cache = match model.config.cache {
                 None => None,
                 Some(config) => {
-                    let cache = Arc::new(ModelCache::open((&folder, state_options), &model.name, config, clock.clone()).await?);
+                    let cache =
+                        Arc::new(ModelCache::open((&folder, state_options), &model.name, config, clock.clone()).await?);
                     tokio::spawn(tend(cache.clone(), model.name.clone(), tending.clone()));
                     Some(cache)
                 }

@@ -63,7 +63,14 @@ async fn stage_rows(pipeline: &Pipeline, stage: StagePlan, opened: &AtRest, visi
     let alone = Plan { streams: Vec::new(), stages: vec![stage.clone()], sinks: Vec::new() };
     let clock: Arc<dyn millstream_core::Clock> = Arc::new(SystemClock);
     let health = Arc::new(Health::default());
-    let models = ModelSet::open(&without_caches(pipeline), &alone, (folder.path().into(), &StateOptions::default()), &clock, &health).await?;
+    let models = ModelSet::open(
+        &without_caches(pipeline),
+        &alone,
+        (folder.path().into(), &StateOptions::default()),
+        &clock,
+        &health,
+    )
+    .await?;
     let stage = Arc::new(stage);
     let metrics = Arc::new(Metrics::default());
     let mut graph = Graph::new(stage.clone(), &models, pipeline.version.clone(), metrics, &CancellationToken::new())?;

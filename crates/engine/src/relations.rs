@@ -13,8 +13,8 @@ use millstream_core::schema::timestamp_type;
 use millstream_core::{Clock, Error, Result, SystemClock};
 use millstream_sql::{QueryEngine, QueryHost, QueryLimits, Relation};
 use millstream_storage::codec::SchemaStore;
-use millstream_storage::log::{LogChunk, StreamLog};
 use millstream_storage::keyed::MemoryBudget;
+use millstream_storage::log::{LogChunk, StreamLog};
 use millstream_storage::state::{StateReader, StateView, local_store};
 use millstream_storage::table::TableReader;
 

@@ -475,8 +475,7 @@ async fn open_tasks(
             let doing = || format!("open state of {} partition {partition}", stage.id);
             options.opening.say(plan.streams.len() + tasks.len(), plan.parts());
             let path = DataDir::state_path(&stage.id, partition);
-            let state =
-                State::open(store.clone(), &path, state_options).await.map_err(|e| e.context(doing()))?;
+            let state = State::open(store.clone(), &path, state_options).await.map_err(|e| e.context(doing()))?;
             states.insert((stage.id.clone(), partition), state.clone());
             let replay = options.replay.as_ref();
             let from = replay.map(|r| r.offset(&stage, partition, &context.streams)).transpose()?.flatten();

@@ -36,7 +36,9 @@ impl Fixture {
 
     async fn open(&self, max_entries: Option<u64>) -> ModelCache {
         let config = CacheConfig { ttl: HumanDuration(TTL), max_entries };
-        ModelCache::open((self.folder.path(), &StateOptions::default()), &"tone".into(), config, self.clock.clone()).await.unwrap()
+        ModelCache::open((self.folder.path(), &StateOptions::default()), &"tone".into(), config, self.clock.clone())
+            .await
+            .unwrap()
     }
 
     fn advance(&self, time: Duration) {

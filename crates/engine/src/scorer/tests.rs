@@ -58,7 +58,10 @@ impl Fixture {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = CacheConfig { ttl: HumanDuration(Duration::from_secs(3600)), max_entries: None };
-        let cache = ModelCache::open((folder.path(), &StateOptions::default()), &"tone".into(), config, Arc::new(SystemClock)).await.unwrap();
+        let cache =
+            ModelCache::open((folder.path(), &StateOptions::default()), &"tone".into(), config, Arc::new(SystemClock))
+                .await
+                .unwrap();
         let (model, asked) = model("tone");
         let value = json!({ "label": "down" });
         let config = FallbackConfig::Value(value.as_object().unwrap().clone());
@@ -136,7 +139,9 @@ async fn what_waits_is_written_at_the_end_and_a_closed_cache_stops_records_but_n
 
     let config = CacheConfig { ttl: HumanDuration(Duration::from_secs(3600)), max_entries: None };
     let clock = Arc::new(SystemClock);
-    let reopened = ModelCache::open((fixture.folder.path(), &StateOptions::default()), &"tone".into(), config, clock).await.unwrap();
+    let reopened = ModelCache::open((fixture.folder.path(), &StateOptions::default()), &"tone".into(), config, clock)
+        .await
+        .unwrap();
     let known = reopened.lookup(&fixture.scorer.info(), &["a", "b"]).await.unwrap();
     assert_eq!(known.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false]);
 }

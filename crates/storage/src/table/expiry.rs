@@ -36,12 +36,7 @@ impl Expiry {
     }
 
     /// Lists new rows, by their keys.
-    pub(super) fn inserted<'a>(
-        &mut self,
-        time_us: i64,
-        keys: impl IntoIterator<Item = &'a [u8]>,
-        writes: &mut Writes,
-    ) {
+    pub(super) fn inserted<'a>(&mut self, time_us: i64, keys: impl IntoIterator<Item = &'a [u8]>, writes: &mut Writes) {
         self.timers.set(time_us, keys, writes);
     }
 

@@ -44,7 +44,9 @@ fn place() -> (tempfile::TempDir, Pipeline) {
 
 async fn open(place: &tempfile::TempDir, pipeline: &Pipeline) -> ModelSet {
     let (plan, clock): (_, Arc<dyn Clock>) = (Plan::new(pipeline).unwrap(), Arc::new(SystemClock));
-    ModelSet::open(pipeline, &plan, (place.path().join("cache"), &StateOptions::default()), &clock, &Arc::default()).await.unwrap()
+    ModelSet::open(pipeline, &plan, (place.path().join("cache"), &StateOptions::default()), &clock, &Arc::default())
+        .await
+        .unwrap()
 }
 
 /// Puts files with other weights in the place of the model's.
