@@ -137,7 +137,7 @@ pub async fn point_get(
     let state = state.ok_or_else(|| Error::config(format!("table {} is not open", table.name)))?;
     let reader = TableReader::new(state, spec, running.schemas.clone())?;
     let row = reader.get(&key, running.clock.now_us()).await?;
-    Ok(row.map(|row| millstream_core::json::lines(&row)).transpose()?)
+    row.map(|row| millstream_core::json::lines(&row)).transpose()
 }
 
 fn running_views(running: &Running, table: &CatalogTable) -> Option<Vec<StateView>> {

@@ -3,11 +3,12 @@
 //! ```text
 //! budget ─┬─ a quarter: memtables, in equal parts for the states that are open
 //!         └─ the rest:  key filters, as many as find room, up to half of it
-//!                       rows and blocks, in what is left: each has a quarter for certain, and what the other does not hold
+//!                       rows and blocks, in what is left: each may have what the other does not hold
 //! ```
 //!
 //! One cache of rows serves all tables and operators, and one cache of blocks all states: what is used stays, whoever
-//! it belongs to. A filter that finds no room is left out, and its keys are looked up instead.
+//! it belongs to. Where both are full, the line between them moves to the side of the one that has fewer hits, up to a quarter
+//! of the room. A filter that finds no room is left out, and its keys are looked up instead.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,6 +26,11 @@ const MEMTABLE_BYTES: std::ops::RangeInclusive<usize> = 512 << 10..=8 << 20;
 /// What a state needs at most, in memtables: one that fills, others that are being written out, and their overhead.
 const MEMTABLES_PER_STATE: usize = 4;
 
+/// The line between rows and blocks moves by one of so many parts of the room at a time.
+const PARTS: usize = 16;
+/// A hit of a row saves a look-up, which asks for about so many filters, indexes and blocks.
+const BLOCKS_PER_ROW: usize = 8;
+
 /// The memory budget of a process. Clones are handles to the same budget.
 #[derive(Clone)]
 pub struct MemoryBudget(Arc<Shared>);
@@ -32,6 +38,8 @@ pub struct MemoryBudget(Arc<Shared>);
 struct Shared {
     bytes: usize,
     filters: AtomicUsize,
+    /// How many of [`PARTS`] parts of the room are the rows' where both caches want all of it.
+    line: AtomicUsize,
     rows: RowCache,
     blocks: Arc<BlockCache>,
     scopes: AtomicU32,
@@ -45,6 +53,7 @@ impl MemoryBudget {
         Self(Arc::new(Shared {
             bytes,
             filters: AtomicUsize::new(0),
+            line: AtomicUsize::new(PARTS / 2),
             rows: RowCache::new(),
             blocks: Arc::default(),
             scopes: AtomicU32::new(0),
@@ -63,19 +72,32 @@ impl MemoryBudget {
 
     /// What rows may hold now.
     pub(super) fn rows_max(&self) -> usize {
-        self.beside(self.0.blocks.bytes())
+        let (room, of_rows) = self.room();
+        of_rows.max(room.saturating_sub(self.0.blocks.bytes()))
     }
 
     /// What blocks may hold now.
     pub(crate) fn blocks_max(&self) -> usize {
-        self.beside(self.0.rows.bytes())
+        let (room, of_rows) = self.room();
+        (room - of_rows).max(room.saturating_sub(self.0.rows.bytes()))
     }
 
-    /// What one cache may hold where the other holds `other` bytes.
-    fn beside(&self, other: usize) -> usize {
+    /// What rows and blocks may hold together, and what of it is the rows' where both want all.
+    fn room(&self) -> (usize, usize) {
         let caches = self.caches();
-        let left = caches - self.0.filters.load(Ordering::Relaxed).min(caches / 2);
-        left.saturating_sub(other).clamp(caches / 4, (left - caches / 4).max(caches / 4))
+        let room = caches - self.0.filters.load(Ordering::Relaxed).min(caches / 2);
+        (room, room / PARTS * self.0.line.load(Ordering::Relaxed))
+    }
+
+    /// To be called when a cache has let go of what it had not been asked for: moves the line.
+    pub(crate) fn balance(&self) {
+        let (rows, blocks) = (self.0.rows.take_hits() * BLOCKS_PER_ROW, self.0.blocks.take_hits());
+        let moved = |line: usize| match rows.cmp(&blocks) {
+            std::cmp::Ordering::Greater => (line < PARTS * 3 / 4).then_some(line + 1),
+            std::cmp::Ordering::Less => (line > PARTS / 4).then(|| line - 1),
+            std::cmp::Ordering::Equal => None,
+        };
+        let _ = self.0.line.fetch_update(Ordering::Relaxed, Ordering::Relaxed, moved);
     }
 
     fn caches(&self) -> usize {
@@ -152,20 +174,49 @@ impl Drop for Claim {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
+    use super::super::keys::fingerprint;
+    use super::super::rows::Rows;
     use super::*;
 
     #[test]
     fn filters_take_from_the_caches_up_to_half_of_them_and_give_it_back() {
         let budget = MemoryBudget::new(400);
-        assert_eq!((budget.rows_max(), budget.blocks_max()), (225, 225));
+        assert_eq!((budget.rows_max(), budget.blocks_max()), (300, 300), "nobody holds anything");
         let mut claim = budget.claim();
         assert!(claim.grow(100) && !claim.grow(51) && claim.grow(50));
         let mut other = budget.claim();
         assert!(!other.grow(1));
-        assert_eq!((budget.rows_max(), budget.blocks_max()), (75, 75), "each has its quarter");
+        assert_eq!((budget.rows_max(), budget.blocks_max()), (150, 150));
         drop(claim);
         assert!(other.grow(1));
-        assert_eq!(budget.rows_max(), 224);
+        assert_eq!(budget.rows_max(), 299);
+    }
+
+    #[test]
+    fn who_has_no_hits_gives_way_up_to_a_quarter() {
+        let budget = MemoryBudget::new(64 << 20);
+        let rows = Rows::new(&budget);
+        for i in 0..400_000_u32 {
+            let key = Bytes::copy_from_slice(&i.to_le_bytes());
+            rows.insert(fingerprint(&key), key, None);
+        }
+        let (room, of_rows) = budget.room();
+        assert!(budget.rows().bytes() > of_rows / 2 && of_rows == room / 2, "{} bytes", budget.rows().bytes());
+        assert!(budget.blocks_max() >= room / 2, "half of it is there for whoever comes");
+        for _ in 0..PARTS {
+            budget.0.rows.hit();
+            budget.balance();
+        }
+        assert_eq!(budget.room(), (room, room / 4 * 3));
+        for _ in 0..PARTS {
+            budget.0.blocks.hit();
+            budget.balance();
+        }
+        assert_eq!(budget.room(), (room, room / 4));
+        budget.balance();
+        assert_eq!(budget.room(), (room, room / 4), "nobody had hits");
     }
 
     #[test]

@@ -18,11 +18,12 @@ pub(crate) struct Generations<K, V, S = DefaultHashBuilder> {
     old: HashMap<K, (V, usize), S>,
     young_bytes: usize,
     old_bytes: usize,
+    turns: u64,
 }
 
 impl<K: Hash + Eq + Clone, V: Clone, S: BuildHasher + Default> Generations<K, V, S> {
     pub(crate) fn new() -> Self {
-        Self { young: HashMap::default(), old: HashMap::default(), young_bytes: 0, old_bytes: 0 }
+        Self { young: HashMap::default(), old: HashMap::default(), young_bytes: 0, old_bytes: 0, turns: 0 }
     }
 
     /// The value of `key`. `keep` makes the value that is kept when the entry moves to the young generation: a copy,
@@ -47,6 +48,7 @@ impl<K: Hash + Eq + Clone, V: Clone, S: BuildHasher + Default> Generations<K, V,
             // Anew: a table of the largest size that it ever had would stay otherwise.
             self.young = HashMap::default();
             self.old_bytes = mem::take(&mut self.young_bytes);
+            self.turns += 1;
         }
         self.young_bytes += bytes;
         if let Some((_, replaced)) = self.young.insert(key, (value, bytes)) {
@@ -67,6 +69,11 @@ impl<K: Hash + Eq + Clone, V: Clone, S: BuildHasher + Default> Generations<K, V,
     /// Bytes of all entries; one that is in both generations counts twice.
     pub(crate) fn bytes(&self) -> usize {
         self.young_bytes + self.old_bytes
+    }
+
+    /// How often the young generation became the old one.
+    pub(crate) fn turns(&self) -> u64 {
+        self.turns
     }
 
     /// Number of entries; one that is in both generations counts twice.

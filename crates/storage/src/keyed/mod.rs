@@ -71,7 +71,7 @@ impl KeyedState {
     /// As for reading the state.
     pub async fn look_up(&self, wanted: KeySet) -> Result<StateTx> {
         let mut tx = StateTx::new(wanted);
-        let mut unknown = self.from_memory(&mut tx);
+        let mut unknown = self.fill_from_memory(&mut tx);
         if !unknown.is_empty() {
             // In key order, neighbours find each other's blocks in the engine's cache.
             unknown.sort_unstable_by(|&a, &b| tx.entries[a].key.cmp(&tx.entries[b].key));
@@ -117,7 +117,7 @@ impl KeyedState {
     }
 
     /// Fills in what memory knows; the entries that it does not know.
-    fn from_memory(&self, tx: &mut StateTx) -> Vec<usize> {
+    fn fill_from_memory(&self, tx: &mut StateTx) -> Vec<usize> {
         let mut unknown = Vec::new();
         let keys = tx.entries.iter().map(|e| (e.fingerprint, e.key.as_ref()));
         let mut found = Vec::with_capacity(tx.entries.len());

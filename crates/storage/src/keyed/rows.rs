@@ -24,6 +24,7 @@ type Part = Generations<Place, Entry, BuildHasherDefault<AsIs>>;
 pub(super) struct RowCache {
     parts: Vec<Mutex<Part>>,
     bytes: AtomicUsize,
+    hits: AtomicUsize,
 }
 
 /// Whose entry it is, and the fingerprint of its key.
@@ -35,7 +36,21 @@ struct Place {
 
 impl RowCache {
     pub(super) fn new() -> Self {
-        Self { parts: (0..PARTS).map(|_| Mutex::new(Generations::new())).collect(), bytes: AtomicUsize::new(0) }
+        Self {
+            parts: (0..PARTS).map(|_| Mutex::new(Generations::new())).collect(),
+            bytes: AtomicUsize::new(0),
+            hits: AtomicUsize::new(0),
+        }
+    }
+
+    /// Counts a hit.
+    pub(super) fn hit(&self) {
+        self.hits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The hits since the last call.
+    pub(super) fn take_hits(&self) -> usize {
+        self.hits.swap(0, Ordering::Relaxed)
     }
 
     /// Bytes that it holds.
@@ -43,18 +58,21 @@ impl RowCache {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    fn with<T>(&self, place: Place, act: impl FnOnce(&mut Part) -> T) -> T {
+    /// What `act` gives, and whether a part has let go of what it had not been asked for. Of all parts, only the first counts:
+    /// they do so at about the same time.
+    fn with<T>(&self, place: Place, act: impl FnOnce(&mut Part) -> T) -> (T, bool) {
         // Not the bits that the maps of a part tell their entries apart with.
-        let part = (place.hash() >> 32) as usize % PARTS;
-        let mut part = self.parts[part].lock();
-        let before = part.bytes();
+        let index = (place.hash() >> 32) as usize % PARTS;
+        let mut part = self.parts[index].lock();
+        let (before, turns) = (part.bytes(), part.turns());
         let done = act(&mut part);
+        let turned = index == 0 && part.turns() != turns;
         let after = part.bytes();
         match after.checked_sub(before) {
             Some(more) => self.bytes.fetch_add(more, Ordering::Relaxed),
             None => self.bytes.fetch_sub(before - after, Ordering::Relaxed),
         };
-        done
+        (done, turned)
     }
 }
 
@@ -74,15 +92,20 @@ impl Rows {
     pub(super) fn get(&self, fingerprint: u64, key: &[u8]) -> Option<Option<Bytes>> {
         let (place, max) = (Place { scope: self.scope, fingerprint }, self.bytes_max());
         let keep = |(key, value): &Entry| (copy(key), value.as_ref().map(copy));
-        let (own, value) = self.budget.rows().with(place, |part| part.get(&place, max, keep))?;
-        (own == key).then_some(value)
+        let (found, _) = self.budget.rows().with(place, |part| part.get(&place, max, keep));
+        let (_, value) = found.filter(|(own, _)| own == key)?;
+        self.budget.rows().hit();
+        Some(value)
     }
 
     /// Keeps the value of a key.
     pub(super) fn insert(&self, fingerprint: u64, key: Bytes, value: Option<Bytes>) {
         let (place, max) = (Place { scope: self.scope, fingerprint }, self.bytes_max());
         let bytes = key.len() + value.as_ref().map_or(0, Bytes::len) + ENTRY_OVERHEAD_BYTES;
-        self.budget.rows().with(place, |part| part.insert(place, (key, value), bytes, max));
+        let ((), turned) = self.budget.rows().with(place, |part| part.insert(place, (key, value), bytes, max));
+        if turned {
+            self.budget.balance();
+        }
     }
 
     /// Of a part.

@@ -17,9 +17,20 @@ const ENTRY_OVERHEAD_BYTES: usize = 128;
 pub(crate) struct BlockCache {
     entries: Mutex<Generations<CachedKey, CachedEntry>>,
     bytes: AtomicUsize,
+    hits: AtomicUsize,
 }
 
 impl BlockCache {
+    /// Counts a hit.
+    pub(crate) fn hit(&self) {
+        self.hits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The hits since the last call.
+    pub(crate) fn take_hits(&self) -> usize {
+        self.hits.swap(0, Ordering::Relaxed)
+    }
+
     /// Bytes that it holds.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
@@ -35,7 +46,7 @@ impl BlockCache {
 
 impl Default for BlockCache {
     fn default() -> Self {
-        Self { entries: Mutex::new(Generations::new()), bytes: AtomicUsize::new(0) }
+        Self { entries: Mutex::new(Generations::new()), bytes: AtomicUsize::new(0), hits: AtomicUsize::new(0) }
     }
 }
 
@@ -56,7 +67,9 @@ impl BudgetedBlocks {
 
     fn get(&self, key: &CachedKey) -> Option<CachedEntry> {
         let max = self.0.blocks_max();
-        self.0.blocks().with(|entries| entries.get(key, max, CachedEntry::clone))
+        let found = self.0.blocks().with(|entries| entries.get(key, max, CachedEntry::clone))?;
+        self.0.blocks().hit();
+        Some(found)
     }
 }
 
@@ -81,7 +94,14 @@ impl DbCache for BudgetedBlocks {
     async fn insert(&self, key: CachedKey, value: CachedEntry) {
         let bytes = value.size() + ENTRY_OVERHEAD_BYTES;
         let max = self.0.blocks_max();
-        self.0.blocks().with(|entries| entries.insert(key, value, bytes, max));
+        let turned = self.0.blocks().with(|entries| {
+            let before = entries.turns();
+            entries.insert(key, value, bytes, max);
+            entries.turns() != before
+        });
+        if turned {
+            self.0.balance();
+        }
     }
 
     async fn remove(&self, key: &CachedKey) {

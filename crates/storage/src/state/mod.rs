@@ -26,7 +26,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use millstream_core::{Error, Result, ResultExt};
-use slatedb::config::{DurabilityLevel, ReadOptions, ScanOptions};
+use slatedb::config::{DurabilityLevel, ReadOptions, ScanOptions, SstBlockSize};
 use slatedb::{Db, DbIterator, WriteBatch};
 
 pub(crate) use cache::BlockCache;
@@ -46,6 +46,8 @@ pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
 const READS_IN_FLIGHT: usize = 32;
 /// A commit that has not become durable by then never will: its retries are long over.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Blocks of the engine's tables. An index of smaller ones would not stay in memory with millions of keys.
+const BLOCK_SIZE: SstBlockSize = SstBlockSize::Block16Kib;
 /// What a scan reads at a time, per table of the engine.
 const SCAN_READ_AHEAD_BYTES: usize = 256 << 10;
 
@@ -69,6 +71,7 @@ impl State {
         home.check_whole().await?;
         let builder = Db::builder(path, home.store.objects.clone())
             .with_settings(options.engine())
+            .with_sst_block_size(BLOCK_SIZE)
             .with_system_clock(home.store.clock.clone())
             .with_db_cache(cache::BudgetedBlocks::new(&options.memory), options.memory.scope().into());
         // Boxed: the engine's futures are large, and callers hold many of ours.
