@@ -12,11 +12,11 @@ use tokio_util::sync::CancellationToken;
 use crate::data_dir::DataDir;
 use crate::dead_letters;
 use crate::metrics::Metrics;
+use crate::open::{open_ingests, open_streams};
 use crate::opening::Opening;
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::relations::AtRest;
-use crate::run::{open_ingests, open_streams};
 use crate::spec::Pipeline;
 use crate::task::{Hurry, TaskContext};
 

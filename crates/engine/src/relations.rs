@@ -21,8 +21,8 @@ use millstream_storage::table::TableReader;
 use crate::catalog::{Catalog, CatalogTable};
 use crate::data_dir::DataDir;
 use crate::dead_letters::relation::{self, DeadLetters};
-use crate::run::Running;
 use crate::streams::{StreamBatch, StreamReader};
+use crate::worker::Running;
 
 /// Where the queries of this process run; none where the system gives no threads.
 static HOST: LazyLock<Option<Arc<QueryHost>>> = LazyLock::new(|| QueryHost::new(QueryLimits::default()).ok());

@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::metrics::Throughput;
-use crate::run::Running;
 use crate::tally::{Fate, Place};
+use crate::worker::Running;
 
 /// The counts of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]

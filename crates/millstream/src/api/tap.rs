@@ -28,8 +28,8 @@ use tokio_util::sync::CancellationToken;
 use super::ApiState;
 use super::error::ApiError;
 use millstream_core::names::nearest;
+use millstream_engine::Running;
 use millstream_engine::plan::changes_name;
-use millstream_engine::run::Running;
 use millstream_engine::streams::{Stream, StreamReader, is_visible};
 use millstream_engine::watch::Watch;
 

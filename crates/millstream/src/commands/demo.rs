@@ -15,8 +15,8 @@ use super::shell::{program, quoted};
 use super::{Failed, asked_to_stop, load};
 use crate::api::{self, ApiState, Auth, Guard};
 use crate::render::{self, Format};
+use millstream_engine::Outcome;
 use millstream_engine::opening::Opening;
-use millstream_engine::run::Outcome;
 use millstream_engine::{RunOptions, Running, relations};
 
 #[derive(Debug, Args)]

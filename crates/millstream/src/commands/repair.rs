@@ -11,12 +11,12 @@ use millstream_core::{Clock, Error, Result, SystemClock};
 use super::pipeline_file::Given;
 use super::progress::shown_after_a_while;
 use super::{Failed, asked_to_stop, data_folder, load_given};
+use millstream_engine::Outcome;
 use millstream_engine::data_dir::DataDir;
 use millstream_engine::opening::Opening;
 use millstream_engine::plan::Plan;
 use millstream_engine::repair::{Damaged, Looked, Remedy, look};
 use millstream_engine::replay::{From, Replay};
-use millstream_engine::run::Outcome;
 use millstream_engine::spec::Pipeline;
 use millstream_engine::{RunOptions, Running};
 

@@ -13,8 +13,8 @@ use super::progress::shown_after_a_while;
 use super::server_args::ServerArgs;
 use super::{Failed, LogFormat, asked_to_stop, data_folder, load_given};
 use crate::api::{self, ApiState};
+use millstream_engine::Outcome;
 use millstream_engine::opening::Opening;
-use millstream_engine::run::Outcome;
 use millstream_engine::summary::{DeadLetterLimit, Summary};
 use millstream_engine::{RunOptions, Running};
 

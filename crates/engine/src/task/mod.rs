@@ -12,33 +12,34 @@
 //! Where a crash can fall, and what it costs: before the commit, the batch is read and computed again; between commit
 //! and append, the stored outbox is appended at the next start, and logs drop what they have; after it, nothing.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod commit;
+mod compute;
+mod fill;
+
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
-use millstream_core::{Clock, DeadLetter, Error, ErrorKind, Result, RowFailure, Rows, Stage};
+use millstream_core::{Clock, Error, ErrorKind, Result};
 use millstream_storage::codec::SchemaStore;
-use millstream_storage::log::{Chunk, Log};
+use millstream_storage::log::Log;
 use millstream_storage::state::{State, Writes};
 use millstream_storage::table::Table;
 use tokio_util::sync::CancellationToken;
 
-use crate::failures::{FailedRows, Reject};
-use crate::graph::{Arriving, Effects, Graph, Watched};
+use crate::graph::{Graph, Watched};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::models::ModelSet;
-use crate::outbox::{self, COMMIT_KEY, Commit};
+use crate::outbox::{COMMIT_KEY, Commit};
 use crate::outputs::{Begins, OUTPUTS_KEY, Outputs, Position};
 use crate::plan::{StagePlan, storage_spec};
 use crate::progress::{Progress, ReaderProgress};
 use crate::reopen::{Reader, ReaderKind, reopen};
 use crate::spec::CommitSpec;
 use crate::streams::{Stream, StreamBatch, StreamReader, Streams};
-use crate::table::{deletes, rows_without};
-use crate::watch::{Seen, Watchers};
+use crate::watch::Watchers;
+use commit::{Committing, Pending, commit_batches, finish};
 
 /// A commit covers this many rows at most.
 const COMMIT_ROWS: usize = 8192;
@@ -213,12 +214,6 @@ impl Task {
         self.begins.iter().map(|begins| (self.partition, begins.clone()))
     }
 
-    async fn store_outputs(&mut self) -> Result<()> {
-        let mut writes = Writes::new();
-        writes.put(OUTPUTS_KEY, self.outputs.encode()?);
-        self.state.commit(writes).await.map(drop)
-    }
-
     /// Goes to another offset of the input: a replay.
     pub async fn rewind(&mut self, offset: u64) -> Result<()> {
         let commit = Commit::of_one(self.sequence, self.input.name(), self.partition, offset, Vec::new());
@@ -244,7 +239,7 @@ impl Task {
             return self.close().await;
         }
         let has_ttl = self.plan.tables.iter().any(|t| t.spec.ttl.is_some());
-        let mut publishing: Option<Publishing> = None;
+        let mut committing: Option<Committing> = None;
         let mut expire_at = tokio::time::Instant::now();
         let mut next_commit = expire_at;
         while !stop.is_cancelled() {
@@ -254,7 +249,7 @@ impl Task {
             let batches = self.read().await?;
             let expire = has_ttl && tokio::time::Instant::now() >= expire_at;
             if batches.is_empty() && !expire {
-                finish(&mut publishing).await?;
+                finish(&mut committing).await?;
                 self.report();
                 let changed = self.input.log.changed(self.partition, self.next_offset);
                 tokio::select! {
@@ -265,16 +260,16 @@ impl Task {
                 continue;
             }
             next_commit = tokio::time::Instant::now() + self.context.commit.interval;
-            self.commit_each(commit_batches(batches)?, &mut publishing).await?;
+            self.commit_each(commit_batches(batches)?, &mut committing).await?;
             if expire {
                 expire_at = tokio::time::Instant::now() + EXPIRE_EVERY;
+                finish(&mut committing).await?;
                 if let Some(commit) = self.expire().await? {
-                    finish(&mut publishing).await?;
-                    publishing = self.commit(commit).await?;
+                    committing = Some(self.commit(commit)?);
                 }
             }
         }
-        finish(&mut publishing).await?;
+        finish(&mut committing).await?;
         self.report();
         self.close().await
     }
@@ -314,13 +309,13 @@ impl Task {
 
     /// Computes and commits one batch after the other, until the pipeline stops. One that gives too much at once is done in
     /// halves, each a commit of its own.
-    async fn commit_each(&mut self, batches: Vec<StreamBatch>, publishing: &mut Option<Publishing>) -> Result<()> {
+    async fn commit_each(&mut self, batches: Vec<StreamBatch>, committing: &mut Option<Committing>) -> Result<()> {
         let mut waiting = VecDeque::from(batches);
         while let Some(batch) = waiting.pop_front() {
             match self.process_unless_stopped(&batch).await {
                 Ok(Some(pending)) => {
-                    finish(publishing).await?;
-                    *publishing = self.commit(pending).await?;
+                    finish(committing).await?;
+                    *committing = Some(self.commit(pending)?);
                 }
                 Ok(None) => break,
                 Err(e) if e.kind() == ErrorKind::TooMuch => {
@@ -358,69 +353,6 @@ impl Task {
         }
     }
 
-    /// The first filling: reads a part of the log again, for its outputs alone. A stop leaves it where it is.
-    async fn fill(&mut self) -> Result<()> {
-        let Some(fill) = self.outputs.fills.first().cloned() else { return Ok(()) };
-        let whole = self.plan.clone();
-        let shown = || fill.outputs.iter().map(|output| whole.shown(output)).collect::<Vec<_>>().join(", ");
-        if !self.begins.iter().any(|begins| begins.filled && fill.outputs.contains(&begins.output)) {
-            tracing::info!(
-                partition = self.partition,
-                "{} is being filled from offset {} of `{}`",
-                shown(),
-                fill.at,
-                whole.input
-            );
-        }
-        self.enter(Arc::new(whole.restricted_to(&fill.outputs)), fill.quiet.clone()).await?;
-        self.is_filling = true;
-        let mut publishing: Option<Publishing> = None;
-        while let Some(at) = self.outputs.fills.first().map(|fill| fill.at).filter(|at| *at < fill.until)
-            && self.room().await
-            && !self.context.stop.is_cancelled()
-        {
-            let batches = self.read_from(at).await?.into_iter().filter_map(|batch| batch.before_offset(fill.until));
-            let batches = commit_batches(batches.collect())?;
-            if batches.is_empty() {
-                // Retention has taken what was left.
-                self.move_fill(fill.until);
-            }
-            self.commit_each(batches, &mut publishing).await?;
-        }
-        finish(&mut publishing).await?;
-        if self.outputs.fills.first().is_some_and(|fill| fill.at >= fill.until) {
-            self.outputs.fills.remove(0);
-            self.store_outputs().await?;
-            tracing::info!(
-                partition = self.partition,
-                "{} filled up to offset {} of `{}`",
-                shown(),
-                fill.until,
-                whole.input
-            );
-        }
-        self.is_filling = false;
-        self.enter(whole, BTreeSet::new()).await?;
-        self.report();
-        Ok(())
-    }
-
-    /// From here on the task does what `plan` says.
-    async fn enter(&mut self, plan: Arc<StagePlan>, quiet: BTreeSet<String>) -> Result<()> {
-        self.graph = self.context.graph(&plan, &self.models)?.quiet(quiet);
-        // Anew: what a table keeps in memory is only right while nobody else writes it.
-        self.tables.clear();
-        self.tables = open_tables(&self.context, &self.state, &plan).await?;
-        self.plan = plan;
-        Ok(())
-    }
-
-    fn move_fill(&mut self, offset: u64) {
-        if let Some(fill) = self.outputs.fills.first_mut() {
-            fill.at = offset;
-        }
-    }
-
     async fn read(&mut self) -> Result<Vec<StreamBatch>> {
         let batches = self.read_from(self.next_offset).await?;
         if batches.is_empty() {
@@ -433,153 +365,6 @@ impl Task {
     async fn read_from(&mut self, offset: u64) -> Result<Vec<StreamBatch>> {
         self.reader.seek(offset);
         self.reader.read(self.context.commit.bytes as usize).await
-    }
-
-    /// Computes everything that one commit will write.
-    async fn process(&mut self, input: &StreamBatch) -> Result<Pending> {
-        let now_us = self.context.clock.now_us();
-        let mut pending = Pending::new(input.end_offset());
-        pending.event_time_max_us = input.event_time_max_us;
-        let mut effects = self.graph.run(input, now_us).await?;
-        for (table, arriving) in std::mem::take(&mut effects.tables) {
-            self.apply_to_table(table, &arriving, input, now_us, &mut effects, &mut pending).await?;
-        }
-        self.graph.count(&mut effects);
-        for (stream, rows) in effects.emits {
-            if let Some(rows) = self.not_yet_sent(&stream, rows, input) {
-                pending.rows.entry(stream).or_default().push(rows);
-            }
-        }
-        pending.dead_letters.extend(effects.dead_letters);
-        // While an output is filled, these rows come a second time.
-        if !self.is_filling {
-            pending.seen.extend(effects.seen.into_iter().map(|(op, rows)| self.seen(op, rows, input)));
-        }
-        self.context.metrics.received("stage", &self.plan.id, input.batch.num_rows());
-        Ok(pending)
-    }
-
-    /// Rows for the stream of a transform, without those that a replay computes again.
-    fn not_yet_sent(&self, stream: &str, rows: Rows, input: &StreamBatch) -> Option<RecordBatch> {
-        let is_replayed = input.base_offset < self.outputs.sent_below && !self.is_filling && input.target.is_none();
-        let brings_a_table_rows = self.plan.written.get(stream).is_some_and(|written| written.table.is_some());
-        if !is_replayed || brings_a_table_rows {
-            return Some(rows.batch);
-        }
-        let sent = |row: &u32| input.base_offset + u64::from(*row) < self.outputs.sent_below;
-        let first = rows.origin.partition_point(sent);
-        (first < rows.len()).then(|| rows.batch.slice(first, rows.len() - first))
-    }
-
-    fn seen(&self, op: usize, rows: Rows, input: &StreamBatch) -> Seen {
-        Seen {
-            name: self.plan.ops[op].name.clone(),
-            partition: self.partition,
-            offsets: rows.origin.iter().map(|&row| input.base_offset + u64::from(row)).collect(),
-            batch: rows.batch,
-        }
-    }
-
-    async fn apply_to_table(
-        &mut self,
-        index: usize,
-        arriving: &Arriving,
-        input: &StreamBatch,
-        now_us: i64,
-        effects: &mut Effects,
-        pending: &mut Pending,
-    ) -> Result<()> {
-        let plan = self.plan.clone();
-        let (table_plan, table) = (&plan.tables[index], &mut self.tables[index]);
-        let name = &table_plan.spec.name;
-        let (kept, deletes, undecided) = deletes(&table_plan.spec, &arriving.rows)?;
-        let applied = table.apply(&kept.batch, deletes.as_ref(), now_us, &mut pending.writes).await?;
-        self.context.metrics.received("table", name, arriving.rows.len());
-        self.context.metrics.sent("table", name, applied.changes.num_rows());
-        if applied.changes.num_rows() > 0 {
-            pending.rows.entry(table_plan.changes.clone()).or_default().push(applied.changes);
-        }
-        if self.graph.is_quiet(name) {
-            return Ok(());
-        }
-        let input_of = |row: u32| plan.ops[table_plan.inputs[arriving.slots.of(row)]].name.clone();
-        // A row of `kept` is one of those that arrived.
-        let kept_rows: Vec<u32> = rows_without(arriving.rows.len(), &undecided);
-        let refused = applied.failures.into_iter().map(|f| RowFailure { row: kept_rows[f.row as usize], ..f });
-        let mut failures: Vec<RowFailure> = undecided.into_iter().chain(refused).collect();
-        failures.sort_by_key(|failure| failure.row);
-        let reject = Reject {
-            component: name,
-            component_kind: "table",
-            on_error: table_plan.spec.on_error,
-            stream: &plan.input,
-            input,
-            now_us,
-            pipeline_version: &self.context.pipeline_version,
-        };
-        let failed = FailedRows::of(Stage::Transform, &arriving.rows, &failures).from_each(&input_of);
-        reject.put_aside(&failed, effects)
-    }
-
-    async fn expire(&mut self) -> Result<Option<Pending>> {
-        let now_us = self.context.clock.now_us();
-        let mut pending = Pending::new(self.next_offset);
-        for (table, plan) in self.tables.iter_mut().zip(&self.plan.tables) {
-            if let Some(changes) = table.expire(now_us, EXPIRE_ROWS, &mut pending.writes).await? {
-                pending.rows.entry(plan.changes.clone()).or_default().push(changes);
-            }
-        }
-        // There can be writes without a change: the index of what expires when.
-        Ok((!pending.writes.is_empty()).then_some(pending))
-    }
-
-    /// Writes everything at once, then starts to append the outbox.
-    async fn commit(&mut self, pending: Pending) -> Result<Option<Publishing>> {
-        let outbox = self.outbox(&pending)?;
-        let mut writes = pending.writes;
-        let next_offset = if self.is_filling {
-            self.move_fill(pending.next_offset);
-            writes.put(OUTPUTS_KEY, self.outputs.encode()?);
-            self.next_offset
-        } else {
-            pending.next_offset
-        };
-        let commit = Commit::of_one(self.sequence + 1, self.input.name(), self.partition, next_offset, outbox);
-        writes.put(COMMIT_KEY, commit.encode());
-        self.state.commit(writes).await.map_err(|e| e.context(format!("commit {}", self.producer)))?;
-        self.sequence = commit.sequence;
-        self.next_offset = next_offset;
-        self.context.watchers.show(pending.seen);
-        self.context.metrics.committed(&self.plan.id, self.partition, self.next_offset);
-        if commit.outbox.is_empty() {
-            self.report();
-            return Ok(None);
-        }
-        let (producer, streams) = (self.producer.clone(), self.context.streams.clone());
-        let (progress, position, partition) = (self.context.progress.clone(), self.position.clone(), self.partition);
-        let next_offset = self.outputs.lowest(self.next_offset);
-        Ok(Some(tokio::spawn(async move {
-            outbox::publish(commit, &producer, &streams).await?;
-            progress.advance(&position, partition, next_offset);
-            Ok(())
-        })))
-    }
-
-    fn outbox(&self, pending: &Pending) -> Result<Vec<(Arc<str>, Vec<Chunk>)>> {
-        let mut outbox = Vec::new();
-        for (name, batches) in &pending.rows {
-            let stream = self.context.streams.get(name).ok_or_else(|| Error::bug(format!("no stream {name}")))?;
-            let rows = concat(batches)?;
-            let mut chunks = stream.chunks(&rows, self.partition, None)?;
-            for chunk in &mut chunks {
-                chunk.event_time_max_us = pending.event_time_max_us.or(chunk.event_time_max_us);
-            }
-            outbox.push((name.clone(), chunks));
-        }
-        if let Some(chunk) = self.input.dead_letters_chunk(&pending.dead_letters)? {
-            outbox.push((self.input.name().clone(), vec![chunk]));
-        }
-        Ok(outbox)
     }
 
     fn report(&self) {
@@ -606,77 +391,5 @@ impl TaskContext {
         let version = self.pipeline_version.clone();
         let graph = Graph::new(plan.clone(), models, version, self.metrics.clone(), &self.stop)?;
         Ok(graph.watched(Watched::By(self.watchers.clone())))
-    }
-}
-
-/// What one commit will write.
-struct Pending {
-    writes: Writes,
-    rows: BTreeMap<Arc<str>, Vec<RecordBatch>>,
-    dead_letters: Vec<DeadLetter>,
-    seen: Vec<Seen>,
-    next_offset: u64,
-    event_time_max_us: Option<i64>,
-}
-
-impl Pending {
-    fn new(next_offset: u64) -> Self {
-        Self {
-            writes: Writes::new(),
-            rows: BTreeMap::new(),
-            dead_letters: Vec::new(),
-            seen: Vec::new(),
-            next_offset,
-            event_time_max_us: None,
-        }
-    }
-}
-
-fn concat(batches: &[RecordBatch]) -> Result<RecordBatch> {
-    match batches {
-        [one] => Ok(one.clone()),
-        [first, ..] => Ok(concat_batches(&first.schema(), batches)?),
-        [] => Err(Error::bug("nothing to concatenate")),
-    }
-}
-
-/// Joins neighbours into batches of about [`COMMIT_ROWS`] rows and cuts larger ones: one batch is one commit. Redriven
-/// batches stay alone, since they enter elsewhere.
-fn commit_batches(batches: Vec<StreamBatch>) -> Result<Vec<StreamBatch>> {
-    let mut groups: Vec<Vec<StreamBatch>> = Vec::new();
-    let mut rows = 0;
-    for mut batch in batches {
-        while batch.batch.num_rows() > 0 {
-            let joins = groups.last().and_then(|g| g.last()).is_some_and(|last: &StreamBatch| {
-                rows < COMMIT_ROWS
-                    && last.target.is_none()
-                    && batch.target.is_none()
-                    && last.end_offset() == batch.base_offset
-                    // An earlier pipeline file may have stored other columns.
-                    && last.batch.schema_ref() == batch.batch.schema_ref()
-            });
-            if !joins {
-                groups.push(Vec::new());
-                rows = 0;
-            }
-            let mut head = batch.clone();
-            head.batch = batch.batch.slice(0, batch.batch.num_rows().min(COMMIT_ROWS - rows));
-            rows += head.batch.num_rows();
-            batch = batch.from_offset(head.end_offset());
-            if let Some(group) = groups.last_mut() {
-                group.push(head);
-            }
-        }
-    }
-    groups.into_iter().map(StreamBatch::join).collect()
-}
-
-/// The outbox of a commit on its way to the logs.
-type Publishing = tokio::task::JoinHandle<Result<()>>;
-
-async fn finish(publishing: &mut Option<Publishing>) -> Result<()> {
-    match publishing.take() {
-        Some(handle) => handle.await.map_err(|e| Error::bug(format!("the outbox task ended: {e}")))?,
-        None => Ok(()),
     }
 }

@@ -1,0 +1,110 @@
+//! What one batch of the input comes to.
+
+use super::commit::Pending;
+use super::{EXPIRE_ROWS, Task};
+use crate::failures::{FailedRows, Reject};
+use crate::graph::{Arriving, Effects};
+use crate::streams::StreamBatch;
+use crate::table::{deletes, rows_without};
+use crate::watch::Seen;
+use arrow::array::RecordBatch;
+use millstream_core::{Result, RowFailure, Rows, Stage};
+impl Task {
+    /// Computes everything that one commit will write.
+    pub(super) async fn process(&mut self, input: &StreamBatch) -> Result<Pending> {
+        let now_us = self.context.clock.now_us();
+        let mut pending = Pending::new(input.end_offset());
+        pending.event_time_max_us = input.event_time_max_us;
+        let mut effects = self.graph.run(input, now_us).await?;
+        for (table, arriving) in std::mem::take(&mut effects.tables) {
+            self.apply_to_table(table, &arriving, input, now_us, &mut effects, &mut pending).await?;
+        }
+        self.graph.count(&mut effects);
+        for (stream, rows) in effects.emits {
+            if let Some(rows) = self.not_yet_sent(&stream, rows, input) {
+                pending.rows.entry(stream).or_default().push(rows);
+            }
+        }
+        pending.dead_letters.extend(effects.dead_letters);
+        // While an output is filled, these rows come a second time.
+        if !self.is_filling {
+            pending.seen.extend(effects.seen.into_iter().map(|(op, rows)| self.seen(op, rows, input)));
+        }
+        self.context.metrics.received("stage", &self.plan.id, input.batch.num_rows());
+        Ok(pending)
+    }
+
+    /// Rows for the stream of a transform, without those that a replay computes again.
+    fn not_yet_sent(&self, stream: &str, rows: Rows, input: &StreamBatch) -> Option<RecordBatch> {
+        let is_replayed = input.base_offset < self.outputs.sent_below && !self.is_filling && input.target.is_none();
+        let brings_a_table_rows = self.plan.written.get(stream).is_some_and(|written| written.table.is_some());
+        if !is_replayed || brings_a_table_rows {
+            return Some(rows.batch);
+        }
+        let sent = |row: &u32| input.base_offset + u64::from(*row) < self.outputs.sent_below;
+        let first = rows.origin.partition_point(sent);
+        (first < rows.len()).then(|| rows.batch.slice(first, rows.len() - first))
+    }
+
+    fn seen(&self, op: usize, rows: Rows, input: &StreamBatch) -> Seen {
+        Seen {
+            name: self.plan.ops[op].name.clone(),
+            partition: self.partition,
+            offsets: rows.origin.iter().map(|&row| input.base_offset + u64::from(row)).collect(),
+            batch: rows.batch,
+        }
+    }
+
+    async fn apply_to_table(
+        &mut self,
+        index: usize,
+        arriving: &Arriving,
+        input: &StreamBatch,
+        now_us: i64,
+        effects: &mut Effects,
+        pending: &mut Pending,
+    ) -> Result<()> {
+        let plan = self.plan.clone();
+        let (table_plan, table) = (&plan.tables[index], &mut self.tables[index]);
+        let name = &table_plan.spec.name;
+        let (kept, deletes, undecided) = deletes(&table_plan.spec, &arriving.rows)?;
+        let applied = table.apply(&kept.batch, deletes.as_ref(), now_us, &mut pending.writes).await?;
+        self.context.metrics.received("table", name, arriving.rows.len());
+        self.context.metrics.sent("table", name, applied.changes.num_rows());
+        if applied.changes.num_rows() > 0 {
+            pending.rows.entry(table_plan.changes.clone()).or_default().push(applied.changes);
+        }
+        if self.graph.is_quiet(name) {
+            return Ok(());
+        }
+        let input_of = |row: u32| plan.ops[table_plan.inputs[arriving.slots.of(row)]].name.clone();
+        // A row of `kept` is one of those that arrived.
+        let kept_rows: Vec<u32> = rows_without(arriving.rows.len(), &undecided);
+        let refused = applied.failures.into_iter().map(|f| RowFailure { row: kept_rows[f.row as usize], ..f });
+        let mut failures: Vec<RowFailure> = undecided.into_iter().chain(refused).collect();
+        failures.sort_by_key(|failure| failure.row);
+        let reject = Reject {
+            component: name,
+            component_kind: "table",
+            on_error: table_plan.spec.on_error,
+            stream: &plan.input,
+            input,
+            now_us,
+            pipeline_version: &self.context.pipeline_version,
+        };
+        let failed = FailedRows::of(Stage::Transform, &arriving.rows, &failures).from_each(&input_of);
+        reject.put_aside(&failed, effects)
+    }
+
+    pub(super) async fn expire(&mut self) -> Result<Option<Pending>> {
+        let now_us = self.context.clock.now_us();
+        let mut pending = Pending::new(self.next_offset);
+        for (table, plan) in self.tables.iter_mut().zip(&self.plan.tables) {
+            if let Some(changes) = table.expire(now_us, EXPIRE_ROWS, &mut pending.writes).await? {
+                pending.rows.entry(plan.changes.clone()).or_default().push(changes);
+            }
+        }
+        // There can be writes without a change: the index of what expires when.
+        Ok((!pending.writes.is_empty()).then_some(pending))
+    }
+}
