@@ -1,5 +1,5 @@
-//! One harness for every operator: the same records, cut at random borders, killed at random moments, at 1 to 8 partitions,
-//! must give equal tables, and equal changes for each key.
+//! One harness for every operator: the same records, cut at random borders, killed at random moments, at 1 to 8
+//! partitions, must give equal tables, and equal changes for each key.
 //!
 //! A case is a pipeline of one source `s` that is pushed to. The reference is one run over one file at one partition.
 

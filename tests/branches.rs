@@ -1,5 +1,5 @@
-//! Branches of one stream, tables that follow tables, and records that a step or a table can't take: each goes the way that
-//! it went the first time, and stops nobody else.
+//! Branches of one stream, tables that follow tables, and records that a step or a table can't take: each goes the way
+//! that it went the first time, and stops nobody else.
 
 use serde_json::{Value, json};
 

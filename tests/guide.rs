@@ -1,7 +1,7 @@
 //! The guide: every command of its tutorials is run, and every pipeline of the documentation is a pipeline.
 //!
-//! A tutorial writes files (`<!-- file: NAME -->` in front of a block), runs commands (`<!-- run -->`), and shows what they
-//! print (`<!-- shows -->`: each line is somewhere in it, in that order; `…` stands for anything).
+//! A tutorial writes files (`<!-- file: NAME -->` in front of a block), runs commands (`<!-- run -->`), and shows what
+//! they print (`<!-- shows -->`: each line is somewhere in it, in that order; `…` stands for anything).
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,10 +1,10 @@
 //! Whole-pipeline tests: every one of them runs the real `millstream` binary on a folder of its own.
 //!
 //! `golden` runs the cases of `tests/cases` (`UPDATE_GOLDEN=1` writes their expected output again), `crash` kills the
-//! process at random moments, `chaos` attacks it in every other way, the others go through commands, the server, bad input and the data folder.
+//! process at random moments, `chaos` attacks it in every other way, the others go through commands, the server, bad
+//! input and the data folder.
 
-// A test that can't go on says where: that is what `unwrap` does.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)] // A test that can't go on says where.
 
 mod access;
 mod api;
@@ -41,6 +41,7 @@ mod sink_troubles;
 mod stops;
 mod support;
 mod taps;
+mod tidy;
 mod tls;
 mod trials;
 mod validate;

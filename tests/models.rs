@@ -1,4 +1,5 @@
-//! What stands beside a model: its cache across restarts and crashes, its replacement, its shadow; and what the server says.
+//! What stands beside a model: its cache across restarts and crashes, its replacement, its shadow; and what the server
+//! says.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

@@ -132,7 +132,8 @@ fn an_endpoint_that_is_silent_is_waited_for_too() {
     let mut server = place.start(&["--exit-when-idle"]);
     server.wait_for_log("transform scored waits");
     endpoint.is_up();
-    // What was sent into the silence is waited for by nobody; the endpoint's slots come free after `timeout` of the model.
+    // What was sent into the silence is waited for by nobody; the endpoint's slots come free after `timeout` of the
+    // model.
     assert!(server.wait().success(), "{}", server.log());
     assert_eq!((place.dead_letters().len(), scored(&place)), (0, 90));
 }

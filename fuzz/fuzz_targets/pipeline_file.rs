@@ -1,4 +1,5 @@
-//! The text of a pipeline file. Whatever it is, the answer is a pipeline or a list of mistakes; nothing is connected to.
+//! The text of a pipeline file. Whatever it is, the answer is a pipeline or a list of mistakes; nothing is connected
+//! to.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Damage of files at rest: flipped bits, files cut off, emptied, removed, grown or put back as they were before. What is read
-//! afterwards is right, or an error that names the file; never other data, never a panic.
+//! Damage of files at rest: flipped bits, files cut off, emptied, removed, grown or put back as they were before. What
+//! is read afterwards is right, or an error that names the file; never other data, never a panic.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -95,8 +95,8 @@ enum Attack {
     Older,
 }
 
-/// False for what can't be told from something else, and is said to be so in docs/reliability.md: a log that nobody reads
-/// with less in it.
+/// False for what can't be told from something else, and is said to be so in docs/reliability.md: a log that nobody
+/// reads with less in it.
 fn is_told(file: &Path, attack: Attack) -> bool {
     let is_unread = file.components().any(|part| part.as_os_str() == "items.changes");
     !(is_unread && matches!(attack, Attack::Older | Attack::Remove | Attack::Cut | Attack::Empty))
@@ -134,7 +134,8 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Files in groups: those of one ending in folders of one name, so that the many of one kind leave the few of others a turn.
+/// Files in groups: those of one ending in folders of one name, so that the many of one kind leave the few of others a
+/// turn.
 fn by_kind(files: Vec<PathBuf>) -> Vec<Vec<PathBuf>> {
     let mut kinds: BTreeMap<_, Vec<PathBuf>> = BTreeMap::new();
     for file in files {

@@ -1,9 +1,9 @@
 //! Attacks: a slice of each with every test run, minutes of them with `scripts/chaos`.
 //!
-//! Each attack does something bad to the real process or to its files, and then counts. `MILLSTREAM_CHAOS=20` makes twenty
-//! times as many rounds of it; `MILLSTREAM_TEST_SEED` repeats a run. Figures (kills survived, damage found, peak memory,
-//! latency of `/healthz`) are written as a line of JSON an attack to the file that `MILLSTREAM_CHAOS_FIGURES` names; those of
-//! `docs/reliability.md` come from there.
+//! Each attack does something bad to the real process or to its files, and then counts. `MILLSTREAM_CHAOS=20` makes
+//! twenty times as many rounds of it; `MILLSTREAM_TEST_SEED` repeats a run. Figures (kills survived, damage found, peak
+//! memory, latency of `/healthz`) are written as a line of JSON an attack to the file that `MILLSTREAM_CHAOS_FIGURES`
+//! names; those of `docs/reliability.md` come from there.
 
 mod clock;
 mod damage;

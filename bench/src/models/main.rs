@@ -1,9 +1,9 @@
 //! `models`: one BERT classifier through Millstream and through other runtimes, on the same weights and inputs.
 //!
 //! `cargo run --release -p millstream-bench --bin models -- --install-peers DIR [--rust-peers]
-//! [--shape bert-base|minilm] [--rounds 3]`. Every measurement is a process of its own (so that its peak memory is its own), all of them in turn,
-//! `--rounds` times; the medians over the rounds are printed as JSON. `peers.rs` says where the peers come from,
-//! `docs/benchmarks.md` what the figures mean.
+//! [--shape bert-base|minilm] [--rounds 3]`. Every measurement is a process of its own (so that its peak memory is its
+//! own), all of them in turn, `--rounds` times; the medians over the rounds are printed as JSON. `peers.rs` says where
+//! the peers come from, `docs/benchmarks.md` what the figures mean.
 
 mod peers;
 mod worker;

@@ -24,8 +24,8 @@ pub struct Input {
     pub ids: Vec<u32>,
 }
 
-/// What this processor can do at most: multiply-and-add operations a second on all cores with nothing but the instruction
-/// that the products of each precision are made of; null where that is left to the compiler.
+/// What this processor can do at most: multiply-and-add operations a second on all cores with nothing but the
+/// instruction that the products of each precision are made of; null where that is left to the compiler.
 pub fn limits() -> Value {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let peak = |precision| {

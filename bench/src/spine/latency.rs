@@ -2,8 +2,8 @@
 //! standard output, by way of log, SQL, table and change stream, each durable.
 //!
 //! The load comes in ticks of 2 ms, as many records as the rate asks for, with the time of the tick in each. It is not
-//! held back by what comes out, so a pipeline that falls behind shows it. This program runs on the same machine and takes
-//! its share of the processor.
+//! held back by what comes out, so a pipeline that falls behind shows it. This program runs on the same machine and
+//! takes its share of the processor.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};

@@ -5,9 +5,10 @@
 //! the peer     file → the same filter and projection in Bloblang → file, nothing durable (Redpanda Connect's MIT core)
 //! ```
 //!
-//! `cargo run --release -p millstream-bench --bin spine -- [--records 1000000] [--runs 3] [--millstream PATH]`. Prints JSON on
-//! standard output, what it is doing on standard error. Both sides read the same file in the same run, in turns (A B A
-//! B), and their output is checked record by record. `docs/benchmarks.md` says what the figures mean and leave out.
+//! `cargo run --release -p millstream-bench --bin spine -- [--records 1000000] [--runs 3] [--millstream PATH]`. Prints
+//! JSON on standard output, what it is doing on standard error. Both sides read the same file in the same run, in turns
+//! (A B A B), and their output is checked record by record. `docs/benchmarks.md` says what the figures mean and leave
+//! out.
 
 mod generate;
 mod latency;

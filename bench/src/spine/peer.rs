@@ -1,7 +1,8 @@
 //! The peer's side: Redpanda Connect's open core, with the same filter and projection, and no durability.
 //!
-//! Tuned, since its plain settings are slower: lines are read in batches, mapped on all cores, each batch is written with
-//! one call, and Go's garbage collector may use more memory. `docs/benchmarks.md` has the settings that were tried.
+//! Tuned, since its plain settings are slower: lines are read in batches, mapped on all cores, each batch is written
+//! with one call, and Go's garbage collector may use more memory. `docs/benchmarks.md` has the settings that were
+//! tried.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

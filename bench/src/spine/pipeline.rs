@@ -17,8 +17,8 @@ pub const SQL: &str = "SELECT id, upper(source) AS source, headline, body, urgen
 const SCHEMA: &str = "{ id: string, headline: string, body: string?, language: string?, source: string, section: string?, \
                       urgency: int, words: int?, published_at: timestamp";
 
-/// The pipeline file: `source` and `sink` are the connectors' own lines, `extra` is one more declared field, `model` the
-/// source of a model that scores every headline.
+/// The pipeline file: `source` and `sink` are the connectors' own lines, `extra` is one more declared field, `model`
+/// the source of a model that scores every headline.
 pub fn file(source: &str, sink: &str, extra: Option<&str>, partitions: u32, model: Option<&str>) -> String {
     let schema = extra.map_or_else(|| format!("{SCHEMA} }}"), |field| format!("{SCHEMA}, {field}: int }}"));
     let sql = extra.map_or_else(|| SQL.to_owned(), |field| SQL.replace(" FROM", &format!(", {field} FROM")));

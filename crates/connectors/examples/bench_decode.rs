@@ -1,5 +1,5 @@
-//! How fast JSON lines become Arrow columns: Millstream's decoder beside `serde_json::Value` and `arrow-json`, on the same
-//! generated records (news, about 400 bytes, 6 declared fields), one thread each, median of the rounds.
+//! How fast JSON lines become Arrow columns: Millstream's decoder beside `serde_json::Value` and `arrow-json`, on the
+//! same generated records (news, about 400 bytes, 6 declared fields), one thread each, median of the rounds.
 //!
 //! `cargo run --release -p millstream-connectors --example bench_decode`. Prints JSON. It leaves out reading from disk.
 

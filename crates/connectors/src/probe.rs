@@ -1,5 +1,5 @@
-//! A look at what a connector connects to, before anything is read or written: are the paths there, does the host answer,
-//! are the credentials taken?
+//! A look at what a connector connects to, before anything is read or written: are the paths there, does the host
+//! answer, are the credentials taken?
 //!
 //! Nothing is changed anywhere: no queue declared, no file left, no request sent to a web service that might act on it.
 //! An error of kind `Retry` passes by itself (a pipeline waits for it); any other one a person has to mend.

@@ -1,7 +1,7 @@
 //! The AMQP sink against a real RabbitMQ. `scripts/rabbitmq` starts one; `MILLSTREAM_TEST_AMQP_URL` names another.
 
 // A test that can't go on says where: that is what `unwrap` does.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)] // A test that can't go on says where.
 
 use std::process::Command;
 use std::sync::Arc;

@@ -77,8 +77,8 @@ pub trait Decoder: std::fmt::Debug + Send + Sync {
     /// Decodes every record of `raw` that the source did not refuse; refused ones are passed on as failures.
     fn decode(&self, raw: &RawBatch) -> Decoded;
 
-    /// Splits a request body into records (JSON documents, a JSON array, CSV rows, lines), for sources that receive many
-    /// records in one piece. `charset` is the encoding that came with it; formats made of text turn it into UTF-8.
+    /// Splits a request body into records (JSON documents, a JSON array, CSV rows, lines), for sources that receive
+    /// many records in one piece. `charset` is the encoding that came with it; formats made of text turn it into UTF-8.
     ///
     /// # Errors
     /// The body as a whole can't be read; nothing of it is taken.

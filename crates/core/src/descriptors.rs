@@ -1,5 +1,5 @@
-//! File descriptors: as many as the system gives, shared out among those that a peer or a folder can make many of. The rest
-//! is for logs, states and the connections that the pipeline itself opens.
+//! File descriptors: as many as the system gives, shared out among those that a peer or a folder can make many of. The
+//! rest is for logs, states and the connections that the pipeline itself opens.
 //!
 //! That they are used up passes, since others close theirs: whoever opens something waits for one.
 

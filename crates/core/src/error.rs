@@ -10,7 +10,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum ErrorKind {
     /// It may work later without a change: a time-out, a broken connection, an answer that says "try again".
     Retry,
-    /// The other side is away or busy, whatever it is asked: nobody listens, or it said "not now". Wait, then try again.
+    /// The other side is away or busy, whatever it is asked: nobody listens, or it said "not now". Wait, then try
+    /// again.
     Unavailable,
     /// This input can never work; put it aside and go on.
     Input,

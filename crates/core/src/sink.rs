@@ -44,9 +44,9 @@ impl SinkBatch {
 /// A connector that hands records to a system which keeps them once it has said so (a broker, a web service).
 ///
 /// `Ok` means: every row is stored by the other side, but for those in the answer, which it refused for good (they go
-/// to the dead letter queue). After `Err` that may pass (`Retry`, `Unavailable`, `Environment`) the caller tries the same
-/// batch again with back-off, for ever; after any other error the sink stops. A crash between acceptance and the caller's commit repeats a batch with
-/// the same ids: delivery is at least once.
+/// to the dead letter queue). After `Err` that may pass (`Retry`, `Unavailable`, `Environment`) the caller tries the
+/// same batch again with back-off, for ever; after any other error the sink stops. A crash between acceptance and the
+/// caller's commit repeats a batch with the same ids: delivery is at least once.
 #[async_trait]
 pub trait Sink: Send {
     /// Delivers the rows in order.
@@ -56,8 +56,8 @@ pub trait Sink: Send {
 /// A connector that holds records back and publishes them in one step (a file that appears when whole).
 ///
 /// The caller stages batches, seals when due, stores the token **together with the offsets it covers**, then publishes.
-/// After a crash it calls `recover` with the stored token: a sealed output is published (again, harmlessly), an unsealed
-/// one is discarded, and the caller reads on from the stored offsets. Every row is published exactly once.
+/// After a crash it calls `recover` with the stored token: a sealed output is published (again, harmlessly), an
+/// unsealed one is discarded, and the caller reads on from the stored offsets. Every row is published exactly once.
 #[async_trait]
 pub trait StagedSink: Send {
     /// Finishes what a crash may have interrupted: called before anything else, and again after any other call has

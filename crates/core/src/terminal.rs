@@ -16,8 +16,8 @@ pub enum Escapes {
     Json,
 }
 
-/// True for characters that a terminal obeys, or that change how the text around them is read: C0 but for line break and
-/// tabulator, DEL, C1, marks of direction, and characters without width.
+/// True for characters that a terminal obeys, or that change how the text around them is read: C0 but for line break
+/// and tabulator, DEL, C1, marks of direction, and characters without width.
 pub fn is_unsafe(c: char) -> bool {
     matches!(c,
         '\0'..='\x08' | '\x0b'..='\x1f' | '\x7f'..='\u{9f}'

@@ -246,8 +246,8 @@ impl JsonSchema for SecretValue {
     }
 }
 
-/// `url` as it may be shown: without user, password and query, and of an address of the web without its path, which holds
-/// a token often enough: `https://host/***`.
+/// `url` as it may be shown: without user, password and query, and of an address of the web without its path, which
+/// holds a token often enough: `https://host/***`.
 pub fn redact_url(url: &str) -> String {
     let shown = url_without_credentials(url);
     let Some((scheme, rest)) = shown.split_once("://") else { return shown };
@@ -256,9 +256,9 @@ pub fn redact_url(url: &str) -> String {
     if !is_web || path.len() <= 1 { shown } else { format!("{scheme}://{host}/***") }
 }
 
-/// `url` without user, password and query, but with its path: to tell addresses apart, not to be shown. Where a password
-/// may reach behind what looks like the host (it holds a `/`, `?`, `#` or `@` that is not encoded), only the scheme is
-/// left.
+/// `url` without user, password and query, but with its path: to tell addresses apart, not to be shown. Where a
+/// password may reach behind what looks like the host (it holds a `/`, `?`, `#` or `@` that is not encoded), only the
+/// scheme is left.
 pub fn url_without_credentials(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return "***".into() };
     let (authority, behind) = split_authority(rest);

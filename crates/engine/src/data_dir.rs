@@ -27,8 +27,8 @@ use crate::whereabouts::Whereabouts;
 
 /// The version of the layout that this program writes.
 ///
-/// 2: every file of a state ends with a seal. 3: log frames name producer, sequence and watermark; sinks have states; commit
-/// records are of several inputs.
+/// 2: every file of a state ends with a seal. 3: log frames name producer, sequence and watermark; sinks have states;
+/// commit records are of several inputs.
 pub const FORMAT: u32 = 3;
 
 /// Where the data folders of all pipelines are unless told otherwise, each called like its pipeline.
@@ -233,8 +233,8 @@ impl DataDir {
     }
 }
 
-/// Where the pipeline called `name` keeps its data below `root` ([`DEFAULT_ROOT`]) unless told otherwise: in `root/name`.
-/// Earlier versions kept it in `root` itself; that of this pipeline is used where it is.
+/// Where the pipeline called `name` keeps its data below `root` ([`DEFAULT_ROOT`]) unless told otherwise: in
+/// `root/name`. Earlier versions kept it in `root` itself; that of this pipeline is used where it is.
 ///
 /// # Errors
 /// `root` is the data folder of another pipeline, and the name is that of something in it.
@@ -269,7 +269,8 @@ pub fn found_in(root: &Path) -> Vec<(String, PathBuf)> {
     found
 }
 
-/// The pipeline that a folder belongs to. Where its file does not read, the name of the folder: whoever opens it is told.
+/// The pipeline that a folder belongs to. Where its file does not read, the name of the folder: whoever opens it is
+/// told.
 fn owner(folder: &Path) -> Option<String> {
     let text = std::fs::read(folder.join("millstream.json")).ok()?;
     let identity = serde_json::from_slice::<Identity>(&text).map(|identity| identity.pipeline);

@@ -1,9 +1,9 @@
-//! The dead letter queue: every stream keeps the records that failed on their way out of it, or into it, in a partition of
-//! its own. Here they are listed, shown and redriven.
+//! The dead letter queue: every stream keeps the records that failed on their way out of it, or into it, in a partition
+//! of its own. Here they are listed, shown and redriven.
 //!
-//! A redrive appends the record in front of the stage that failed **and** marks its dead letter as redriven in one atomic
-//! append, so that a record is always in exactly one place. The marks are ranges of offsets, kept as the cursor of the
-//! producer `redrive`. A record that fails again becomes a new dead letter with one attempt more.
+//! A redrive appends the record in front of the stage that failed **and** marks its dead letter as redriven in one
+//! atomic append, so that a record is always in exactly one place. The marks are ranges of offsets, kept as the cursor
+//! of the producer `redrive`. A record that fails again becomes a new dead letter with one attempt more.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -128,8 +128,8 @@ pub fn oldest(log: &Log) -> u64 {
     if oldest < log.end_offset(DEAD_LETTERS) { oldest } else { u64::MAX }
 }
 
-/// Takes every dead letter that `filter` takes out of the queue, for good; how many. Their bytes stay in the log until its
-/// retention removes them.
+/// Takes every dead letter that `filter` takes out of the queue, for good; how many. Their bytes stay in the log until
+/// its retention removes them.
 ///
 /// # Errors
 /// A log can't be read or written; what was discarded before stays so.
@@ -205,7 +205,8 @@ pub(super) fn row_from_json(raw: &Bytes, schema: &SchemaRef) -> Result<RecordBat
     }
 }
 
-/// Rows from the JSON that dead letters keep, and which of them each comes from; without those that do not fit any more.
+/// Rows from the JSON that dead letters keep, and which of them each comes from; without those that do not fit any
+/// more.
 fn rows_from_json(raw: &RawBatch, schema: &SchemaRef) -> Result<(RecordBatch, Vec<u32>)> {
     let decoded = decode_json(raw, schema)?;
     Ok((cast_to(&decoded.batch, schema)?, decoded.record))

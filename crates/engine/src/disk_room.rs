@@ -1,8 +1,8 @@
 //! Whether the data folder's disk has room for more records.
 //!
-//! A disk that is full in the middle of a write ends the run: what is on it is whole, but log and state have to be opened
-//! again. So nothing new is taken in before that, while there is still room for the work on what was taken in already.
-//! Sources wait, pushes are refused (507), and both go on by themselves when there is room.
+//! A disk that is full in the middle of a write ends the run: what is on it is whole, but log and state have to be
+//! opened again. So nothing new is taken in before that, while there is still room for the work on what was taken in
+//! already. Sources wait, pushes are refused (507), and both go on by themselves when there is room.
 
 use std::io;
 use std::path::{Path, PathBuf};

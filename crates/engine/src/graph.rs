@@ -1,9 +1,9 @@
-//! The operators that one task evaluates on each batch, and what comes out of it: rows for tables, rows for streams, and
-//! rows that failed.
+//! The operators that one task evaluates on each batch, and what comes out of it: rows for tables, rows for streams,
+//! and rows that failed.
 //!
-//! Operators are evaluated one after the other in the order of the plan, each when everything that it reads has been. Rows
-//! that meet (in a UNION ALL, a table or a stream with several inputs) are merged by their origin: per key, their order is
-//! that of the input, whatever way they took and however the batches were cut.
+//! Operators are evaluated one after the other in the order of the plan, each when everything that it reads has been.
+//! Rows that meet (in a UNION ALL, a table or a stream with several inputs) are merged by their origin: per key, their
+//! order is that of the input, whatever way they took and however the batches were cut.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,7 +25,8 @@ use crate::streams::StreamBatch;
 use crate::tally::Fate;
 use crate::watch::Watchers;
 
-/// Rows that meet are merged into one batch of up to so many bytes. More than one row that come to more are too much at once.
+/// Rows that meet are merged into one batch of up to so many bytes. More than one row that come to more are too much at
+/// once.
 const MERGED_BYTES_MAX: usize = 256 << 20;
 
 /// The operators of one task.
@@ -351,8 +352,8 @@ fn readers(plan: &StagePlan) -> Vec<Vec<Reader>> {
     readers
 }
 
-/// The rows of several inputs as one batch, in the order of what they come from, and for the same origin in the order of
-/// the inputs; and which input each is from.
+/// The rows of several inputs as one batch, in the order of what they come from, and for the same origin in the order
+/// of the inputs; and which input each is from.
 ///
 /// # Errors
 /// `TooMuch` where they come to too many bytes, and fewer rows of `input` would come to less.

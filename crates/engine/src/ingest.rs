@@ -1,7 +1,7 @@
 //! From a source into its log: decode, partition, append, and only then acknowledge.
 //!
-//! The rows of a batch, the dead letters of the records that did not decode, and the source's new cursor go into the log
-//! in one atomic append. So a crash repeats nothing that the source can replay, and loses nothing.
+//! The rows of a batch, the dead letters of the records that did not decode, and the source's new cursor go into the
+//! log in one atomic append. So a crash repeats nothing that the source can replay, and loses nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
@@ -220,8 +220,8 @@ impl Ingest {
         self.metrics.source_lag(&self.spec.name, lag, lag + self.spec.watermark.as_secs_f64());
     }
 
-    /// Reads the source until it is at its end or the pipeline stops. While one batch is being made durable, the next is
-    /// read and decoded, but not yet appended.
+    /// Reads the source until it is at its end or the pipeline stops. While one batch is being made durable, the next
+    /// is read and decoded, but not yet appended.
     ///
     /// A failed read is tried again for as long as the error says that this may help.
     pub async fn pull(self: Arc<Self>, mut source: Box<dyn Source>, stop: CancellationToken) -> Result<()> {

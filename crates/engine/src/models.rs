@@ -103,8 +103,8 @@ impl ModelSet {
     /// Loads the model's files anew, warms it, and puts it in the place of the one that runs. Records go on meanwhile.
     ///
     /// # Errors
-    /// `Config`: there is no such model, it is an endpoint, or the new one does not fit. Whatever the error, the model that
-    /// was there stays.
+    /// `Config`: there is no such model, it is an endpoint, or the new one does not fit. Whatever the error, the model
+    /// that was there stays.
     pub async fn reload(&self, pipeline: &Pipeline, name: &str) -> Result<Reloaded> {
         let Some((scorer, spec)) = self.scorers.get(name).zip(pipeline.model(name)) else {
             let known: Vec<&str> = self.scorers.keys().map(|name| &**name).collect();

@@ -80,7 +80,7 @@ pub(crate) fn register_readers(plan: &Plan, streams: &Streams, progress: &mut Pr
     readers
 }
 
-#[allow(clippy::too_many_arguments)]
+#[allow(clippy::too_many_arguments)] // Each is another part of what is opened; a struct of them would be used once.
 pub(crate) async fn open_tasks(
     plan: &Plan,
     context: &TaskContext,

@@ -11,8 +11,8 @@
 //! offset: stream name (u16 length) | partition u32 | next offset u64                              (little-endian)
 //! token:  length + 1 u32, 0 where there is none | bytes
 //! entry:  stream name (u16 length) | chunks u32 | chunk…
-//! chunk:  partition u32 | count u32 | event time i64 (MIN = none) | watermark i64 (MIN = none, MAX = idle) | schema u64 |
-//!         payload (u32 length)
+//! chunk:  partition u32 | count u32 | event time i64 (MIN = none) | watermark i64 (MIN = none, MAX = idle)
+//!         | schema u64 | payload (u32 length)
 //! ```
 
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! Where the outputs of a stage begin: its tables, and the streams that it writes.
 //!
 //! A stage has one offset, but its outputs may be younger than what is behind that offset. What is new begins where the
-//! stage is (`start: latest`), or is *filled* first with what the log still holds (`start: earliest`): the task reads the
-//! log again for that output alone, then goes on for all. So that this happens once, whatever crashes, each task keeps
-//! beside its commit which outputs it has fed, and how far a filling is, and writes both together.
+//! stage is (`start: latest`), or is *filled* first with what the log still holds (`start: earliest`): the task reads
+//! the log again for that output alone, then goes on for all. So that this happens once, whatever crashes, each task
+//! keeps beside its commit which outputs it has fed, and how far a filling is, and writes both together.
 //!
 //! ```text
 //! key  m/outputs: JSON of [`Outputs`]
@@ -30,8 +30,8 @@ pub struct Outputs {
     pub steps: BTreeSet<String>,
     /// What is still to be filled, in this order.
     pub fills: Vec<Fill>,
-    /// The streams of transforms have had the rows of all records below this offset: a replay computes them for its tables
-    /// alone.
+    /// The streams of transforms have had the rows of all records below this offset: a replay computes them for its
+    /// tables alone.
     #[serde(default)]
     pub sent_below: u64,
 }

@@ -1,6 +1,6 @@
 //! The `predict` step: a column of text, or several columns, in; a struct column out. The only step that suspends:
-//! bounded in flight, with time-out and retry, and order kept; while the model is away, it waits. It turns rows to inputs
-//! and answers to rows; between them is the [`Scorer`].
+//! bounded in flight, with time-out and retry, and order kept; while the model is away, it waits. It turns rows to
+//! inputs and answers to rows; between them is the [`Scorer`].
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! A look at everything that a pipeline connects to, before it says that it runs.
 //!
-//! What a person has to mend (a path that is not there, a password that is refused) ends the start, all of it at once. What
-//! passes by itself (a broker that is down) is waited for, and said.
+//! What a person has to mend (a path that is not there, a password that is refused) ends the start, all of it at once.
+//! What passes by itself (a broker that is down) is waited for, and said.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,8 +46,8 @@ pub async fn look_at_all(pipeline: &Pipeline, depth: Depth, sources: bool) -> Ve
     stream::iter(sources.chain(sinks)).buffered(AT_ONCE).collect().await
 }
 
-/// Looks at the endpoints of models that run elsewhere. Not before a start: records wait for a model, and a model that no
-/// record asks holds nobody up.
+/// Looks at the endpoints of models that run elsewhere. Not before a start: records wait for a model, and a model that
+/// no record asks holds nobody up.
 pub async fn look_at_models(pipeline: &Pipeline) -> Vec<Looked<&'static str>> {
     let looks = pipeline.models.iter().map(|model| async move {
         let found = model.config.probe().await.transpose()?;

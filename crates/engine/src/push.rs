@@ -82,7 +82,7 @@ pub struct Rejected {
     pub message: String,
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref)]
+#[allow(clippy::trivially_copy_pass_by_ref)] // Serde asks for a reference.
 fn is_zero(number: &usize) -> bool {
     *number == 0
 }

@@ -92,7 +92,8 @@ impl Replay {
         }
         let Some(stream) = streams.get(&stage.input).filter(|stream| match stream.plan.kind {
             StreamKind::Source => true,
-            // What has changed already changes nothing again: a table that is built of changes reads those that are kept.
+            // What has changed already changes nothing again: a table that is built of changes reads those that are
+            // kept.
             StreamKind::Changes => self.table.is_some(),
             StreamKind::Transform | StreamKind::Exchange => false,
         }) else {

@@ -71,8 +71,8 @@ impl Room {
 }
 
 impl Share {
-    /// Takes room for `bytes` in all, waiting for it at most that long; false where there is none. More than all the room
-    /// is all of it.
+    /// Takes room for `bytes` in all, waiting for it at most that long; false where there is none. More than all the
+    /// room is all of it.
     pub async fn grow(&mut self, bytes: usize, wait: Duration) -> bool {
         let more = self.missing(bytes);
         if more == 0 {

@@ -171,7 +171,8 @@ impl StreamBatch {
     }
 
     /// The rows in the columns of `schema`, each with its place in the batch, and those that do not fit into them: an
-    /// earlier pipeline file stored them. Columns go by name, are cast where the type changed, and are null where absent.
+    /// earlier pipeline file stored them. Columns go by name, are cast where the type changed, and are null where
+    /// absent.
     ///
     /// # Errors
     /// `Config` for a type that no value of the earlier one can become.

@@ -87,7 +87,8 @@ impl Supervisor {
         &self.running
     }
 
-    /// Watches until something fails, `shutdown` resolves, or all is done; then stops everything in the order of the flow.
+    /// Watches until something fails, `shutdown` resolves, or all is done; then stops everything in the order of the
+    /// flow.
     ///
     /// # Errors
     /// The first error of any part.
@@ -151,8 +152,8 @@ impl Supervisor {
         }));
     }
 
-    /// Sources first, then tasks, then sinks, then logs. Whoever takes more than a share of the deadline drops what is under
-    /// way, so that all get their turn.
+    /// Sources first, then tasks, then sinks, then logs. Whoever takes more than a share of the deadline drops what is
+    /// under way, so that all get their turn.
     async fn stop(mut self, deadline: Duration) -> Result<()> {
         self.stop_sources.cancel();
         let mut first = join_all(&mut self.sources).await;

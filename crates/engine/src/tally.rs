@@ -1,5 +1,5 @@
-//! Records that did not get through, counted by component, kind and what became of them: said in the log when it happens,
-//! and in the table of counts at the end of a run.
+//! Records that did not get through, counted by component, kind and what became of them: said in the log when it
+//! happens, and in the table of counts at the end of a run.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

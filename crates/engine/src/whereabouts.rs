@@ -1,5 +1,6 @@
-//! Whether the folders that a run works in are still where they were. A process goes on writing to files that were removed
-//! or moved under it, and nothing of that is there when it starts again: it must be said as soon as it can be seen.
+//! Whether the folders that a run works in are still where they were. A process goes on writing to files that were
+//! removed or moved under it, and nothing of that is there when it starts again: it must be said as soon as it can be
+//! seen.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

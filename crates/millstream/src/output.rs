@@ -1,5 +1,5 @@
-//! What commands print. A reader that closes the pipe (`… | head -1`) ends the command quietly, and what comes from records
-//! is escaped on a terminal.
+//! What commands print. A reader that closes the pipe (`… | head -1`) ends the command quietly, and what comes from
+//! records is escaped on a terminal.
 
 use std::fmt;
 use std::io::{BufWriter, ErrorKind, IsTerminal, Write};

@@ -5,14 +5,14 @@
 //!     --shape base --precision int8 --batch 32 --threads 2 --seconds 3
 //! ```
 //!
-//! `--shape base` is BERT-base (12 layers, 768), `mini` is MiniLM-L6 (6 layers, 384). `--precision` and `--batch` take lists
-//! (`f32,bf16,int8`, `1,8,32`); what is listed together is measured in turns, so that a disturbance hits all of it, and
-//! the best of the turns counts. The texts are 512 (`--texts`), of 6 to 48 random tokens, 19 on average.
+//! `--shape base` is BERT-base (12 layers, 768), `mini` is MiniLM-L6 (6 layers, 384). `--precision` and `--batch` take
+//! lists (`f32,bf16,int8`, `1,8,32`); what is listed together is measured in turns, so that a disturbance hits all of
+//! it, and the best of the turns counts. The texts are 512 (`--texts`), of 6 to 48 random tokens, 19 on average.
 //! `sequences_per_second_of_least_times` takes each batch at the least time that it ever had: with few texts and
 //! many rounds, what the machine does while nothing disturbs it. `--first` computes the states of
 //! the first tokens only, as a classifier does. `--cpu-time` (Linux) counts the time that the calling thread was on a
-//! processor instead of what passed: with one thread, that is the machine's speed even while it is busy with other things.
-//! `peak_share` is the share of the time in which the instruction that the
+//! processor instead of what passed: with one thread, that is the machine's speed even while it is busy with other
+//! things. `peak_share` is the share of the time in which the instruction that the
 //! tiles are made of could have done the multiplications of the weights alone.
 
 use std::sync::{Arc, LazyLock};

@@ -6,9 +6,9 @@
 //!
 //! The source is all that `source:` takes but an endpoint or an ONNX file, of a text classifier; the precision is
 //! `f32`, `bf16`, `int8`, or left out for the fastest. Loading is what a pipeline does before it starts: check, hash,
-//! read, pack, and predict once. Memory is counted by the system (Linux). `peak_mib` is the most that was resident while
-//! the model was loaded, pages of mapped files included; `used_peak_mib` the same after 512 texts in batches of 32;
-//! `anonymous_mib` what the process holds then, and `mapped_mib` what is pages of mapped files.
+//! read, pack, and predict once. Memory is counted by the system (Linux). `peak_mib` is the most that was resident
+//! while the model was loaded, pages of mapped files included; `used_peak_mib` the same after 512 texts in batches of
+//! 32; `anonymous_mib` what the process holds then, and `mapped_mib` what is pages of mapped files.
 
 use std::time::Instant;
 

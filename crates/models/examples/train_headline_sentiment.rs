@@ -5,9 +5,9 @@
 //!     --data ../shared/data/sentiment --out crates/models/weights/headline-sentiment-linear.bin
 //! ```
 //!
-//! `--data` holds `sentfin_train.csv` and `tfns_train_clean.csv`. With `--folds 10` nothing is written: the training set is
-//! cross-validated instead, which is the place for tuning. With `--check FILE.csv` the written weights are evaluated on a
-//! file that was not trained on; it is printed last and decides nothing.
+//! `--data` holds `sentfin_train.csv` and `tfns_train_clean.csv`. With `--folds 10` nothing is written: the training
+//! set is cross-validated instead, which is the place for tuning. With `--check FILE.csv` the written weights are
+//! evaluated on a file that was not trained on; it is printed last and decides nothing.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! How fast a model is: by itself, and through its queue.
 //!
 //! By itself means [`Model::predict`] called on this thread, one batch after the other. Through the queue means
-//! [`ModelHandle::predict`], with [`CALLS`] calls of a batch each under way, as a pipeline with some partitions makes them;
-//! for the latency, one call of one text at a time.
+//! [`ModelHandle::predict`], with [`CALLS`] calls of a batch each under way, as a pipeline with some partitions makes
+//! them; for the latency, one call of one text at a time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -71,7 +71,8 @@ pub struct Latency {
 /// Measures a model; `progress` is told what is measured next. Must run on a multi-threaded Tokio runtime.
 ///
 /// # Errors
-/// The model can't be loaded, or fails on one of the texts: failures are no throughput. `Config`: no texts, or a size of 0.
+/// The model can't be loaded, or fails on one of the texts: failures are no throughput. `Config`: no texts, or a size
+/// of 0.
 pub async fn bench(
     config: &ModelConfig,
     name: &str,

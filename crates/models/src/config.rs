@@ -28,8 +28,8 @@ pub struct ModelConfig {
     /// What the model does.
     pub task: Task,
     /// `builtin:headline-sentiment`, `builtin:headline-sentiment-linear`; a folder as Hugging Face's libraries save it
-    /// (`./finbert`); a model of the hub (`hf://org/name`, `hf://org/name@revision`); an ONNX file (`./model.onnx`); or an
-    /// endpoint (`http://…`, `https://…`, `sagemaker://…`, `lambda://…`).
+    /// (`./finbert`); a model of the hub (`hf://org/name`, `hf://org/name@revision`); an ONNX file (`./model.onnx`); or
+    /// an endpoint (`http://…`, `https://…`, `sagemaker://…`, `lambda://…`).
     #[serde(serialize_with = "serialize_source")]
     pub source: String,
     /// How calls are put together.
@@ -42,20 +42,21 @@ pub struct ModelConfig {
     /// nothing and delays nothing; how often it disagrees is reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shadow: Option<String>,
-    /// Models in the process only: how long a batch may take before the model counts as hanging, and a fresh thread takes
-    /// over. Default: 60s.
+    /// Models in the process only: how long a batch may take before the model counts as hanging, and a fresh thread
+    /// takes over. Default: 60s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stall_timeout: Option<HumanDuration>,
-    /// The labels. At an endpoint: in the order in which it gives scores without names; needed for `text-classification`,
-    /// so that the types of the pipeline are known without the network. Of an ONNX file: in the order of the scores; needed
-    /// where the file does not name them. Of a folder or a model of the hub: other names for the model's labels, in its order.
+    /// The labels. At an endpoint: in the order in which it gives scores without names; needed for
+    /// `text-classification`, so that the types of the pipeline are known without the network. Of an ONNX file: in the
+    /// order of the scores; needed where the file does not name them. Of a folder or a model of the hub: other names
+    /// for the model's labels, in its order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
     /// Folders and models of the hub only: the numbers to compute in. Default: `auto`, the fastest on this processor.
     #[serde(default, skip_serializing_if = "PrecisionSetting::is_auto")]
     pub precision: PrecisionSetting,
-    /// Folders, models of the hub, and ONNX files that read texts: the most tokens of a text; what is behind is cut off.
-    /// Default: as the model's files say, else 512.
+    /// Folders, models of the hub, and ONNX files that read texts: the most tokens of a text; what is behind is cut
+    /// off. Default: as the model's files say, else 512.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub max_length: Option<usize>,
@@ -79,8 +80,8 @@ pub struct BatchConfig {
     #[serde(default = "default_batch_max")]
     #[schemars(range(min = 1, max = 4096))]
     pub max: usize,
-    /// The most tokens in a batch, as the model guesses them (four bytes a token where it knows no better). A longer text
-    /// gets a batch of its own.
+    /// The most tokens in a batch, as the model guesses them (four bytes a token where it knows no better). A longer
+    /// text gets a batch of its own.
     #[serde(default = "default_batch_max_tokens")]
     #[schemars(range(min = 1))]
     pub max_tokens: usize,
@@ -188,8 +189,8 @@ impl ModelConfig {
         }
     }
 
-    /// Downloads the model into the hub's cache, where it is one of the hub and not there yet. With `HF_HUB_OFFLINE` it does
-    /// nothing, and [`ModelConfig::check`] says what is missing.
+    /// Downloads the model into the hub's cache, where it is one of the hub and not there yet. With `HF_HUB_OFFLINE` it
+    /// does nothing, and [`ModelConfig::check`] says what is missing.
     ///
     /// # Errors
     /// As [`hub::pull`].
@@ -203,8 +204,8 @@ impl ModelConfig {
         Ok(())
     }
 
-    /// Whether the settings can work, and what the model will be. Touches no network: a model of the hub has to be in the
-    /// cache. Of a folder, names and shapes of all tensors are compared with its configuration.
+    /// Whether the settings can work, and what the model will be. Touches no network: a model of the hub has to be in
+    /// the cache. Of a folder, names and shapes of all tensors are compared with its configuration.
     ///
     /// # Errors
     /// `Config`: what is wrong, and what to write instead. `Corruption`: a file of the model is damaged.

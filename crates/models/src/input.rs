@@ -171,7 +171,7 @@ impl fmt::Display for Column {
 
 impl Input {
     /// Its length in bytes, about; what is held in a queue is bounded by this, and inputs of like length go together.
-    #[allow(clippy::len_without_is_empty)]
+    #[allow(clippy::len_without_is_empty)] // It is a size to add up; nobody asks whether there is nothing.
     pub fn len(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),

@@ -49,8 +49,9 @@ impl Task {
 pub struct ModelInfo {
     /// The name in the pipeline file; where a configuration is only checked, the source's own name.
     pub name: Arc<str>,
-    /// 16 hexadecimal digits. A local model: of everything that its answers depend on. An endpoint, whose weights nobody
-    /// here can see: of its address (without credentials), its labels, and those settings that decide what it is asked.
+    /// 16 hexadecimal digits. A local model: of everything that its answers depend on. An endpoint, whose weights
+    /// nobody here can see: of its address (without credentials), its labels, and those settings that decide what it is
+    /// asked.
     pub digest: Arc<str>,
     /// What it does.
     pub task: Task,

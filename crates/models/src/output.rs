@@ -20,7 +20,8 @@ pub fn output_type(info: &ModelInfo) -> DataType {
 }
 
 /// The output column for `predictions`, one row each, of the type [`output_type`] says. `label` is that of the highest
-/// score, the first of equals, whether or not others fit as well ([`ModelInfo::multi_label`]). Scores are rounded to six decimals, which is beyond what any model means by them.
+/// score, the first of equals, whether or not others fit as well ([`ModelInfo::multi_label`]). Scores are rounded to
+/// six decimals, which is beyond what any model means by them.
 ///
 /// # Errors
 /// `Bug`: a prediction is not of the model's task, or has another number of scores than the model has labels.

@@ -1,17 +1,17 @@
 //! The queue in front of a model: many callers, one bounded queue, batches.
 //!
-//! * **Bounded**: at most [`QUEUE_BATCHES`] × `batch.max` texts wait (256 at least), and at most [`QUEUE_BYTES_MAX`] bytes of
-//!   them; a caller awaits a place for its next chunk. Besides those, each worker holds one batch.
-//! * **Batching**: whoever takes a batch takes what is there. Where less than `batch.max` texts and `batch.max_tokens` tokens
-//!   wait, they go at once while the model is idle; otherwise they wait for more, `batch.max_delay` at most. Where more
-//!   wait, the batch is the oldest text and those nearest to it in length, so that no time goes into padding and nothing
-//!   starves.
+//! * **Bounded**: at most [`QUEUE_BATCHES`] × `batch.max` texts wait (256 at least), and at most [`QUEUE_BYTES_MAX`]
+//!   bytes of them; a caller awaits a place for its next chunk. Besides those, each worker holds one batch.
+//! * **Batching**: whoever takes a batch takes what is there. Where less than `batch.max` texts and `batch.max_tokens`
+//!   tokens wait, they go at once while the model is idle; otherwise they wait for more, `batch.max_delay` at most.
+//!   Where more wait, the batch is the oldest text and those nearest to it in length, so that no time goes into padding
+//!   and nothing starves.
 //! * **Order**: answers are put back in the order of the call's inputs.
 //! * **Panics** cost the text that caused them: its batch is repeated text by text.
 //! * **A model that hangs** costs the text that caused it, and a thread; see `watchdog`.
 //! * **Cancellation**: a dropped call leaves the queue; what is under way for it is finished and thrown away.
-//! * **Replacement**: a model can be replaced by another with the same labels or dimensions. Each model has its own queue;
-//!   what waits moves over, what is under way is answered by the old one, and every answer names who gave it.
+//! * **Replacement**: a model can be replaced by another with the same labels or dimensions. Each model has its own
+//!   queue; what waits moves over, what is under way is answered by the old one, and every answer names who gave it.
 
 mod batch;
 mod call;

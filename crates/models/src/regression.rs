@@ -100,7 +100,8 @@ mod tests {
 
     #[test]
     fn the_numbers_are_those_of_scikit_learn() {
-        // mean_absolute_error, root_mean_squared_error and r2_score of [3, -0.5, 2, 7], [2.5, 0, 2, 8]: its own example.
+        // mean_absolute_error, root_mean_squared_error and r2_score of [3, -0.5, 2, 7], [2.5, 0, 2, 8]: its own
+        // example.
         let (mae, rmse, r2) = numbers(&[(3.0, 2.5), (-0.5, 0.0), (2.0, 2.0), (7.0, 8.0)]);
         assert!((mae - 0.5).abs() < 1e-12 && (rmse - 0.375_f64.sqrt()).abs() < 1e-12);
         assert!((r2.unwrap() - 0.948_608_137_044_967_9).abs() < 1e-12);

@@ -1,5 +1,5 @@
-//! Secrets that are kept elsewhere: what a program prints, and AWS Secrets Manager. They are here because the search for
-//! credentials and the signatures of AWS are.
+//! Secrets that are kept elsewhere: what a program prints, and AWS Secrets Manager. They are here because the search
+//! for credentials and the signatures of AWS are.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! Which part of a SELECT has the wrong type, and what is wrong with it.
 //!
 //! DataFusion says what it can't do in its own words, seldom where. So the parts of the SELECT are tried alone, the
-//! inner ones before the outer ones, each as `SELECT part FROM …`: the first that fails is the culprit, and the types of
-//! its operands are known by then. This costs some planning, and only where there is an error.
+//! inner ones before the outer ones, each as `SELECT part FROM …`: the first that fails is the culprit, and the types
+//! of its operands are known by then. This costs some planning, and only where there is an error.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;

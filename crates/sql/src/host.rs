@@ -1,13 +1,13 @@
 //! Where queries run: on threads of their own, so many at once, in one memory, so long each.
 //!
-//! A query is somebody's curiosity; the pipeline and its health are not to wait for it. So planning and running are tasks of
-//! another runtime, whose threads give way to all others, and what they find goes back over a channel of a few batches:
-//! who does not read holds up his own query, and who goes away ends it. What is to end is told so
+//! A query is somebody's curiosity; the pipeline and its health are not to wait for it. So planning and running are
+//! tasks of another runtime, whose threads give way to all others, and what they find goes back over a channel of a few
+//! batches: who does not read holds up his own query, and who goes away ends it. What is to end is told so
 //! ([`crate::watched`]), by a thread that does nothing else: all others may be busy.
 //!
-//! The memory pool counts what operators remember, and functions are bounded where they allocate (`bounded`), but not all of
-//! it is counted. So while queries run, the process's memory is looked at: where it has grown by several times the pool,
-//! the queries end. An allocator that refuses is no way: Rust ends the process then (ADR 0006).
+//! The memory pool counts what operators remember, and functions are bounded where they allocate (`bounded`), but not
+//! all of it is counted. So while queries run, the process's memory is looked at: where it has grown by several times
+//! the pool, the queries end. An allocator that refuses is no way: Rust ends the process then (ADR 0006).
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -94,6 +94,17 @@ impl Drop for QueryHost {
     }
 }
 
+/// Plans a query and begins it, on a thread of the host.
+pub(crate) trait StartQuery:
+    FnOnce(&Arc<RuntimeEnv>, &QueryLimits, &Arc<Stop>) -> Result<QueryResult, SqlError> + Send + 'static
+{
+}
+
+impl<F> StartQuery for F where
+    F: FnOnce(&Arc<RuntimeEnv>, &QueryLimits, &Arc<Stop>) -> Result<QueryResult, SqlError> + Send + 'static
+{
+}
+
 impl QueryHost {
     /// Starts the threads.
     ///
@@ -130,7 +141,7 @@ impl QueryHost {
     pub(crate) async fn run(
         self: &Arc<Self>,
         deadline: Option<Duration>,
-        start: impl FnOnce(&Arc<RuntimeEnv>, &QueryLimits, &Arc<Stop>) -> Result<QueryResult, SqlError> + Send + 'static,
+        start: impl StartQuery,
     ) -> Result<QueryResult, QueryError> {
         let threads = self.threads.as_ref().ok_or_else(|| QueryError::Ended("queries have ended".into()))?;
         let stop = Stop::new(deadline.map(|deadline| Instant::now() + deadline));

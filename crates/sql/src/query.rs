@@ -137,8 +137,8 @@ impl QueryEngine {
     /// Plans and starts a query: SELECT, EXPLAIN, SHOW TABLES or DESCRIBE. It ends where the answer is dropped.
     ///
     /// # Errors
-    /// The SQL is wrong, or does something else than read; too many queries are running. Errors while reading are in the
-    /// result's stream.
+    /// The SQL is wrong, or does something else than read; too many queries are running. Errors while reading are in
+    /// the result's stream.
     pub async fn run(&self, sql: &str) -> Result<QueryResult, QueryError> {
         self.run_within(sql, self.host.limits().deadline).await
     }

@@ -338,7 +338,10 @@ pub(crate) fn written_names(query: &Query, columns: usize) -> Vec<Option<String>
         _ => None,
     };
     let is_plain = |item: &&SelectItem| {
-        let unnests = matches!(item, SelectItem::UnnamedExpr(Expr::Function(f)) if f.name.to_string().eq_ignore_ascii_case("unnest"));
+        let unnests = match item {
+            SelectItem::UnnamedExpr(Expr::Function(f)) => f.name.to_string().eq_ignore_ascii_case("unnest"),
+            _ => false,
+        };
         matches!(item, SelectItem::UnnamedExpr(_) | SelectItem::ExprWithAlias { .. }) && !unnests
     };
     // A wildcard stands for any number of columns: what stands before it is counted from the left.

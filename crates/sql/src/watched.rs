@@ -1,8 +1,9 @@
 //! A plan that can be stopped in the middle of its work.
 //!
-//! An operator that has nobody to wait for keeps its thread: a join whose condition nothing meets computes for hours within one
-//! poll. So every operator's output passes a [`Watched`], which looks whether the query has been stopped and gives the thread
-//! back every few batches, and the conditions of joins are [`WatchedExpr`]s, which look each time they are computed.
+//! An operator that has nobody to wait for keeps its thread: a join whose condition nothing meets computes for hours
+//! within one poll. So every operator's output passes a [`Watched`], which looks whether the query has been stopped and
+//! gives the thread back every few batches, and the conditions of joins are [`WatchedExpr`]s, which look each time they
+//! are computed.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};

@@ -5,9 +5,9 @@
 //! For records of 100 B, 1 KB and 64 KB: `append_single` is 64 appenders that each wait for their record to be durable;
 //! `append_batch` is 4 appenders that each wait for a chunk of about 64 KiB. The plain file beside each gets the same
 //! payload bytes in as many writes, each followed by a sync, as the log did syncs: what is left between the two is the
-//! log's own work. `read` reads all chunks back through a newly opened log (no tail in memory, every CRC checked), beside
-//! a plain file of the same bytes read in blocks of 1 MiB; both from the page cache. Medians over the rounds. Left out:
-//! encoding and compression of records, which belong to the caller; a cold page cache.
+//! log's own work. `read` reads all chunks back through a newly opened log (no tail in memory, every CRC checked),
+//! beside a plain file of the same bytes read in blocks of 1 MiB; both from the page cache. Medians over the rounds.
+//! Left out: encoding and compression of records, which belong to the caller; a cold page cache.
 
 use std::error::Error;
 use std::fs::File;

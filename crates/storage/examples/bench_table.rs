@@ -1,11 +1,12 @@
-//! What a table costs: rows per second while it is filled, how fast it opens, new and known keys after that, memory. Prints
-//! JSON.
+//! What a table costs: rows per second while it is filled, how fast it opens, new and known keys after that, memory.
+//! Prints JSON.
 //!
 //! `cargo run --release -p millstream-storage --example bench_table [KEYS] [ROWS_PER_COMMIT] [TABLES] [SAMPLE]`
 //!
-//! Five million keys unless told otherwise, in rows of about 400 bytes, each commit durable, the change stream included. Then
-//! the table is opened again, and takes SAMPLE rows (200,000) of each kind: new keys, updates of random known ones, the
-//! same rows again. With more than one table, each has its own state and task, and the keys are shared out among them.
+//! Five million keys unless told otherwise, in rows of about 400 bytes, each commit durable, the change stream
+//! included. Then the table is opened again, and takes SAMPLE rows (200,000) of each kind: new keys, updates of random
+//! known ones, the same rows again. With more than one table, each has its own state and task, and the keys are shared
+//! out among them.
 
 use std::error::Error;
 use std::path::Path;

@@ -7,10 +7,10 @@
 //! Arrow IPC record-batch message, padded to 8 | body, padded to 8
 //! ```
 //!
-//! The schema is not part of it: whoever stores a batch stores the 64-bit id that [`SchemaStore::register`] gave for its
-//! schema. Buffers of a body over 1 KiB are compressed with LZ4 where that makes them smaller. Only the rows of the batch are
-//! written, never the rest of a buffer that it is a slice of. Limits: no dictionary columns, and what Arrow's 32-bit
-//! offsets allow.
+//! The schema is not part of it: whoever stores a batch stores the 64-bit id that [`SchemaStore::register`] gave for
+//! its schema. Buffers of a body over 1 KiB are compressed with LZ4 where that makes them smaller. Only the rows of the
+//! batch are written, never the rest of a buffer that it is a slice of. Limits: no dictionary columns, and what Arrow's
+//! 32-bit offsets allow.
 //!
 //! # A schema
 //!

@@ -30,8 +30,8 @@ pub struct AmqpSinkConfig {
     /// The type of the exchange.
     #[serde(default)]
     pub exchange_type: ExchangeType,
-    /// The routing key, as text with columns in braces: `"{sentiment.label}"`. A value that stands beside other text is one
-    /// word of the key: a row whose value has a `.` or is empty there goes to the dead letter queue (`rejected`).
+    /// The routing key, as text with columns in braces: `"{sentiment.label}"`. A value that stands beside other text is
+    /// one word of the key: a row whose value has a `.` or is empty there goes to the dead letter queue (`rejected`).
     #[serde(default)]
     pub routing_key: String,
     /// Declare the exchange (durable), and `queues`, when connecting. Set it to `false` where the broker is set up by

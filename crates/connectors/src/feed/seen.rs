@@ -76,8 +76,8 @@ impl Seen {
         for mut entry in entries.into_iter().rev() {
             let content = content_hash(&mut entry);
             let id = xxh3_128(entry.id.as_bytes());
-            // An id that several entries share says nothing; they are told apart by content. An entry that had the id for
-            // itself when it was read is not read again.
+            // An id that several entries share says nothing; they are told apart by content. An entry that had the id
+            // for itself when it was read is not read again.
             let shared = xxh3_128(&[entry.id.as_bytes(), b"\0", &content.to_le_bytes()].concat());
             let key = if times_used.get(&id).is_some_and(|n| *n > 1) { shared } else { id };
             let known = |key| self.entries.get(key).is_some_and(|(known, _)| *known == content);

@@ -35,8 +35,8 @@ pub struct FileSourceConfig {
     /// What a file is known by, so that it is read once: see [`Identity`]. Default: `auto`.
     #[serde(default)]
     pub identity: Identity,
-    /// With `follow` and `format: csv`: how long rows wait behind a quote that is open. Then the quote is taken for one that
-    /// is never closed, and its row ends at its first line end.
+    /// With `follow` and `format: csv`: how long rows wait behind a quote that is open. Then the quote is taken for one
+    /// that is never closed, and its row ends at its first line end.
     #[serde(default = "default_quote_timeout")]
     pub quote_timeout: HumanDuration,
     /// Globs of file names to leave out, such as `*.gz`. In folders, names that begin with a dot or end in `.tmp` are
@@ -73,8 +73,8 @@ pub enum Compression {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Identity {
-    /// Device and inode, and the content: a file that begins with all that was read of another one is a copy of it, and is
-    /// read on from there, where that was 1 KiB or more, where the other has been cut or rewritten in the meantime
+    /// Device and inode, and the content: a file that begins with all that was read of another one is a copy of it, and
+    /// is read on from there, where that was 1 KiB or more, where the other has been cut or rewritten in the meantime
     /// (`copytruncate`), or where it took the other's name and the other is gone (restored from a backup).
     #[default]
     Auto,

@@ -1,5 +1,5 @@
-//! How many files the sources of this process keep open between two reads: a share of its file descriptors, for all of them
-//! together. A source that needs one more closes the one that it opened longest ago.
+//! How many files the sources of this process keep open between two reads: a share of its file descriptors, for all of
+//! them together. A source that needs one more closes the one that it opened longest ago.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -7,8 +7,8 @@
 //! Cursor, one entry per file: key `file:<device>-<inode>` (hexadecimal), value JSON
 //! `{"path", "offset", "head_len", "head_hash", "tail_len", "tail_hash", "mtime_ns"?, "disk_size"?}`:
 //!
-//! * `offset`: the first byte that has not been read; a record begins there. In a compressed file it counts the bytes that
-//!   the file holds.
+//! * `offset`: the first byte that has not been read; a record begins there. In a compressed file it counts the bytes
+//!   that the file holds.
 //! * `head_len`, `head_hash`: XXH3 of the first `head_len` bytes, at most [`HEAD_BYTES_MAX`] and never beyond `offset`.
 //!   For files that are one record, of the whole content.
 //! * `tail_len`, `tail_hash`: the same of the last bytes before `offset`. Both lengths are 0 where nothing is known.

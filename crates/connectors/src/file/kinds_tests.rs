@@ -1,5 +1,5 @@
-//! Files as they are found in the wild: every kind of line end, quotes that stay open, files that can't be read, copies,
-//! other encodings, gzip.
+//! Files as they are found in the wild: every kind of line end, quotes that stay open, files that can't be read,
+//! copies, other encodings, gzip.
 
 use std::fs;
 use std::io::Write;

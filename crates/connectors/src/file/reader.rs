@@ -1,8 +1,8 @@
 //! One open file: reads blocks behind its offset and cuts them into batches.
 //!
 //! Blocking; the source calls it on a thread that may block. What it holds is bounded by one block of
-//! [`BLOCK_BYTES`], or one record of at most `max_record` bytes; for text in another encoding than UTF-8 by both forms of
-//! it.
+//! [`BLOCK_BYTES`], or one record of at most `max_record` bytes; for text in another encoding than UTF-8 by both forms
+//! of it.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -381,7 +381,8 @@ impl Reader {
             };
             if let Some(at) = behind.or_else(|| too_large.then_some(at)) {
                 if dialect.header && self.header.is_none() {
-                    // No header of this size can be one: the row is refused as a record, and the rows fail for want of one.
+                    // No header of this size can be one: the row is refused as a record, and the rows fail for want of
+                    // one.
                     self.header = Some(Bytes::new());
                 }
                 let begin = start + block.source_offset(at) as u64;

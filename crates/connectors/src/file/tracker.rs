@@ -4,8 +4,9 @@
 //! and queues those with something to read, [`Tracker::next_batch`] reads the queue empty. In a round each file is read
 //! up to the size it had when its turn came, so that one that grows without end does not keep the others waiting.
 //!
-//! A file that can't be read is left out and tried again in the next round; one that is followed for as long as it takes,
-//! else once more when the others have been read. What can't be read at all, because nothing of it can, is an error.
+//! A file that can't be read is left out and tried again in the next round; one that is followed for as long as it
+//! takes, else once more when the others have been read. What can't be read at all, because nothing of it can, is an
+//! error.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -29,8 +30,8 @@ use crate::source::SourceContext;
 /// How many files that do not exist any more are remembered, should they come back.
 const VANISHED_FILES_MAX: usize = 4096;
 
-/// For how many rounds a new file that begins as another one is looked at twice: log rotation copies a file, and cuts the
-/// one it has copied a moment later.
+/// For how many rounds a new file that begins as another one is looked at twice: log rotation copies a file, and cuts
+/// the one it has copied a moment later.
 const DOUBT_ROUNDS_MAX: u32 = 2;
 
 /// Cursor key that says that files which were there at the first start have been passed over.
@@ -52,8 +53,8 @@ pub(crate) struct Tracker {
     heads: Heads,
     /// The files that the path led to in this round.
     in_view: HashSet<FileId>,
-    /// Those that are open, in the order in which they were opened. An open file can be read to its end whatever happens to
-    /// its name.
+    /// Those that are open, in the order in which they were opened. An open file can be read to its end whatever
+    /// happens to its name.
     opened: VecDeque<FileId>,
     queue: VecDeque<FileId>,
     /// Those of the queue that could not be read, to be tried once more; none where that has been done.
@@ -539,8 +540,8 @@ impl Tracker {
         }
     }
 
-    /// Closes the files that were opened longest ago, where too many are open. One whose name is gone stays: there would be
-    /// no way back to it.
+    /// Closes the files that were opened longest ago, where too many are open. One whose name is gone stays: there
+    /// would be no way back to it.
     fn close_surplus(&mut self) {
         for _ in 0..self.opened.len() {
             if !handles::are_used_up() {

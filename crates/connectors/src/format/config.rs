@@ -185,8 +185,8 @@ struct RawDecode {
     /// csv: `.` (default) or `,` between the whole part of a `float` and its fraction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     decimal: Option<char>,
-    /// csv: how many line breaks the quotes of one row may hold (default 1000). In a row with more, a quote is taken for
-    /// one that is never closed: the row ends at its first line end.
+    /// csv: how many line breaks the quotes of one row may hold (default 1000). In a row with more, a quote is taken
+    /// for one that is never closed: the row ends at its first line end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_lines: Option<u32>,
     /// xml: a ready-made mapping.

@@ -28,9 +28,9 @@ use crate::template::{Place, Template};
 /// `insertErrors` (BigQuery), or status 207 with a list of objects that have a `status`. Of such an answer the refused
 /// rows go to the dead letter queue, and those that say `try again` (429, 5xx, throttled) are sent again, alone.
 ///
-/// Values in the URL are percent-encoded, and none of them can change host or depth of the path: a row whose value would
-/// make a part of the path empty, `.` or `..` (however often the other side decodes it), or brings a control character or
-/// a `\\` into it, goes to the dead letter queue (`rejected`).
+/// Values in the URL are percent-encoded, and none of them can change host or depth of the path: a row whose value
+/// would make a part of the path empty, `.` or `..` (however often the other side decodes it), or brings a control
+/// character or a `\\` into it, goes to the dead letter queue (`rejected`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct HttpSinkConfig {
@@ -64,8 +64,8 @@ pub struct HttpSinkConfig {
     /// Whether an answer of success is read for rows that the service did not take.
     #[serde(default)]
     pub partial_failures: PartialFailures,
-    /// Connect to no address of this machine or of a private network, whatever the name of the host leads to; and through
-    /// no proxy, which would look up names itself.
+    /// Connect to no address of this machine or of a private network, whatever the name of the host leads to; and
+    /// through no proxy, which would look up names itself.
     #[serde(default)]
     pub deny_private: bool,
 }

@@ -6,8 +6,8 @@ use millstream_core::{ByteSize, HumanDuration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Takes records from `POST /streams/{name}/records`: one record, a JSON array, or several records one after another. The
-/// body may be gzip (`Content-Encoding: gzip`). The answer is sent only when the records are durable.
+/// Takes records from `POST /streams/{name}/records`: one record, a JSON array, or several records one after another.
+/// The body may be gzip (`Content-Encoding: gzip`). The answer is sent only when the records are durable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct HttpPushConfig {

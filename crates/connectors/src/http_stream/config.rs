@@ -33,7 +33,8 @@ pub struct HttpStreamSourceConfig {
     /// and then to show that they are there.
     #[serde(default = "crate::websocket::config::default_stall_timeout")]
     pub stall_timeout: HumanDuration,
-    /// The largest record. A larger one goes to the dead letter queue with its first MiB, and the rest of it is skipped.
+    /// The largest record. A larger one goes to the dead letter queue with its first MiB, and the rest of it is
+    /// skipped.
     #[serde(default = "crate::file::config::default_max_record")]
     pub max_record: ByteSize,
     /// Waits between attempts to connect.

@@ -25,7 +25,8 @@ pub enum Place {
     TerminalLine,
     /// A URL. Values are percent-encoded, and none changes the depth of the path.
     Url,
-    /// A routing key of AMQP, whose words are told apart by dots. A value that is the whole key may be of several words.
+    /// A routing key of AMQP, whose words are told apart by dots. A value that is the whole key may be of several
+    /// words.
     RoutingKey,
     /// The value of a message's header, which has a length in front of it: AMQP, Kafka.
     MessageHeader,

@@ -1,7 +1,7 @@
 //! Who may read what is written: files of ours are their owner's alone, and no link that somebody laid is followed.
 //!
-//! Folders of the data folder have mode 0700, its files 0600, whatever the umask. Files that users get (of a file sink, of
-//! `init`) have the mode that the umask gives.
+//! Folders of the data folder have mode 0700, its files 0600, whatever the umask. Files that users get (of a file sink,
+//! of `init`) have the mode that the umask gives.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -34,7 +34,8 @@ pub fn private_options() -> OpenOptions {
     options
 }
 
-/// A new file for a user, to write. What had its name is removed, not followed and not emptied: a link may lead anywhere.
+/// A new file for a user, to write. What had its name is removed, not followed and not emptied: a link may lead
+/// anywhere.
 ///
 /// # Errors
 /// It can't be created, or somebody else was faster.

@@ -1,9 +1,9 @@
 //! A disk in memory that fails as asked and forgets, at a power cut, what was not synced. For tests.
 //!
 //! Every changing call (create, write, truncate, sync, rename, remove, sync of a folder) is one numbered *step*; a
-//! [`Fault`] is planned for the n-th of them. [`FaultyDisk::crash`] is the power cut: of the bytes that were not synced,
-//! any sector of 512 bytes may survive or not, in any order; of the names that were not synced, a prefix of the changes
-//! of each folder survives, as a journal would have it. Handles opened before the cut are dead after it.
+//! [`Fault`] is planned for the n-th of them. [`FaultyDisk::crash`] is the power cut: of the bytes that were not
+//! synced, any sector of 512 bytes may survive or not, in any order; of the names that were not synced, a prefix of the
+//! changes of each folder survives, as a journal would have it. Handles opened before the cut are dead after it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -21,8 +21,8 @@ const SECTOR_BYTES: usize = 512;
 /// What goes wrong at a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The step fails and does nothing. For a sync: the bytes stay readable until the power cut, but no later sync makes
-    /// them durable either (as Linux does it).
+    /// The step fails and does nothing. For a sync: the bytes stay readable until the power cut, but no later sync
+    /// makes them durable either (as Linux does it).
     Error,
     /// The step fails as on a full disk; of a write, the first half is done.
     NoSpace,

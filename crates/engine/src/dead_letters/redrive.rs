@@ -1,7 +1,7 @@
 //! Redrives: dead letters back in front of the stage that failed.
 //!
-//! The queue is read once, and a batch of letters becomes one append: those of one step and partition, in their order, as
-//! one chunk. How far it is can be asked at any time ([`RedriveProgress`]).
+//! The queue is read once, and a batch of letters becomes one append: those of one step and partition, in their order,
+//! as one chunk. How far it is can be asked at any time ([`RedriveProgress`]).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -134,8 +134,8 @@ impl Redriver<'_> {
         stream.log.append(append).await.map(drop)
     }
 
-    /// Puts a run in front of its stage, or among the dead letters again: the offsets of those that were taken. The others'
-    /// stage is gone.
+    /// Puts a run in front of its stage, or among the dead letters again: the offsets of those that were taken. The
+    /// others' stage is gone.
     fn chunks(
         &self,
         stream: &Stream,

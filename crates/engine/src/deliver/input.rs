@@ -39,8 +39,8 @@ impl Input {
     }
 }
 
-/// Small neighbours as one batch, so that a system is asked once for many rows. Redriven rows stay alone, and so do those
-/// that were stored with other columns.
+/// Small neighbours as one batch, so that a system is asked once for many rows. Redriven rows stay alone, and so do
+/// those that were stored with other columns.
 fn join_small(batches: Vec<StreamBatch>) -> Result<Vec<StreamBatch>> {
     let mut groups: Vec<Vec<StreamBatch>> = Vec::new();
     let mut rows = 0;

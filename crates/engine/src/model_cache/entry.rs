@@ -1,12 +1,13 @@
 //! What a cached prediction looks like in the state store.
 //!
 //! ```text
-//! entry   e | model digest | 00 | SHA-256 of the input                → 01 | written at, µs, i64 | kind, u8 | count, u32 | f32 × count | check, 8 bytes
+//! entry   e | model digest | 00 | SHA-256 of the input
+//!         → 01 | written at, µs, i64 | kind, u8 | count, u32 | f32 × count | check, 8 bytes
 //! index   t | written at, µs, i64 BE with the sign bit flipped | the entry's key without `e` → nothing
 //! ```
 //!
-//! Numbers of the value are little-endian. The check is the beginning of SHA-256 over the key and the rest of the value, so
-//! that an entry that was damaged, or is that of another text, is never taken for an answer.
+//! Numbers of the value are little-endian. The check is the beginning of SHA-256 over the key and the rest of the
+//! value, so that an entry that was damaged, or is that of another text, is never taken for an answer.
 
 use bytes::Bytes;
 use millstream_models::{ModelInfo, Prediction, Task};
@@ -20,7 +21,8 @@ const ENTRY: u8 = b'e';
 const INDEX: u8 = b't';
 const INDEX_TIME_BYTES: usize = 8;
 
-/// The key of what the model with that digest says about `text`, or about cells, as [`millstream_models::Input::key`] has them.
+/// The key of what the model with that digest says about `text`, or about cells, as [`millstream_models::Input::key`]
+/// has them.
 pub(super) fn key(digest: &str, text: &str) -> Bytes {
     let hash = Sha256::digest(text.as_bytes());
     let mut key = Vec::with_capacity(2 + digest.len() + hash.len());

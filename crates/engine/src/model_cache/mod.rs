@@ -1,14 +1,14 @@
 //! What a model has said before: predictions by model digest and text, in a state store of their own.
 //!
-//! A prediction is durable before the `predict` step hands it on, hence before the record that it belongs to is committed:
-//! whatever crashes then, a replay finds the same answer, and a remote model is not paid twice. A crash in between leaves
-//! the entry there and the record to be done again, with a hit. Failures are not kept.
+//! A prediction is durable before the `predict` step hands it on, hence before the record that it belongs to is
+//! committed: whatever crashes then, a replay finds the same answer, and a remote model is not paid twice. A crash in
+//! between leaves the entry there and the record to be done again, with a hit. Failures are not kept.
 //!
 //! No record hangs on what a request to the server was told: such predictions gather in memory, up to
 //! [`LATER_BYTES_MAX`], and [`ModelCache::keep_what_waits`] writes them in a commit of their own. A crash loses them.
 //!
-//! An entry is used for `ttl` after it was written, by the pipeline's clock; [`ModelCache::sweep`] deletes those that are
-//! over, and the oldest beyond `max_entries`. An entry that does not read back is a miss and is written again.
+//! An entry is used for `ttl` after it was written, by the pipeline's clock; [`ModelCache::sweep`] deletes those that
+//! are over, and the oldest beyond `max_entries`. An entry that does not read back is a miss and is written again.
 
 mod entry;
 
@@ -129,8 +129,8 @@ impl ModelCache {
         Ok(found.collect())
     }
 
-    /// Keeps what the model with that digest says about texts. Durable when this returns; commits of callers at the same
-    /// time are one.
+    /// Keeps what the model with that digest says about texts. Durable when this returns; commits of callers at the
+    /// same time are one.
     ///
     /// # Errors
     /// As [`State::commit`].

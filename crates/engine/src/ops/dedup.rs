@@ -1,12 +1,12 @@
 //! De-duplication: of the rows with a key, only the first of a span of event time.
 //!
-//! A row that goes through opens a span of `within` from its event time on. Rows of its key with a time below the end of that
-//! are repeats; the next one from there on goes through and opens the next. "First" is by arrival, which is the order of
-//! the log. A span is forgotten when the watermark has reached its end: what is behind the watermark by so much can't be
-//! told from a repeat any more, and is called late.
+//! A row that goes through opens a span of `within` from its event time on. Rows of its key with a time below the end
+//! of that are repeats; the next one from there on goes through and opens the next. "First" is by arrival, which is the
+//! order of the log. A span is forgotten when the watermark has reached its end: what is behind the watermark by so
+//! much can't be told from a repeat any more, and is called late.
 //!
-//! The answer depends on the rows and the watermarks between them, not on how they were cut into batches and commits, nor on
-//! when [`Dedup::forget`] is called.
+//! The answer depends on the rows and the watermarks between them, not on how they were cut into batches and commits,
+//! nor on when [`Dedup::forget`] is called.
 //!
 //! ```text
 //! "d/" name 00 "k" key → event time, µs, i64 LE, at which the last span of the key begins
@@ -50,8 +50,8 @@ impl Dedup {
         Ok(Self { spans: KeyedState::open(state, &prefix).await?, timers, prefix, within_us: within_us.max(1) })
     }
 
-    /// Judges rows, in order, by their keys and event times; the watermark is that in front of all of them. What is kept of
-    /// them goes into `writes`; the next call sees it before that is committed.
+    /// Judges rows, in order, by their keys and event times; the watermark is that in front of all of them. What is
+    /// kept of them goes into `writes`; the next call sees it before that is committed.
     ///
     /// # Errors
     /// As for reading the state. The operator must be dropped then, as where a commit fails.

@@ -1,10 +1,10 @@
-//! From the checked pipeline file to what runs: streams (logs), stages (one task per partition of a log), and the operators
-//! that each stage evaluates, in topological order. Pure; opens nothing.
+//! From the checked pipeline file to what runs: streams (logs), stages (one task per partition of a log), and the
+//! operators that each stage evaluates, in topological order. Pure; opens nothing.
 //!
 //! A stage reads one log and evaluates every transform that depends on it. A table lives in the stage's own state where
 //! its key is the log's partition key; otherwise its rows pass through an *exchange*, a log of its own, partitioned by
-//! the table's key, that a second stage reads. The changes of a table are a log already: what is computed from them is a
-//! stage of its own, which can be filled and replayed like any other.
+//! the table's key, that a second stage reads. The changes of a table are a log already: what is computed from them is
+//! a stage of its own, which can be filled and replayed like any other.
 
 mod planner;
 
@@ -63,7 +63,8 @@ pub enum StreamKind {
 /// The tasks of one log, one per partition.
 #[derive(Debug, Clone)]
 pub struct StagePlan {
-    /// Name of the stage, of its state folder and of its producers: that of its log, but for a replay into another table.
+    /// Name of the stage, of its state folder and of its producers: that of its log, but for a replay into another
+    /// table.
     pub id: Arc<str>,
     /// The log it reads.
     pub input: Arc<str>,
@@ -290,8 +291,9 @@ impl StagePlan {
         self.emits.retain(|emit| !emit.inputs.is_empty());
     }
 
-    /// Where redriven rows for a step or table of this stage enter, which took them from the relation `input`; none where
-    /// it has no such step, or that relation is no longer one that it reads. Rows for `self.input` enter with all others.
+    /// Where redriven rows for a step or table of this stage enter, which took them from the relation `input`; none
+    /// where it has no such step, or that relation is no longer one that it reads. Rows for `self.input` enter with all
+    /// others.
     pub fn entry(&self, component: &str, input: Option<&str>) -> Option<Entry> {
         if *self.input == *component {
             return Some(Entry { at: At::Input, schema: self.ops[0].schema.clone() });

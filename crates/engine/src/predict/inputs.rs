@@ -8,8 +8,8 @@ use millstream_models::{Cell, ColumnKind, Input};
 
 use crate::spec::PredictInput;
 
-/// What the model gets for each row of a batch; `None` where there is nothing to ask. (What a null in one of several columns
-/// means, the model says.)
+/// What the model gets for each row of a batch; `None` where there is nothing to ask. (What a null in one of several
+/// columns means, the model says.)
 ///
 /// # Errors
 /// A column is of another type than was checked.

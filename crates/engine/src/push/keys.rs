@@ -1,5 +1,5 @@
-//! The keys by which clients make pushes safe to repeat, with the answers that they got. They are remembered for a time,
-//! and no more of them than a bound in bytes: the log keeps them too, and writes them anew with every segment.
+//! The keys by which clients make pushes safe to repeat, with the answers that they got. They are remembered for a
+//! time, and no more of them than a bound in bytes: the log keeps them too, and writes them anew with every segment.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

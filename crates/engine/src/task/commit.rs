@@ -13,8 +13,8 @@ use millstream_storage::state::Writes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 impl Task {
-    /// Begins to write everything at once, and behind that to append the outbox. The one before must have been finished; the
-    /// next batch is computed meanwhile, and its look-ups see what is written here.
+    /// Begins to write everything at once, and behind that to append the outbox. The one before must have been
+    /// finished; the next batch is computed meanwhile, and its look-ups see what is written here.
     pub(super) fn commit(&mut self, pending: Pending) -> Result<Committing> {
         let outbox = self.outbox(&pending)?;
         let mut writes = pending.writes;

@@ -1,5 +1,5 @@
-//! One task owns one partition of one stage: it reads its log, runs its steps, and commits state changes, table changes,
-//! outbox and next input offset in **one atomic write**.
+//! One task owns one partition of one stage: it reads its log, runs its steps, and commits state changes, table
+//! changes, outbox and next input offset in **one atomic write**.
 //!
 //! ```text
 //!   log ── read ──▶ batch ── graph ──▶ effects ── tables ──▶ writes ──┐
@@ -79,8 +79,8 @@ pub struct TaskContext {
     pub folder: Arc<str>,
 }
 
-/// A stop has a deadline. What is under way may be finished for a part of it; then it is dropped, and done again at the next
-/// start.
+/// A stop has a deadline. What is under way may be finished for a part of it; then it is dropped, and done again at the
+/// next start.
 #[derive(Debug, Clone, Default)]
 pub struct Hurry {
     /// Tasks drop the batch that they compute.
@@ -287,8 +287,8 @@ impl Task {
         true
     }
 
-    /// Waits until the next commit is due: its moment has come, or enough waits for one. A record that comes alone finds a
-    /// moment that has come long ago. False where the pipeline stops before that.
+    /// Waits until the next commit is due: its moment has come, or enough waits for one. A record that comes alone
+    /// finds a moment that has come long ago. False where the pipeline stops before that.
     async fn pace(&self, next_commit: tokio::time::Instant) -> Result<bool> {
         let (log, stop) = (&self.input.log, &self.context.stop);
         let mut seen = self.next_offset;
@@ -307,8 +307,8 @@ impl Task {
         Ok(true)
     }
 
-    /// Computes and commits one batch after the other, until the pipeline stops. One that gives too much at once is done in
-    /// halves, each a commit of its own.
+    /// Computes and commits one batch after the other, until the pipeline stops. One that gives too much at once is
+    /// done in halves, each a commit of its own.
     async fn commit_each(&mut self, batches: Vec<StreamBatch>, committing: &mut Option<Committing>) -> Result<()> {
         let mut waiting = VecDeque::from(batches);
         while let Some(batch) = waiting.pop_front() {
@@ -327,8 +327,8 @@ impl Task {
         Ok(())
     }
 
-    /// What a batch comes to; none where the pipeline stops before that. Nothing of it is done then: the next start reads
-    /// it again.
+    /// What a batch comes to; none where the pipeline stops before that. Nothing of it is done then: the next start
+    /// reads it again.
     async fn process_unless_stopped(&mut self, batch: &StreamBatch) -> Result<Option<Pending>> {
         if self.context.stop.is_cancelled() {
             return Ok(None);

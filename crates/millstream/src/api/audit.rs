@@ -1,5 +1,5 @@
-//! What administrators have done: one line for each write of theirs, in the log (target `audit`) and, with `--audit-log`,
-//! in a file of JSON lines.
+//! What administrators have done: one line for each write of theirs, in the log (target `audit`) and, with
+//! `--audit-log`, in a file of JSON lines.
 //!
 //! A line is written when the write has ended, whether its client waited for that or not. The file is opened for every
 //! line, so it may be moved away at any time; it is forced to disk.

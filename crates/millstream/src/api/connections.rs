@@ -2,7 +2,8 @@
 //!
 //! Every connection costs a file descriptor and some memory, so there is a limit to them. Nobody holds one for nothing:
 //! a request's head must arrive in time, a quiet connection is closed after a while (at once where a new one needs its
-//! place), and an answer that its client does not read is broken off. How fast bodies must arrive is [`super::paced`]'s.
+//! place), and an answer that its client does not read is broken off. How fast bodies must arrive is
+//! [`super::paced`]'s.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -137,8 +138,8 @@ impl Connections {
         tokio::time::timeout(Duration::from_secs(1), place).await.ok()?.ok()
     }
 
-    /// Closes the connection on which nothing has been under way for longest, else the one whose request's body has been
-    /// waited for longest; false where there is neither.
+    /// Closes the connection on which nothing has been under way for longest, else the one whose request's body has
+    /// been waited for longest; false where there is neither.
     pub fn close_one(&self) -> bool {
         let open = self.open.lock();
         let first = |since: fn(&Connection) -> Option<Instant>| {

@@ -1,8 +1,8 @@
 //! Files that are looked at again while the server runs: tokens, certificates and keys.
 //!
-//! Their bytes are read, not their times: so a change is seen whatever makes it (an editor, `mv`, the symbolic links that
-//! Kubernetes turns around). A change counts once two looks have found the same: nobody reads a file half-written, or a new
-//! certificate beside the old key.
+//! Their bytes are read, not their times: so a change is seen whatever makes it (an editor, `mv`, the symbolic links
+//! that Kubernetes turns around). A change counts once two looks have found the same: nobody reads a file half-written,
+//! or a new certificate beside the old key.
 
 use std::path::{Path, PathBuf};
 use std::sync::Weak;
@@ -60,8 +60,9 @@ impl Files {
         }
     }
 
-    /// Calls `load` with the contents whenever they have changed from `known`, for as long as there is a `target`. Where
-    /// they can't be read or `load` refuses them, what there is stays, and that is said once. A pipe is read once only.
+    /// Calls `load` with the contents whenever they have changed from `known`, for as long as there is a `target`.
+    /// Where they can't be read or `load` refuses them, what there is stays, and that is said once. A pipe is read once
+    /// only.
     pub fn watch<T: Send + Sync + 'static>(
         self,
         known: &Contents,

@@ -1,9 +1,10 @@
 //! Who may speak with the server from a browser: nobody but its own page, unless configured.
 //!
-//! A browser takes any web page's requests to any address, loopback too, and a page can have its own name lead there (DNS
-//! rebinding). So a request must name this server (`Host`): by `localhost`, by an address, or by a name of
-//! `--allowed-hosts`. And where a browser says for whom it asks (`Origin`, `Sec-Fetch-Site`, `Referer`), that must be this
-//! server's own page or an origin of `--allowed-origins`. Other clients send none of these headers and are not touched.
+//! A browser takes any web page's requests to any address, loopback too, and a page can have its own name lead there
+//! (DNS rebinding). So a request must name this server (`Host`): by `localhost`, by an address, or by a name of
+//! `--allowed-hosts`. And where a browser says for whom it asks (`Origin`, `Sec-Fetch-Site`, `Referer`), that must be
+//! this server's own page or an origin of `--allowed-origins`. Other clients send none of these headers and are not
+//! touched.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

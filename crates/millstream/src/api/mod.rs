@@ -1,7 +1,7 @@
 //! The server: records in, tables and streams out, dead letters, models, metrics and health.
 //!
-//! It binds to loopback unless told otherwise; with a token set, everything but health asks for `Authorization: Bearer`.
-//! [`roles`] says which route asks for which role.
+//! It binds to loopback unless told otherwise; with a token set, everything but health asks for `Authorization:
+//! Bearer`. [`roles`] says which route asks for which role.
 
 mod audit;
 pub mod auth;

@@ -1,5 +1,5 @@
-//! The body of a request, which must keep arriving: a peer that announces one and sends nothing, or a byte now and then, is
-//! told so (408) and hung up on.
+//! The body of a request, which must keep arriving: a peer that announces one and sends nothing, or a byte now and
+//! then, is told so (408) and hung up on.
 
 use std::pin::Pin;
 use std::sync::Arc;

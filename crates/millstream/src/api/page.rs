@@ -1,5 +1,5 @@
-//! A page for people: what runs, how far it is, what to call. It holds no data itself: with a token set, it asks for the
-//! token, keeps it for as long as its tab is open (`sessionStorage`), and sends it along as any other client would.
+//! A page for people: what runs, how far it is, what to call. It holds no data itself: with a token set, it asks for
+//! the token, keeps it for as long as its tab is open (`sessionStorage`), and sends it along as any other client would.
 
 use axum::extract::State;
 use axum::http::HeaderMap;

@@ -1,8 +1,8 @@
 //! Who may do what: the roles of tokens, and the one that each route asks for.
 //!
-//! `read` sees (status, queries, records, dead letters, figures), `write` puts in (records, and texts for served models, which
-//! cost computing time), `admin` changes what is there (redrive, discard, reload) and may do all of it. `read` and `write` do
-//! not contain each other: who sends records need not see any. A token may have both.
+//! `read` sees (status, queries, records, dead letters, figures), `write` puts in (records, and texts for served
+//! models, which cost computing time), `admin` changes what is there (redrive, discard, reload) and may do all of it.
+//! `read` and `write` do not contain each other: who sends records need not see any. A token may have both.
 
 use std::fmt;
 

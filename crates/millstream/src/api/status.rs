@@ -20,8 +20,8 @@ pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Everything is open and running, every model answers, and nothing waits for another system. A pipeline that waits goes
-/// on by itself; that it does not do its work now is what whoever watches it wants to know.
+/// Everything is open and running, every model answers, and nothing waits for another system. A pipeline that waits
+/// goes on by itself; that it does not do its work now is what whoever watches it wants to know.
 /// `?waiting=ok`: for whoever only asks whether records can be sent here, which they can all the same.
 pub async fn readyz(State(state): State<ApiState>, Query(asked): Query<Asked>) -> Response {
     let running = &state.running;

@@ -1,8 +1,8 @@
 //! `GET /api/v1/streams/{names}/tap`: records as they come, one JSON object a line.
 //!
 //! Sources, change streams and transforms that a sink reads are stored: they are read from their logs, at the reader's
-//! own speed, and from wherever it likes. Any other transform is watched ([`millstream_engine::watch`]): from now on, and
-//! what the reader is too slow for is missed, and counted. Either way a record is seen when it is committed, not
+//! own speed, and from wherever it likes. Any other transform is watched ([`millstream_engine::watch`]): from now on,
+//! and what the reader is too slow for is missed, and counted. Either way a record is seen when it is committed, not
 //! before.
 
 use std::sync::Arc;

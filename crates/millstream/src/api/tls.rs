@@ -1,7 +1,7 @@
 //! TLS on the server's connections, with certificates that are replaced while it runs.
 //!
-//! The files are watched ([`super::files`]). A pair that does not fit together, or can't be read, leaves the one before in
-//! force and says so. Connections that are open keep what they were opened with.
+//! The files are watched ([`super::files`]). A pair that does not fit together, or can't be read, leaves the one before
+//! in force and says so. Connections that are open keep what they were opened with.
 
 use std::io;
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! The log of the process: lines on standard error, filtered by `MILLSTREAM_LOG`.
 //!
-//! What a record or a server says may be in one. It is shown, never obeyed, and does not begin a line of its own, whether
-//! a terminal or a file reads the log: a file is looked at on a terminal later.
+//! What a record or a server says may be in one. It is shown, never obeyed, and does not begin a line of its own,
+//! whether a terminal or a file reads the log: a file is looked at on a terminal later.
 
 use std::fmt;
 use std::io::Stderr;

@@ -188,8 +188,8 @@ fn fetch(model: &ModelConfig) -> Result<()> {
     })
 }
 
-/// Resolves when the process is asked to stop: Ctrl-C, SIGTERM, or its terminal is gone (SIGHUP). Signals are listened for
-/// from this call on, not from the first poll.
+/// Resolves when the process is asked to stop: Ctrl-C, SIGTERM, or its terminal is gone (SIGHUP). Signals are listened
+/// for from this call on, not from the first poll.
 fn asked_to_stop() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
     let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);

@@ -18,8 +18,8 @@ pub struct ServerArgs {
     /// Ask clients for this bearer token (everything but health). Better set by environment than on the command line.
     #[arg(long, env = "MILLSTREAM_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
-    /// A file of several tokens with roles, read again when it changes. A line each: a name, `read`, `write` or `admin` (or
-    /// `read,write`), and the token or `sha256:` and its digest.
+    /// A file of several tokens with roles, read again when it changes. A line each: a name, `read`, `write` or `admin`
+    /// (or `read,write`), and the token or `sha256:` and its digest.
     #[arg(long, env = "MILLSTREAM_TOKENS", value_name = "FILE")]
     pub tokens: Option<PathBuf>,
     /// Append a line of JSON for every write of an administrator (redrive, discard, reload of a model).
@@ -37,12 +37,12 @@ pub struct ServerArgs {
     /// Let the server be open to the network without a token: everybody who reaches it may read and write everything.
     #[arg(long, env = "MILLSTREAM_WITHOUT_TOKEN", value_parser = clap::builder::FalseyValueParser::new())]
     pub without_token: bool,
-    /// Names under which clients reach the server, beside `localhost` and its addresses: those of a proxy, of a service.
-    /// With a comma between them; `*` is any.
+    /// Names under which clients reach the server, beside `localhost` and its addresses: those of a proxy, of a
+    /// service. With a comma between them; `*` is any.
     #[arg(long, env = "MILLSTREAM_ALLOWED_HOSTS", value_name = "NAMES", value_delimiter = ',')]
     pub allowed_hosts: Vec<String>,
-    /// Origins of web pages that may ask the server from a browser (CORS): https://board.example.com. With a comma between
-    /// them. Default: none but its own page.
+    /// Origins of web pages that may ask the server from a browser (CORS): https://board.example.com. With a comma
+    /// between them. Default: none but its own page.
     #[arg(long, env = "MILLSTREAM_ALLOWED_ORIGINS", value_name = "ORIGINS", value_delimiter = ',')]
     pub allowed_origins: Vec<String>,
 }
@@ -51,8 +51,8 @@ impl ServerArgs {
     /// Who may ask for what.
     ///
     /// # Errors
-    /// `Config`: the server would be open to the network without a token, and nobody said that it may; or a token is empty,
-    /// or a file is not as it should be.
+    /// `Config`: the server would be open to the network without a token, and nobody said that it may; or a token is
+    /// empty, or a file is not as it should be.
     pub fn auth(&self, address: SocketAddr) -> Result<Auth> {
         let token = self.token.as_ref().map(|token| token.trim());
         if token == Some("") {

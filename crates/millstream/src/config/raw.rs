@@ -61,8 +61,8 @@ pub struct RawSettings {
     pub retention: RawRetention,
     /// How far the slowest reader of a stream may fall behind before its source is held back. Default: `256MiB`.
     pub max_backlog: Option<ByteSize>,
-    /// Memory for the rows, keys and blocks of tables and caches of predictions, shared by all of the pipeline. It goes to
-    /// what is used; beside it, each partition of a table needs one to two MiB. Default: `128MiB`.
+    /// Memory for the rows, keys and blocks of tables and caches of predictions, shared by all of the pipeline. It goes
+    /// to what is used; beside it, each partition of a table needs one to two MiB. Default: `128MiB`.
     pub memory: Option<ByteSize>,
     /// When what was computed is committed.
     #[serde(default)]
@@ -105,8 +105,8 @@ pub struct RawSourceEntry {
     pub decode: DecodeConfig,
     /// The fields of a record, and their types: `string`, `int`, `float`, `bool`, `timestamp`, `bytes`, `json`, a list
     /// (`[string]`) or a nested map. A `?` behind the type, or behind the name, makes a field optional. A record that
-    /// does not fit goes to the dead letter queue. A feed has its fields by itself (`docs/decoding.md`), and so have XML
-    /// presets: there a schema chooses among them.
+    /// does not fit goes to the dead letter queue. A feed has its fields by itself (`docs/decoding.md`), and so have
+    /// XML presets: there a schema chooses among them.
     pub schema: Option<RawSchema>,
     /// The field that says when it happened; a timestamp. Without it, records have no event time.
     pub event_time: Option<String>,
@@ -179,8 +179,8 @@ pub struct RawPredict {
     /// What a call that failed, but may work later, gets.
     #[serde(default)]
     pub retry: RawRetry,
-    /// How long records wait while the model as a whole is away or busy, before `on_error` applies to them; `0s`: not at
-    /// all. Default: as long as it takes.
+    /// How long records wait while the model as a whole is away or busy, before `on_error` applies to them; `0s`: not
+    /// at all. Default: as long as it takes.
     pub give_up_after: Option<HumanDuration>,
     /// What happens to a record that got no prediction. Default: `dead_letter`.
     #[serde(default)]
@@ -219,8 +219,8 @@ pub struct RawRetry {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawTable {
-    /// What it takes rows from: a source, a transform or the changes of another table (`news.changes`), or a list of such
-    /// with the same columns.
+    /// What it takes rows from: a source, a transform or the changes of another table (`news.changes`), or a list of
+    /// such with the same columns.
     pub from: OneOrMany,
     /// Where it begins when it is new and what it takes rows from holds older records: `earliest` or `latest`. Default:
     /// `latest`.

@@ -1,8 +1,8 @@
 //! `secrets:` of the pipeline file, and `${secret:NAME}` in its values.
 //!
-//! A secret is asked for when a value refers to it, once; one that nobody refers to is never asked for. What it is never gets
-//! into a message. Where it may not be asked for now (`validate` calls no command and no service), the value that refers
-//! to it is not known, and nothing is said about that value.
+//! A secret is asked for when a value refers to it, once; one that nobody refers to is never asked for. What it is
+//! never gets into a message. Where it may not be asked for now (`validate` calls no command and no service), the value
+//! that refers to it is not known, and nothing is said about that value.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -31,7 +31,8 @@ pub enum SecretConfig {
     Env(EnvSecret),
     /// What a program prints. It begins in the folder of the pipeline file; `validate` calls it only with `--connect`.
     Command(CommandSecret),
-    /// A secret in AWS Secrets Manager, with credentials as every AWS tool finds them. `validate` asks only with `--connect`.
+    /// A secret in AWS Secrets Manager, with credentials as every AWS tool finds them. `validate` asks only with
+    /// `--connect`.
     AwsSecretsManager(ManagedSecret),
 }
 

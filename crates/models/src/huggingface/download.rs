@@ -53,8 +53,8 @@ pub struct Progress<'a> {
 /// Downloads what is missing of a model, and answers with its folder in the cache. A branch is looked up again.
 ///
 /// # Errors
-/// `Config`: `HF_HUB_OFFLINE` is set, or the hub knows no such model, or does not give it to you. `Retry`: the hub can't be
-/// reached. `Environment`: the cache can't be written.
+/// `Config`: `HF_HUB_OFFLINE` is set, or the hub knows no such model, or does not give it to you. `Retry`: the hub
+/// can't be reached. `Environment`: the cache can't be written.
 pub async fn pull(
     hub: &Hub,
     repository: &Repository,

@@ -163,7 +163,8 @@ impl Embedding {
         Self { pooling: vec![Pooling::Mean], behind: Vec::new(), dimensions: hidden }
     }
 
-    /// What stands behind the encoder by `modules.json` (sentence-transformers): `list` without its first entry, the encoder.
+    /// What stands behind the encoder by `modules.json` (sentence-transformers): `list` without its first entry, the
+    /// encoder.
     ///
     /// # Errors
     /// `Config`: a module is not known, or its files are missing or wrong.

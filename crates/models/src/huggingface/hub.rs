@@ -7,8 +7,8 @@
 //!   blobs/<etag>                 the files
 //! ```
 //!
-//! Variables, as there: `HF_HUB_CACHE`, else `HF_HOME`/hub, else `XDG_CACHE_HOME`/huggingface/hub; `HF_ENDPOINT`, `HF_TOKEN` (or
-//! `HF_HOME`/token), `HF_HUB_OFFLINE`.
+//! Variables, as there: `HF_HUB_CACHE`, else `HF_HOME`/hub, else `XDG_CACHE_HOME`/huggingface/hub; `HF_ENDPOINT`,
+//! `HF_TOKEN` (or `HF_HOME`/token), `HF_HUB_OFFLINE`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -7,8 +7,8 @@
 //!                           └─▶ head        classifier, or pooling and what sentence-transformers put behind it
 //! ```
 //!
-//! [`ModelFiles::open`] reads the small files and compares every tensor's name and shape with them, without reading numbers:
-//! enough to type a pipeline, and to refuse a model that can't work before the pipeline starts.
+//! [`ModelFiles::open`] reads the small files and compares every tensor's name and shape with them, without reading
+//! numbers: enough to type a pipeline, and to refuse a model that can't work before the pipeline starts.
 
 pub mod config;
 pub mod download;
@@ -74,7 +74,8 @@ impl ModelFiles {
     /// The model in a folder.
     ///
     /// # Errors
-    /// `Config`: a file, a tensor or a setting is missing or does not fit; with its name. `Corruption`: a file is damaged.
+    /// `Config`: a file, a tensor or a setting is missing or does not fit; with its name. `Corruption`: a file is
+    /// damaged.
     pub fn open(path: &Path, task: Task) -> Result<Self> {
         Self::of(Files::folder(path)?, task)
     }
@@ -135,8 +136,8 @@ impl ModelFiles {
         self.task == Task::TextClassification && self.config.score_function == ScoreFunction::Sigmoid
     }
 
-    /// 16 hexadecimal digits over everything that the answers depend on: weights, configuration, tokenizer, the most tokens
-    /// of a text, and the precision.
+    /// 16 hexadecimal digits over everything that the answers depend on: weights, configuration, tokenizer, the most
+    /// tokens of a text, and the precision.
     ///
     /// # Errors
     /// `Environment`: a file can't be read.

@@ -1,8 +1,8 @@
 //! From a text to token ids, as the model's own files say.
 //!
-//! `tokenizer.json` is used as it is. Older folders hold `vocab.txt` (WordPiece) or `vocab.json` and `merges.txt` (byte-level
-//! BPE): of these the same description is made that `transformers` would save. Texts are cut at the model's maximum length,
-//! the special tokens kept, and never padded.
+//! `tokenizer.json` is used as it is. Older folders hold `vocab.txt` (WordPiece) or `vocab.json` and `merges.txt`
+//! (byte-level BPE): of these the same description is made that `transformers` would save. Texts are cut at the model's
+//! maximum length, the special tokens kept, and never padded.
 
 use millstream_core::{Error, Failure, FailureKind, Result};
 use serde_json::{Map, Value, json};
@@ -23,8 +23,8 @@ pub const BPE_MERGES: &str = "merges.txt";
 
 /// The bytes of a text that are looked at first, for each token that it may have: more than all but a few texts need.
 const FIRST_BYTES_PER_TOKEN: usize = 16;
-/// The bytes of a text that are looked at, for each token that it may have. What is behind them counts as cut off, be it as
-/// few tokens as it may; no word of a language is that long.
+/// The bytes of a text that are looked at, for each token that it may have. What is behind them counts as cut off, be
+/// it as few tokens as it may; no word of a language is that long.
 const BYTES_PER_TOKEN_MAX: usize = 256;
 
 /// A tokenizer and how long its texts may be.
@@ -182,7 +182,8 @@ impl TextTokenizer {
         Ok(own_ids.len())
     }
 
-    /// A text of any size takes bounded time: a part of it is tokenised, then a larger one, until there are enough tokens.
+    /// A text of any size takes bounded time: a part of it is tokenised, then a larger one, until there are enough
+    /// tokens.
     fn encode(&self, text: &str) -> Result<tokenizers::Encoding, Failure> {
         let bytes_max = self.tokens_max.saturating_mul(BYTES_PER_TOKEN_MAX);
         let mut bytes = self.tokens_max.saturating_mul(FIRST_BYTES_PER_TOKEN);
@@ -214,8 +215,8 @@ impl TextTokenizer {
     }
 }
 
-/// What `tokenizer_config.json` says about lower case, accents and Chinese goes before what the normalizer says: it is what
-/// people edit.
+/// What `tokenizer_config.json` says about lower case, accents and Chinese goes before what the normalizer says: it is
+/// what people edit.
 fn apply_settings(tokenizer: &mut Value, config: &Value) {
     let Some(normalizer) = tokenizer.get_mut("normalizer").and_then(Value::as_object_mut) else { return };
     if normalizer.get("type").and_then(Value::as_str) != Some("BertNormalizer") {

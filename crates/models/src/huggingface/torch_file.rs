@@ -1,5 +1,5 @@
-//! `pytorch_model.bin`: what `torch.save` writes. Since PyTorch 1.6 a ZIP archive, not compressed, of a pickle and one entry
-//! per storage; before that pickles and storages one after the other.
+//! `pytorch_model.bin`: what `torch.save` writes. Since PyTorch 1.6 a ZIP archive, not compressed, of a pickle and one
+//! entry per storage; before that pickles and storages one after the other.
 
 use std::collections::HashMap;
 use std::io::Cursor;
@@ -64,8 +64,8 @@ fn of_zip(all: &[u8]) -> Result<HashMap<String, Place>> {
     places(&unpickled, |storage| stretches.get(&storage.key).copied())
 }
 
-/// The old format: a magic number, a version, facts about the machine, the tensors, the keys of the storages, and for each
-/// key the count of its numbers (8 bytes) and the numbers.
+/// The old format: a magic number, a version, facts about the machine, the tensors, the keys of the storages, and for
+/// each key the count of its numbers (8 bytes) and the numbers.
 fn of_pickles(all: &[u8]) -> Result<HashMap<String, Place>> {
     let mut at = 0;
     let mut next = || {

@@ -1,8 +1,8 @@
 //! From a text to numbered features: words, pairs of words at most three apart, and runs of characters within words.
 //!
 //! A feature is hashed (xxh3) into one of 2^[`BUCKET_BITS`] buckets; one more bit of the hash is its sign, so that
-//! features which share a bucket cancel out on average (Weinberger et al. 2009, "Feature hashing for large scale multitask
-//! learning"). Changing anything here makes trained weights useless: raise [`VERSION`] and train again.
+//! features which share a bucket cancel out on average (Weinberger et al. 2009, "Feature hashing for large scale
+//! multitask learning"). Changing anything here makes trained weights useless: raise [`VERSION`] and train again.
 
 use xxhash_rust::xxh3::xxh3_64;
 

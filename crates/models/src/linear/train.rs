@@ -1,7 +1,8 @@
-//! Trains a linear classifier: multinomial logistic regression over features scaled by how much they tell about a label.
+//! Trains a linear classifier: multinomial logistic regression over features scaled by how much they tell about a
+//! label.
 //!
-//! 1. Every feature is scaled, per label, by the absolute logarithm of how much more often it occurs with the label than
-//!    without it (Wang and Manning 2012, "Baselines and bigrams", where the scale is signed).
+//! 1. Every feature is scaled, per label, by the absolute logarithm of how much more often it occurs with the label
+//!    than without it (Wang and Manning 2012, "Baselines and bigrams", where the scale is signed).
 //! 2. Adagrad (Duchi et al. 2011) on the cross entropy, one text at a time, in an order that depends on the seed only;
 //!    labels weigh the same, however often they occur. Stopping early is the regularisation.
 //! 3. The weights are the mean of those after each epoch of the second half, times the scale, quantised to 8 bits.

@@ -104,9 +104,9 @@ impl OnnxRuntime {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "snake_case")]
 pub struct OnnxConfig {
-    /// ONNX files only: graph input → the columns that go into it, side by side. Default: where the graph has one input,
-    /// all columns of `predict.input` in their order; where each input takes one column, the column of that name. Of a
-    /// text: graph input → `input_ids`, `attention_mask` or `token_type_ids`; default: by these names.
+    /// ONNX files only: graph input → the columns that go into it, side by side. Default: where the graph has one
+    /// input, all columns of `predict.input` in their order; where each input takes one column, the column of that
+    /// name. Of a text: graph input → `input_ids`, `attention_mask` or `token_type_ids`; default: by these names.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub inputs: BTreeMap<String, Names>,
     /// ONNX files only: which output of the graph means what. Default: its only output of floats.

@@ -6,9 +6,9 @@
 //!   what is there)  goes where)
 //! ```
 //!
-//! A file is read, mapped and checked for operators that can't be run before a pipeline starts ([`check`]); it is planned and
-//! tried out when the pipeline opens ([`load`]). Batch size and number of tokens stay open in the plan, so that no batch is
-//! filled up to a fixed size, unless the graph itself fixes them.
+//! A file is read, mapped and checked for operators that can't be run before a pipeline starts ([`check`]); it is
+//! planned and tried out when the pipeline opens ([`load`]). Batch size and number of tokens stay open in the plan, so
+//! that no batch is filled up to a fixed size, unless the graph itself fixes them.
 
 pub mod config;
 

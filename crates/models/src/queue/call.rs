@@ -71,8 +71,8 @@ impl Call {
         progress.under_way = progress.under_way.saturating_sub(1);
     }
 
-    /// Waits until the model has had something of this call for `limit` without a sign of life. Time in the queue does not
-    /// count.
+    /// Waits until the model has had something of this call for `limit` without a sign of life. Time in the queue does
+    /// not count.
     pub(super) async fn overdue(&self, limit: Duration) {
         loop {
             let now = tokio::time::Instant::now();

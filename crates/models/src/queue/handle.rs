@@ -103,8 +103,8 @@ impl ModelHandle {
         self.ask(&call, reply, inputs).await
     }
 
-    /// The same, unless the model keeps inputs for `limit` without a sign of life: then none. Time that they spend in the
-    /// queue does not count. `alone`: each gets a batch of its own, so that it can't suffer for another.
+    /// The same, unless the model keeps inputs for `limit` without a sign of life: then none. Time that they spend in
+    /// the queue does not count. `alone`: each gets a batch of its own, so that it can't suffer for another.
     ///
     /// # Errors
     /// As [`ModelHandle::predict`].
@@ -172,8 +172,8 @@ impl ModelHandle {
         }
     }
 
-    /// Asks the model something, so that the first record does not wait for what the first call sets up. It counts in no
-    /// figure.
+    /// Asks the model something, so that the first record does not wait for what the first call sets up. It counts in
+    /// no figure.
     ///
     /// # Errors
     /// The model does not answer, or fails on plain text.
@@ -192,8 +192,8 @@ impl ModelHandle {
         Ok(())
     }
 
-    /// Puts `new` in the place of the model. Callers notice nothing: what waits is answered by the new one, what is under
-    /// way by the old one, which goes away then. Gives the digest of the old one.
+    /// Puts `new` in the place of the model. Callers notice nothing: what waits is answered by the new one, what is
+    /// under way by the old one, which goes away then. Gives the digest of the old one.
     ///
     /// # Errors
     /// `Config`: the new one does something else, or has other labels or dimensions; the old one stays.

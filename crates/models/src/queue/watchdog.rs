@@ -1,7 +1,9 @@
-//! What is done about a model that hangs: its thread is given up, its texts are tried one by one, and a fresh thread goes on.
+//! What is done about a model that hangs: its thread is given up, its texts are tried one by one, and a fresh thread
+//! goes on.
 //!
-//! A thread can't be stopped from outside. One that is given up is left to itself; when it comes back after all, it ends.
-//! The number of threads that may be out at a time is bounded: beyond [`GIVEN_UP_MAX`], the model answers with an error.
+//! A thread can't be stopped from outside. One that is given up is left to itself; when it comes back after all, it
+//! ends. The number of threads that may be out at a time is bounded: beyond [`GIVEN_UP_MAX`], the model answers with an
+//! error.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -280,7 +280,8 @@ impl Remote {
     }
 
     fn unreachable(&self, e: reqwest::Error) -> Later {
-        // Not being let in within the time is a matter of the endpoint; taking too long for an answer may be one of the text.
+        // Not being let in within the time is a matter of the endpoint; taking too long for an answer may be one of the
+        // text.
         let error = if e.is_connect() {
             Error::unavailable(format!("can't connect to {}", self.shown))
         } else if e.is_timeout() {

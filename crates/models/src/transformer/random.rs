@@ -1,4 +1,5 @@
-//! Encoders with random weights and texts of random tokens, for tests and benchmarks that need the shape of a model only.
+//! Encoders with random weights and texts of random tokens, for tests and benchmarks that need the shape of a model
+//! only.
 
 use super::spec::{EmbeddingWeights, EncoderSpec, EncoderWeights, LayerWeights, NormWeights, Projection, Tokens};
 

@@ -1,7 +1,8 @@
-//! The encoder written as it is described, in single precision on one thread: what everything faster is measured against.
+//! The encoder written as it is described, in single precision on one thread: what everything faster is measured
+//! against.
 //!
-//! Nothing here is tuned. Sums run in double precision where it costs nothing in clarity, so that the answer is the better
-//! one where the two differ.
+//! Nothing here is tuned. Sums run in double precision where it costs nothing in clarity, so that the answer is the
+//! better one where the two differ.
 
 use super::spec::{
     Activation, EmbeddingWeights, EncoderSpec, EncoderWeights, LayerWeights, NormWeights, Projection, Tokens,

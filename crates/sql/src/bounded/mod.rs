@@ -1,7 +1,8 @@
 //! Functions that make much out of little, held to a bound before they allocate.
 //!
-//! `repeat(s, n)` of two small values is as large as its caller likes, and an allocation that fails ends the process. So
-//! every function is in one of these classes ([`class`]), and those that can grow are registered inside a [`Bounded`]:
+//! `repeat(s, n)` of two small values is as large as its caller likes, and an allocation that fails ends the process.
+//! So every function is in one of these classes ([`class`]), and those that can grow are registered inside a
+//! [`Bounded`]:
 //!
 //! | class | what is done |
 //! |---|---|
@@ -10,8 +11,8 @@
 //! | `Grows` | the size of the result is computed from the arguments first, row by row |
 //! | `Costs` | the work is computed from the arguments first, row by row |
 //!
-//! One value may have [`VALUE_BYTES_MAX`], one call [`CALL_BYTES_MAX`]. In a transform a batch over the bound is halved like
-//! one with a bad row, so that only a row that is too much by itself fails; in a query it is an error.
+//! One value may have [`VALUE_BYTES_MAX`], one call [`CALL_BYTES_MAX`]. In a transform a batch over the bound is halved
+//! like one with a bad row, so that only a row that is too much by itself fails; in a query it is an error.
 
 mod estimate;
 mod function;

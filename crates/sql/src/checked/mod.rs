@@ -2,9 +2,9 @@
 //! than an error.
 //!
 //! DataFusion's operators wrap around, also where the planner folds constants. So, once types are known, every
-//! operator on integers, decimals and spans of time becomes a function of ours ([`arithmetic`]), which the planner folds
-//! and runs like any other; `sum` of integers has a wide accumulator ([`sum`]). Beside it, what else is to be settled
-//! once types are known: one zero among floats ([`zero`]), moments without nanoseconds ([`crate::moments`]).
+//! operator on integers, decimals and spans of time becomes a function of ours ([`arithmetic`]), which the planner
+//! folds and runs like any other; `sum` of integers has a wide accumulator ([`sum`]). Beside it, what else is to be
+//! settled once types are known: one zero among floats ([`zero`]), moments without nanoseconds ([`crate::moments`]).
 
 mod arithmetic;
 mod sum;

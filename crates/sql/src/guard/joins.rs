@@ -1,7 +1,8 @@
 //! Keys of joins that can fail.
 //!
-//! `ON a.s ~ '^[0-9]+$' AND CAST(a.s AS int) = b.n`: a hash join computes its keys for every row of a side. So a key that
-//! can fail becomes `CASE WHEN a.s ~ … THEN CAST(…) END`, with the conditions on the same side; null is equal to nothing.
+//! `ON a.s ~ '^[0-9]+$' AND CAST(a.s AS int) = b.n`: a hash join computes its keys for every row of a side. So a key
+//! that can fail becomes `CASE WHEN a.s ~ … THEN CAST(…) END`, with the conditions on the same side; null is equal to
+//! nothing.
 
 use std::collections::HashSet;
 

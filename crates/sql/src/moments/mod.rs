@@ -1,8 +1,8 @@
 //! Moments are microseconds, from the year 1 to 9999 and beyond.
 //!
-//! DataFusion computes most of what has to do with time in nanoseconds, which reach from 1677 to 2262: what lies outside
-//! fails, or silently becomes something else. Here are the functions of ours in their place, and [`settle`], which takes
-//! nanoseconds out of typed expressions.
+//! DataFusion computes most of what has to do with time in nanoseconds, which reach from 1677 to 2262: what lies
+//! outside fails, or silently becomes something else. Here are the functions of ours in their place, and [`settle`],
+//! which takes nanoseconds out of typed expressions.
 
 mod bin;
 mod format;

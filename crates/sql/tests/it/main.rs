@@ -1,7 +1,7 @@
 //! What the crate promises, through its public API only.
 
 // A test that can't go on says where: that is what `unwrap` does.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)] // A test that can't go on says where.
 
 mod bounds;
 mod catalog;

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! One cache of rows serves all tables and operators, and one cache of blocks all states: what is used stays, whoever
-//! it belongs to. Where both are full, the line between them moves to the side of the one that has fewer hits, up to a quarter
-//! of the room. A filter that finds no room is left out, and its keys are looked up instead.
+//! it belongs to. Where both are full, the line between them moves to the side of the one that has fewer hits, up to a
+//! quarter of the room. A filter that finds no room is left out, and its keys are looked up instead.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! A bounded cache in two generations.
 //!
 //! New entries go to the young generation. When that holds half of the bound, it becomes the old one, and what was old
-//! and has not been asked for since is gone. A hit in the old generation moves the entry to the young one. This is close
-//! to least-recently-used, with one hash map operation per call, and entries that were inserted together leave
+//! and has not been asked for since is gone. A hit in the old generation moves the entry to the young one. This is
+//! close to least-recently-used, with one hash map operation per call, and entries that were inserted together leave
 //! together, so that slices of one buffer free it.
 
 use std::hash::{BuildHasher, Hash};
@@ -10,8 +10,8 @@ use std::mem;
 
 use hashbrown::{DefaultHashBuilder, HashMap};
 
-/// A cache that holds at most about so many bytes, as told by the caller for each entry. The bound may be another at each
-/// call: where it is lower than before, the next insertions bring the cache below it.
+/// A cache that holds at most about so many bytes, as told by the caller for each entry. The bound may be another at
+/// each call: where it is lower than before, the next insertions bring the cache below it.
 #[derive(Debug)]
 pub(crate) struct Generations<K, V, S = DefaultHashBuilder> {
     young: HashMap<K, (V, usize), S>,

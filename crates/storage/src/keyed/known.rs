@@ -103,8 +103,8 @@ impl KnownKeys {
         fingerprints.for_each(|key| told(whole.is_none_or(|filter| filter.keys.may_contain(key))));
     }
 
-    /// Notes what is being written: keys that were not there, and the number of those that are deleted. `pending` are keys
-    /// that are not durable yet.
+    /// Notes what is being written: keys that were not there, and the number of those that are deleted. `pending` are
+    /// keys that are not durable yet.
     pub(super) fn wrote(
         &self,
         new: impl Iterator<Item = u64>,

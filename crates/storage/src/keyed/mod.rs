@@ -5,13 +5,13 @@
 //!      overlay → row cache → filter → state, one batch            └─▶ overlay (seen by the next look-up)
 //! ```
 //!
-//! An operator says which keys it wants ([`KeySet`]); they are read together, asynchronously ([`KeyedState::look_up`]); then it
-//! runs over their values ([`StateTx`]), synchronously, and gives back what it changed ([`KeyedState::write`]). Several batches
-//! may be written before one commit, and the next may be computed while a commit becomes durable: each sees those before
-//! it. What is to happen later is a timer ([`Timers`]), by event time or by a clock.
+//! An operator says which keys it wants ([`KeySet`]); they are read together, asynchronously ([`KeyedState::look_up`]);
+//! then it runs over their values ([`StateTx`]), synchronously, and gives back what it changed ([`KeyedState::write`]).
+//! Several batches may be written before one commit, and the next may be computed while a commit becomes durable: each
+//! sees those before it. What is to happen later is a timer ([`Timers`]), by event time or by a clock.
 //!
-//! A keyed state has one owner, the task of its partition. Where a commit fails, or writes are dropped without one, what was
-//! computed since the last commit is void: open it again.
+//! A keyed state has one owner, the task of its partition. Where a commit fails, or writes are dropped without one,
+//! what was computed since the last commit is void: open it again.
 //!
 //! Memory: one [`MemoryBudget`] for all states of the process, and the entries of commits that are not durable yet.
 
@@ -53,8 +53,8 @@ pub struct KeyedState {
 }
 
 impl KeyedState {
-    /// The keys of `state` that begin with `prefix`, which does not end with a byte of all ones. Nobody else writes there,
-    /// and nothing that was written there waits for its commit.
+    /// The keys of `state` that begin with `prefix`, which does not end with a byte of all ones. Nobody else writes
+    /// there, and nothing that was written there waits for its commit.
     ///
     /// # Errors
     /// As for reading the state.

@@ -1,8 +1,8 @@
 //! Writes that are not durable yet, for those who must see them before that.
 //!
-//! A state shows what is durable. A task that computes its next batch before the last commit is durable, or several batches
-//! for one commit, reads through an overlay. What goes into one [`Writes`] is a group; when the commit of that is
-//! durable, the state tells the overlay, which lets the group go. Where it never becomes durable, the overlay keeps
+//! A state shows what is durable. A task that computes its next batch before the last commit is durable, or several
+//! batches for one commit, reads through an overlay. What goes into one [`Writes`] is a group; when the commit of that
+//! is durable, the state tells the overlay, which lets the group go. Where it never becomes durable, the overlay keeps
 //! showing what was never written: it must be dropped then, with all that was computed from it.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -31,8 +31,8 @@ impl Groups {
         self.last
     }
 
-    /// Ends a group, and gives the oldest one that is still open. What an older one wrote is let go of first: it would come
-    /// to light again otherwise.
+    /// Ends a group, and gives the oldest one that is still open. What an older one wrote is let go of first: it would
+    /// come to light again otherwise.
     fn end(&mut self, group: u64) -> u64 {
         self.open.retain(|open| *open != group);
         self.open.front().copied().unwrap_or(self.last + 1)

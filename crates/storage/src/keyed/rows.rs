@@ -58,8 +58,8 @@ impl RowCache {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// What `act` gives, and whether a part has let go of what it had not been asked for. Of all parts, only the first counts:
-    /// they do so at about the same time.
+    /// What `act` gives, and whether a part has let go of what it had not been asked for. Of all parts, only the first
+    /// counts: they do so at about the same time.
     fn with<T>(&self, place: Place, act: impl FnOnce(&mut Part) -> T) -> (T, bool) {
         // Not the bits that the maps of a part tell their entries apart with.
         let index = (place.hash() >> 32) as usize % PARTS;

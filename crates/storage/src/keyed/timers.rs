@@ -6,9 +6,9 @@
 //! prefix | time, µs, i64 BE with the sign bit flipped | XXH3-64 of the value, BE → (key length LEB128 | key)*
 //! ```
 //!
-//! Keys of a batch share an entry, so a timer costs a few bytes. A timer can't be taken back or moved: when it is due, its
-//! owner looks whether there is still something to do, and sets another where it is too early. Times are whatever the owner
-//! compares them with: event time with a watermark, or a clock.
+//! Keys of a batch share an entry, so a timer costs a few bytes. A timer can't be taken back or moved: when it is due,
+//! its owner looks whether there is still something to do, and sets another where it is too early. Times are whatever
+//! the owner compares them with: event time with a watermark, or a clock.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -26,8 +26,8 @@ use crate::state::{State, Writes};
 /// Keys in an entry.
 const ENTRY_KEYS_MAX: usize = 8192;
 
-/// The timers below one prefix of a state. Those that are set, and those that fired, are seen at once, before the writes are
-/// durable. One owner: nobody else writes below the prefix.
+/// The timers below one prefix of a state. Those that are set, and those that fired, are seen at once, before the
+/// writes are durable. One owner: nobody else writes below the prefix.
 #[derive(Debug)]
 pub struct Timers {
     state: State,
@@ -82,8 +82,8 @@ impl Timers {
         }
     }
 
-    /// Sets timers of many times. Those that are within `quantum_us` of one another share an entry at the latest of their
-    /// times: they fire that much later at most.
+    /// Sets timers of many times. Those that are within `quantum_us` of one another share an entry at the latest of
+    /// their times: they fire that much later at most.
     pub fn set_each(&mut self, timers: Vec<(i64, Bytes)>, quantum_us: i64, writes: &mut Writes) {
         let mut groups: BTreeMap<i64, (i64, Vec<Bytes>)> = BTreeMap::new();
         for (time_us, key) in timers {
@@ -96,8 +96,8 @@ impl Timers {
         }
     }
 
-    /// The timers up to `until_us` (inclusive), earliest first; entries of at least `keys_max` keys in all, where there are so
-    /// many. They stay until [`Self::fired`].
+    /// The timers up to `until_us` (inclusive), earliest first; entries of at least `keys_max` keys in all, where there
+    /// are so many. They stay until [`Self::fired`].
     ///
     /// # Errors
     /// As for reading the state; `Corruption` where an entry does not read back.
@@ -269,7 +269,9 @@ mod tests {
                             let later = model.split_off(&(until + 1, Vec::new()));
                             let mut expected: Vec<_> = std::mem::replace(&mut model, later)
                                 .into_keys()
-                                .flat_map(|(time, keys)| keys.into_iter().map(move |k| (time, char::from(k).to_string())))
+                                .flat_map(|(time, keys)| {
+                                    keys.into_iter().map(move |key| (time, char::from(key).to_string()))
+                                })
                                 .collect();
                             expected.sort();
                             assert_eq!(fire(&mut timers, until, &mut writes).await, expected);

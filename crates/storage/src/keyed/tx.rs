@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use super::keys::{KeySet, Slot, copy};
 
-/// The values of the keys of one [`KeySet`]: read together, then used and changed without waiting. Nothing of it is seen
-/// elsewhere before [`super::KeyedState::write`].
+/// The values of the keys of one [`KeySet`]: read together, then used and changed without waiting. Nothing of it is
+/// seen elsewhere before [`super::KeyedState::write`].
 #[derive(Debug)]
 pub struct StateTx {
     pub(super) entries: Vec<Entry>,
@@ -76,8 +76,9 @@ impl StateTx {
         read.map(|(i, _)| Slot(i as u32)).collect()
     }
 
-    /// To be called where keys and values are slices of buffers of `buffers` bytes, before they are written: what is written
-    /// stays in memory for a while, and a slice keeps all of its buffer. That is only good where most of it is needed.
+    /// To be called where keys and values are slices of buffers of `buffers` bytes, before they are written: what is
+    /// written stays in memory for a while, and a slice keeps all of its buffer. That is only good where most of it is
+    /// needed.
     pub fn unshare(&mut self, buffers: usize) {
         let written = || self.entries.iter().filter(|e| e.is_written);
         let kept: usize = written().map(|e| e.key.len() + e.value.as_ref().map_or(0, Bytes::len)).sum();

@@ -103,8 +103,8 @@ impl Reader {
         Ok(found)
     }
 
-    /// The next chunks, whole and in order: as many as are at hand and within `max_bytes`, but at least one; none at the
-    /// end. The first may begin before the wanted offset. May read from a file, and so block.
+    /// The next chunks, whole and in order: as many as are at hand and within `max_bytes`, but at least one; none at
+    /// the end. The first may begin before the wanted offset. May read from a file, and so block.
     ///
     /// # Errors
     /// `Corruption` names file and position; `Environment` where the disk refuses. The position stays.

@@ -56,8 +56,8 @@ impl fmt::Debug for BlockCache {
     }
 }
 
-/// The cache within the budget of its process, as a state uses it. The engine tells states apart by a number that each is
-/// given when it is opened.
+/// The cache within the budget of its process, as a state uses it. The engine tells states apart by a number that each
+/// is given when it is opened.
 pub(super) struct BudgetedBlocks(MemoryBudget);
 
 impl BudgetedBlocks {

@@ -10,8 +10,8 @@ use super::local::StateStore;
 use super::{StateOptions, StateReader};
 
 impl StateStore {
-    /// Everything that is damaged of the state at `path`, which nobody has open: a few words for each file, with its name.
-    /// Every byte is read, nothing is changed. Where there is no state, nothing is damaged.
+    /// Everything that is damaged of the state at `path`, which nobody has open: a few words for each file, with its
+    /// name. Every byte is read, nothing is changed. Where there is no state, nothing is damaged.
     ///
     /// # Errors
     /// The files can't be read, or are of a newer version.

@@ -1,9 +1,9 @@
 //! The state engine's clock.
 //!
-//! The engine orders commits by time and refuses to go back; it judges by time what may be deleted. The clock on the wall
-//! goes back when a person, NTP or another machine says so. So this one begins with the wall's time, goes on at the speed of
-//! the machine's own clock whatever is done to the wall's, and is moved ahead of every time that is found in a stored
-//! object. A folder that was once written a year ahead keeps a clock a year ahead: it is nobody's calendar.
+//! The engine orders commits by time and refuses to go back; it judges by time what may be deleted. The clock on the
+//! wall goes back when a person, NTP or another machine says so. So this one begins with the wall's time, goes on at
+//! the speed of the machine's own clock whatever is done to the wall's, and is moved ahead of every time that is found
+//! in a stored object. A folder that was once written a year ahead keeps a clock a year ahead: it is nobody's calendar.
 
 use std::fmt;
 use std::pin::Pin;

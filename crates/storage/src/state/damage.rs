@@ -1,7 +1,7 @@
 //! Which files were found not to be what was written.
 //!
-//! An error of the store passes through many hands of the engine, some of which keep its words and some of which don't. So
-//! what was found is kept here, and whoever tells a person about it looks here first.
+//! An error of the store passes through many hands of the engine, some of which keep its words and some of which don't.
+//! So what was found is kept here, and whoever tells a person about it looks here first.
 
 use std::collections::BTreeMap;
 use std::fmt;

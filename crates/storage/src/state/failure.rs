@@ -27,7 +27,8 @@ impl Home {
         Self { store, path: path.into() }
     }
 
-    /// The answer of the engine; its error with what was being done, and with the file that is damaged where that is why.
+    /// The answer of the engine; its error with what was being done, and with the file that is damaged where that is
+    /// why.
     pub(super) async fn told<T>(&self, answer: std::result::Result<T, slatedb::Error>, doing: &str) -> Result<T> {
         match answer {
             Ok(value) => Ok(value),

@@ -39,8 +39,8 @@ pub struct StateStore {
     pub(super) damage: Arc<Damage>,
 }
 
-/// The folder `dir` as a place for states; created where it does not exist. What has been written is on the disk, and in
-/// its folder, when the write returns. One process at a time may write.
+/// The folder `dir` as a place for states; created where it does not exist. What has been written is on the disk, and
+/// in its folder, when the write returns. One process at a time may write.
 ///
 /// # Errors
 /// `Environment` where the folder can't be created or opened.
@@ -61,8 +61,8 @@ pub(super) fn store_with(dir: &FsPath, clock: Arc<StateClock>) -> Result<StateSt
 }
 
 impl StateStore {
-    /// The first file below `path` whose bytes are not those that were written, with what is wrong with it; all of them are
-    /// read.
+    /// The first file below `path` whose bytes are not those that were written, with what is wrong with it; all of them
+    /// are read.
     pub(super) async fn find_damage(&self, path: &str) -> Option<Damaged> {
         let listed = self.objects.list(Some(&Path::from(path))).map_ok(|meta| meta.location);
         let Ok(mut all) = listed.try_collect::<Vec<_>>().await else { return None };
@@ -84,15 +84,15 @@ impl StateStore {
 
 /// A folder. Each file is an object with its [`Seal`] behind it.
 ///
-/// * A read of a whole object compares all of its bytes with the seal, a read of a part its length: a file that was cut off,
-///   emptied, grown or written over is an error, and what was found is kept in [`Damage`], because errors lose their
-///   way through the engine.
+/// * A read of a whole object compares all of its bytes with the seal, a read of a part its length: a file that was cut
+///   off, emptied, grown or written over is an error, and what was found is kept in [`Damage`], because errors lose
+///   their way through the engine.
 /// * The time of an object is that of its seal, by the clock that the engine compares it with.
 /// * Conditional writes, which the folder of the library does not have, are done one at a time.
 /// * Object stores fail for a moment, and the engine asks them again for a long time. A disk that is full or read-only
 ///   stays so: its errors are marked, so that they come out at once.
-/// * What it writes is made its owner's alone. The folder that it is in is so from the beginning, so nobody looks into a
-///   file before that.
+/// * What it writes is made its owner's alone. The folder that it is in is so from the beginning, so nobody looks into
+///   a file before that.
 #[derive(Debug)]
 struct LocalStore {
     files: LocalFileSystem,
@@ -258,8 +258,8 @@ fn described(meta: &mut ObjectMeta, seal: &Seal) {
     meta.last_modified = DateTime::from_timestamp_millis(seal.written_ms).unwrap_or(meta.last_modified);
 }
 
-/// None where the file has gone meanwhile. One whose seal can't be read is listed as it is, and as written now, so that it
-/// is neither taken for an empty one nor removed as an old one before somebody has read it.
+/// None where the file has gone meanwhile. One whose seal can't be read is listed as it is, and as written now, so that
+/// it is neither taken for an empty one nor removed as an old one before somebody has read it.
 fn describe_one(mut meta: ObjectMeta, path: PathBuf, clock: &StateClock, damage: &Damage) -> Option<ObjectMeta> {
     let sealed = File::open(path).map_err(Unread::Io).and_then(|file| read_seal(&file, meta.size));
     match sealed {

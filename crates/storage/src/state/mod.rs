@@ -4,8 +4,8 @@
 //! Opening a path takes it over: a writer that had it open is fenced, and its next commit fails. What was not committed
 //! is never seen by a read, here or elsewhere.
 //!
-//! Limits: keys of 1 to 65,535 bytes, values up to 4 GiB − 1. Memory: about four times `memtable_bytes`, and what all states
-//! of the process share ([`MemoryBudget`]).
+//! Limits: keys of 1 to 65,535 bytes, values up to 4 GiB − 1. Memory: about four times `memtable_bytes`, and what all
+//! states of the process share ([`MemoryBudget`]).
 
 mod cache;
 mod check;
@@ -214,7 +214,8 @@ impl Writes {
         self.batch.delete(key);
     }
 
-    /// The number that `who` has for these writes, made by `begin` where it has none yet. It is told when they are durable.
+    /// The number that `who` has for these writes, made by `begin` where it has none yet. It is told when they are
+    /// durable.
     pub(crate) fn group(&mut self, who: Arc<dyn AfterCommit>, begin: impl FnOnce() -> u64) -> u64 {
         let is_known =
             |known: &&(Arc<dyn AfterCommit>, u64)| std::ptr::addr_eq(Arc::as_ptr(&known.0), Arc::as_ptr(&who));

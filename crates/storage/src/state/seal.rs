@@ -6,8 +6,8 @@
 //!                    | CRC-32C of these 24 bytes u32 LE | "MSO1"
 //! ```
 //!
-//! An object of the engine may be empty (a fence in its write-ahead log is), and a file that was cut to nothing would look
-//! like one. With the seal it does not; nor does one that was cut off, grown, or written over.
+//! An object of the engine may be empty (a fence in its write-ahead log is), and a file that was cut to nothing would
+//! look like one. With the seal it does not; nor does one that was cut off, grown, or written over.
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};

@@ -43,8 +43,8 @@ impl Default for StateOptions {
 }
 
 impl StateOptions {
-    /// Those of each of `states` states in one process. The more there are, the less often each looks for background work, so
-    /// that they don't take the processor when nothing happens.
+    /// Those of each of `states` states in one process. The more there are, the less often each looks for background
+    /// work, so that they don't take the processor when nothing happens.
     pub(crate) fn with_memory(memory: MemoryBudget, states: usize) -> Self {
         let times = (states / STATES_AT_FULL_PACE).clamp(1, 8) as u32;
         Self {
@@ -111,7 +111,8 @@ impl StateOptions {
         GarbageCollectorOptions {
             manifest_options: every(3),
             wal_options: every(1),
-            // Every start leaves one. It keeps a writer out that had it in mind to write there before; none waits as long.
+            // Every start leaves one. It keeps a writer out that had it in mind to write there before; none waits as
+            // long.
             wal_fence_options: older(6, self.garbage_min_age * 10),
             compacted_options: every(3),
             compactions_options: every(3),

@@ -1,7 +1,7 @@
 //! Whether all of a state is there, looked at before the engine reads it.
 //!
-//! The engine's write-ahead log is a sequence of numbered objects. Where one is missing, the engine takes what is in front of
-//! it for all that there is, or stops without saying which file it was; a reader does so in silence.
+//! The engine's write-ahead log is a sequence of numbered objects. Where one is missing, the engine takes what is in
+//! front of it for all that there is, or stops without saying which file it was; a reader does so in silence.
 
 use futures::TryStreamExt;
 use millstream_core::{Error, Result};

@@ -1,8 +1,8 @@
 //! When rows expire.
 //!
-//! A row has a timer at the time when it was inserted, set with its batch; it is not moved when the row is written again.
-//! When it is due, the row itself says when it was last written, and gets a later timer where it is not over yet. So an
-//! update costs nothing.
+//! A row has a timer at the time when it was inserted, set with its batch; it is not moved when the row is written
+//! again. When it is due, the row itself says when it was last written, and gets a later timer where it is not over
+//! yet. So an update costs nothing.
 
 use std::collections::HashSet;
 

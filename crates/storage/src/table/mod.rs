@@ -90,12 +90,12 @@ impl Table {
         &self.spec
     }
 
-    /// Applies the rows of `batch` in order; a row whose entry in `deletes` is true deletes its key. Later rows see what
-    /// earlier ones did. A row that is as it is stored makes no change (but counts as written, for the TTL); so does the
-    /// delete of a key that is not there. A row that has expired but was not deleted yet is still there.
+    /// Applies the rows of `batch` in order; a row whose entry in `deletes` is true deletes its key. Later rows see
+    /// what earlier ones did. A row that is as it is stored makes no change (but counts as written, for the TTL); so
+    /// does the delete of a key that is not there. A row that has expired but was not deleted yet is still there.
     ///
-    /// What is applied is seen by the next call, before `writes` are committed: several batches can be one commit, and the next
-    /// be applied while the last becomes durable. Where a commit fails, the table must be dropped.
+    /// What is applied is seen by the next call, before `writes` are committed: several batches can be one commit, and
+    /// the next be applied while the last becomes durable. Where a commit fails, the table must be dropped.
     ///
     /// # Errors
     /// As for reading the state. A row that can't be applied is a failure of that row only.
@@ -132,10 +132,10 @@ impl Table {
         Ok(Applied { changes: changed, rows: changes.rows, failures })
     }
 
-    /// Deletes rows whose TTL is over, at most about `limit` of them, and gives the changes; `None` where there are none.
-    /// `writes` must be committed in both cases, by the rules of [`Self::apply`]: rows that were written again since are
-    /// put back into the index. To be called again as long as [`Self::next_expiry`] is not in the future. A call that is
-    /// dropped half-way leaves a table that must be dropped too.
+    /// Deletes rows whose TTL is over, at most about `limit` of them, and gives the changes; `None` where there are
+    /// none. `writes` must be committed in both cases, by the rules of [`Self::apply`]: rows that were written again
+    /// since are put back into the index. To be called again as long as [`Self::next_expiry`] is not in the future. A
+    /// call that is dropped half-way leaves a table that must be dropped too.
     ///
     /// # Errors
     /// As for reading the state.
@@ -266,8 +266,8 @@ async fn index_all(state: &State, keys: &TableKeys, expiry: &mut Expiry) -> Resu
         let entry = scan.next().await?;
         unindexed.extend(entry.iter().map(|(key, _)| copy(&key.slice(keys.rows.len()..))));
         if entry.is_none() || unindexed.len() == INDEX_KEYS_MAX {
-            // At the beginning of time: the first look puts the rows where they belong. A crash on the way leaves entries
-            // that the next open adds again, which does no harm.
+            // At the beginning of time: the first look puts the rows where they belong. A crash on the way leaves
+            // entries that the next open adds again, which does no harm.
             let mut writes = Writes::new();
             expiry.inserted(i64::MIN, unindexed.iter().map(|k| k.as_ref()), &mut writes);
             unindexed.clear();

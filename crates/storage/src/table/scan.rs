@@ -164,8 +164,8 @@ impl TableSpec {
     /// The partition (of `partitions`) that holds the row with this key, where rows are partitioned by the key.
     ///
     /// # Errors
-    /// `Input` where the values do not fit the key; `Config` where there are several partitions, and a column of the key is of
-    /// a type that nothing can be partitioned by.
+    /// `Input` where the values do not fit the key; `Config` where there are several partitions, and a column of the
+    /// key is of a type that nothing can be partitioned by.
     pub fn partition_of(&self, key: &[Value], partitions: u32) -> Result<u32> {
         let columns = self.key_columns(key)?;
         let named = self.key_names().into_iter().zip(columns);

@@ -6,9 +6,9 @@
 //! | KServe, Triton (Open Inference Protocol v2) | `/v2`, `/v2/health/…`, `/v2/models/…` |
 //! | Hugging Face TEI | `POST /embed`, `POST /predict`, `GET /info`, `GET /health` |
 //!
-//! Each protocol has a pure `wire` (bytes to texts or [`rows`], predictions to bytes) and handlers around it; [`admission`] bounds
-//! what is held at once, [`refusal`] is what a client gets instead of an answer. A request goes the same way as the
-//! records of the pipeline: through the [`Scorer`] of its model.
+//! Each protocol has a pure `wire` (bytes to texts or [`rows`], predictions to bytes) and handlers around it;
+//! [`admission`] bounds what is held at once, [`refusal`] is what a client gets instead of an answer. A request goes
+//! the same way as the records of the pipeline: through the [`Scorer`] of its model.
 
 mod admission;
 #[cfg(fuzzing)]

@@ -1,7 +1,8 @@
 //! Rows of columns out of what clients send, for models that read columns. No I/O.
 //!
-//! A row is a list of cells in the model's order, an object with the columns by name, or an object with such a list under
-//! `features`, `data` or `values`. Columns may also come one by one, as Hugging Face sends tables: `{"amount": [1, 2], …}`.
+//! A row is a list of cells in the model's order, an object with the columns by name, or an object with such a list
+//! under `features`, `data` or `values`. Columns may also come one by one, as Hugging Face sends tables: `{"amount":
+//! [1, 2], …}`.
 
 use millstream_models::{Cell, Column, Input};
 use serde_json::{Map, Value};

@@ -51,8 +51,8 @@ pub async fn run(args: ModelsArgs) -> std::result::Result<(), Failed> {
 /// Which model.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// A source, as in a pipeline file (`builtin:headline-sentiment`, `./folder`, `hf://org/name`); with --pipeline also a
-    /// model's name there, with its settings.
+    /// A source, as in a pipeline file (`builtin:headline-sentiment`, `./folder`, `hf://org/name`); with --pipeline
+    /// also a model's name there, with its settings.
     #[arg(value_name = "SOURCE|NAME", env = "MILLSTREAM_MODEL")]
     model: String,
     /// The pipeline file that names the model.

@@ -21,14 +21,16 @@ pub(super) fn refused(connector: &SourceConfig, decode: &DecodeConfig) -> Option
                 .into(),
             "leave `decode` out: the fields are in docs/decoding.md, and `schema` may choose among them".into(),
         )),
-        (SourceConfig::Websocket(_) | SourceConfig::HttpStream(_), DecodeConfig::Csv(csv)) if csv.dialect.header => Some((
+        (SourceConfig::Websocket(_) | SourceConfig::HttpStream(_), DecodeConfig::Csv(csv))
+            if csv.dialect.header =>
+        Some((
             format!(
                 "a source of `type: {}` reads one row at a time, and none of them is a header that names the columns",
                 connector.kind()
             ),
             "write `decode: { format: csv, header: false, columns: [first, second, …] }`".into(),
         )),
-        (SourceConfig::HttpStream(_), _) if format::encoding(decode).is_some_and(format::TextEncoding::is_utf16) => Some((
+        (SourceConfig::HttpStream(_), _) if is_utf16(decode) => Some((
             "a source of `type: http_stream` cuts lines before it looks at characters, and in UTF-16 a line end is two \
              bytes"
                 .into(),
@@ -58,6 +60,10 @@ pub(super) fn fields(
         (SourceConfig::Feed(_), DecodeConfig::Json(_)) => format::feed::record_schema(declared),
         _ => format::effective_schema(decode, declared),
     }
+}
+
+fn is_utf16(decode: &DecodeConfig) -> bool {
+    format::encoding(decode).is_some_and(format::TextEncoding::is_utf16)
 }
 
 #[cfg(test)]

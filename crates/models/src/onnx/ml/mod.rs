@@ -1,8 +1,8 @@
 //! Operators of the domain `ai.onnx.ml` that tract lacks, or that answer otherwise than ONNX Runtime there.
 //!
-//! scikit-learn, XGBoost and LightGBM are exported to these. Each is a [`Kernel`]: a function of whole tensors, which keeps
-//! the batch's size symbolic. What they compute is written down in the ONNX operator reference ("Operators ai.onnx.ml");
-//! where that is silent (the scores of two classes in a tree ensemble), they do as ONNX Runtime does.
+//! scikit-learn, XGBoost and LightGBM are exported to these. Each is a [`Kernel`]: a function of whole tensors, which
+//! keeps the batch's size symbolic. What they compute is written down in the ONNX operator reference ("Operators
+//! ai.onnx.ml"); where that is silent (the scores of two classes in a tree ensemble), they do as ONNX Runtime does.
 
 mod category;
 mod classes;

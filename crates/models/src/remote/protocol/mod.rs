@@ -226,8 +226,8 @@ pub(crate) fn shortened(text: &str) -> String {
     short
 }
 
-/// What an answer says went wrong: the text under `error`, `message`, `detail` and the like, else all of it. Ids and times
-/// beside it would make every message another one.
+/// What an answer says went wrong: the text under `error`, `message`, `detail` and the like, else all of it. Ids and
+/// times beside it would make every message another one.
 pub(crate) fn said(body: &str) -> String {
     const KEYS: [&str; 6] = ["error", "message", "Message", "errorMessage", "detail", "OriginalMessage"];
     fn text(value: &Value) -> Option<String> {

@@ -1,7 +1,8 @@
 //! Attention of one head over the tokens of one text, in single precision.
 //!
-//! The queries, keys and values of the head lie side by side in the rows of `scratch.heads`. Keys are turned into panels, so
-//! that the scores of a tile of queries are a product as any other; values are a panel already, one step a row.
+//! The queries, keys and values of the head lie side by side in the rows of `scratch.heads`. Keys are turned into
+//! panels, so that the scores of a tile of queries are a product as any other; values are a panel already, one step a
+//! row.
 
 use super::super::kernels::layout::Tiles;
 use super::super::kernels::{Kernels, LANES, PANEL, PANEL_CONSTANTS, RowScale, TileCall};

@@ -14,8 +14,8 @@
 //! ```
 //!
 //! There is a barrier behind each phase but the last: phase 1 of the next layer has the same rows on the same thread. A
-//! member writes only its own rows, heads or panels, and reads what others wrote only behind a barrier: this is what every
-//! `SAFETY` comment below that speaks of "the phases" relies on.
+//! member writes only its own rows, heads or panels, and reads what others wrote only behind a barrier: this is what
+//! every `SAFETY` comment below that speaks of "the phases" relies on.
 
 use std::ops::Range;
 
@@ -257,7 +257,8 @@ impl Member<'_> {
         let steps = layout::lanes(kernels.precision(), panels.inputs);
         for (place, index) in range.enumerate() {
             let (panel, constants) = self.model.panel(panels, index);
-            // The next panel comes to the second cache while this one is multiplied, a half of it with each of two tiles.
+            // The next panel comes to the second cache while this one is multiplied, a half of it with each of two
+            // tiles.
             let next = (index + 1 < end).then(|| self.model.panel(panels, index + 1).0.as_ptr());
             for tile in 0..tiles.count() {
                 let (first, rows) = tiles.tile(tile);

@@ -4,8 +4,8 @@
 //! layer by layer ──pack once──▶ PackedEncoder (shared) ──▶ Encoder (a team and its buffers) ──encode──▶ hidden states
 //! ```
 //!
-//! Tokens of a batch lie behind each other without padding, so that each product runs over all of them; only attention looks
-//! at texts one by one. `plan` says which threads compute what, `forward` what a thread does.
+//! Tokens of a batch lie behind each other without padding, so that each product runs over all of them; only attention
+//! looks at texts one by one. `plan` says which threads compute what, `forward` what a thread does.
 
 mod arena;
 mod attention;
@@ -68,15 +68,16 @@ impl Encoder {
     /// Hidden states of the last layer, row-major `tokens × hidden`.
     ///
     /// # Panics
-    /// Where `tokens` are none of this encoder: an id, a type or a length that it doesn't have, or lengths that don't add up.
+    /// Where `tokens` are none of this encoder: an id, a type or a length that it doesn't have, or lengths that don't
+    /// add up.
     pub fn encode(&mut self, tokens: &Tokens) -> &[f32] {
         self.compute(tokens, false);
         // SAFETY: all threads are done with the call.
         unsafe { self.states.get(0, tokens.ids.len() * self.model.spec.hidden) }
     }
 
-    /// As [`Encoder::encode`] for the first token of each text only, row-major `texts × hidden`: cheaper, because behind the
-    /// last layer's attention only these rows are computed.
+    /// As [`Encoder::encode`] for the first token of each text only, row-major `texts × hidden`: cheaper, because
+    /// behind the last layer's attention only these rows are computed.
     ///
     /// # Panics
     /// As [`Encoder::encode`].
@@ -144,9 +145,10 @@ fn check(spec: &EncoderSpec, tokens: &Tokens) {
 
 /// What to compute in where nobody says otherwise: the fastest that this processor has instructions for.
 ///
-/// Measured on two cores of Zen 5, whose 8-bit dot products do four times as many multiplications as its single precision, and
-/// bfloat16 twice as many: BERT-base at batch 32 gives 517 sequences a second in 8 bits, 270 in bfloat16, 144 in single precision.
-/// Where an instruction is missing, what stands in for it is not known to be faster, so the more exact numbers are taken.
+/// Measured on two cores of Zen 5, whose 8-bit dot products do four times as many multiplications as its single
+/// precision, and bfloat16 twice as many: BERT-base at batch 32 gives 517 sequences a second in 8 bits, 270 in
+/// bfloat16, 144 in single precision. Where an instruction is missing, what stands in for it is not known to be faster,
+/// so the more exact numbers are taken.
 ///
 /// Nothing was measured on ARM. There too an 8-bit dot product does four times as many multiplications as an
 /// instruction in single precision; processors with bfloat16 dot products have those of integers as well.

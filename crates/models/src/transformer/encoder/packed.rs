@@ -205,8 +205,8 @@ fn columns(projection: &Projection, inputs: usize) -> impl Iterator<Item = Colum
     projection.weight.chunks_exact(inputs).zip(&projection.bias).map(|(weights, &bias)| Column { weights, bias })
 }
 
-/// Anonymous memory in large pages where the system has them: weights are read from end to end again and again, and with
-/// small pages the translation of addresses would slow that down.
+/// Anonymous memory in large pages where the system has them: weights are read from end to end again and again, and
+/// with small pages the translation of addresses would slow that down.
 #[derive(Debug)]
 struct Memory(MmapMut);
 

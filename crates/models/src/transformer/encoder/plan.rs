@@ -1,10 +1,11 @@
 //! Who computes what: texts to groups of threads, and a group's texts to chunks.
 //!
-//! Threads of one group share each product by columns and meet at barriers; groups share nothing but the weights. A lone
-//! text gets all threads, because the weights that it needs come from memory faster to all of them; a large batch gets a
-//! group for each thread, because then nobody ever waits for anybody.
+//! Threads of one group share each product by columns and meet at barriers; groups share nothing but the weights. A
+//! lone text gets all threads, because the weights that it needs come from memory faster to all of them; a large batch
+//! gets a group for each thread, because then nobody ever waits for anybody.
 //!
-//! A group takes its texts through a layer in chunks, so that the numbers between two products stay in the second cache.
+//! A group takes its texts through a layer in chunks, so that the numbers between two products stay in the second
+//! cache.
 
 use std::ops::Range;
 

@@ -1,7 +1,7 @@
 //! A fixed team of threads that works on one call at a time, and the barrier that keeps its members in step.
 //!
-//! Waiting spins for some microseconds, which is how long the others usually take, and then sleeps, so that a team costs
-//! nothing while its encoder is idle and little where the machine is busy with other things.
+//! Waiting spins for some microseconds, which is how long the others usually take, and then sleeps, so that a team
+//! costs nothing while its encoder is idle and little where the machine is busy with other things.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -29,7 +29,8 @@ impl Gate {
     }
 
     fn add(&self, difference: isize) -> usize {
-        // Sequentially consistent, as the counting of sleepers is: either the sleeper sees the value, or this the sleeper.
+        // Sequentially consistent, as the counting of sleepers is: either the sleeper sees the value, or this the
+        // sleeper.
         let value = self.value.fetch_add(difference.cast_unsigned(), Ordering::SeqCst);
         if self.sleepers.load(Ordering::SeqCst) > 0 {
             drop(lock(&self.mutex));
@@ -186,7 +187,8 @@ impl Team {
         if others == 0 {
             return job(0);
         }
-        // SAFETY: only the lifetime changes; the members use it before they count themselves out, which is waited for below.
+        // SAFETY: only the lifetime changes; the members use it before they count themselves out, which is waited for
+        // below.
         let erased = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(job) };
         *lock(&self.shared.job) = Some(Job(erased));
         self.shared.busy.add(others.cast_signed());

@@ -13,7 +13,9 @@ const WIDTH: usize = 8;
 
 /// A tile function, and the function of `$rows` rows behind it; `$step` and `$finish` as in `avx512`.
 macro_rules! tiles {
-    ($(#[$doc:meta])* $name:ident, $rows_name:ident, $features:literal, $sum:ty, $zero:expr, $step:expr, $finish:expr) => {
+    (
+        $(#[$doc:meta])* $name:ident, $rows_name:ident, $features:literal, $sum:ty, $zero:expr, $step:expr, $finish:expr
+    ) => {
         $(#[$doc])*
         ///
         /// # Safety
@@ -45,8 +47,8 @@ macro_rules! tiles {
                 while left > 0 {
                     let steps = left.min(LANES);
                     for step in 0..steps {
-                        // SAFETY: as above; the operand tile has ROWS rows of LANES lanes in each of its blocks; a prefetch
-                        // may have any address.
+                        // SAFETY: as above; the operand tile has ROWS rows of LANES lanes in each of its blocks; a
+                        // prefetch may have any address.
                         unsafe {
                             let b = [load(panel), load(panel.add(WIDTH))];
                             _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
@@ -65,7 +67,8 @@ macro_rules! tiles {
                 for (row, sums) in sums.iter().enumerate() {
                     for (half, &sum) in sums.iter().enumerate() {
                         let column = first + half * WIDTH;
-                        // SAFETY: constants are there for each column, scales for each row, room in the output for both.
+                        // SAFETY: constants are there for each column, scales for each row, room in the output for
+                        // both.
                         unsafe {
                             let result: __m256 = $finish(sum, call, row, call.constants.add(column));
                             _mm256_storeu_ps(call.output.add(row * call.output_stride + column), result);

@@ -1,7 +1,7 @@
 //! Tiles for AVX-512: 14 rows × 32 columns of sums in 28 of the 32 registers.
 //!
-//! Each step loads two vectors of the panel and one lane of each row, broadcast: 16 loads for 28 multiplications, of which
-//! these processors start two a cycle at most. So loads are never the limit.
+//! Each step loads two vectors of the panel and one lane of each row, broadcast: 16 loads for 28 multiplications, of
+//! which these processors start two a cycle at most. So loads are never the limit.
 
 use std::arch::x86_64::*;
 
@@ -13,10 +13,13 @@ pub(super) const ROWS_MAX: usize = 14;
 /// A tile function, and the function of `$rows` rows behind it. `$step` is `sum + a · b` over the numbers of a lane;
 /// `$finish` turns a vector of sums into what is stored, and `$scale` finishes what was stored.
 ///
-/// Sums of integers are finished only once they are stored: with more to do for each of them, the compiler no longer unrolls
-/// the loop over rows, and then keeps the sums in memory all the time.
+/// Sums of integers are finished only once they are stored: with more to do for each of them, the compiler no longer
+/// unrolls the loop over rows, and then keeps the sums in memory all the time.
 macro_rules! tiles {
-    ($(#[$doc:meta])* $name:ident, $rows_name:ident, $features:literal, $sum:ty, $zero:expr, $step:expr, $constants:expr, $finish:expr) => {
+    (
+        $(#[$doc:meta])* $name:ident, $rows_name:ident, $features:literal, $sum:ty, $zero:expr, $step:expr,
+        $constants:expr, $finish:expr
+    ) => {
         $(#[$doc])*
         ///
         /// # Safety
@@ -52,8 +55,8 @@ macro_rules! tiles {
             while left > 0 {
                 let steps = left.min(LANES);
                 for step in 0..steps {
-                    // SAFETY: the panel has PANEL lanes at each of its steps, the operand tile ROWS rows of LANES lanes in
-                    // each of its blocks; a prefetch may have any address.
+                    // SAFETY: the panel has PANEL lanes at each of its steps, the operand tile ROWS rows of LANES lanes
+                    // in each of its blocks; a prefetch may have any address.
                     unsafe {
                         let b = [load(panel), load(panel.add(LANES))];
                         _mm_prefetch::<_MM_HINT_T1>(ahead.cast());

@@ -95,7 +95,8 @@ pub fn pack_panel(precision: Precision, columns: &[Column<'_>], panel: &mut [u32
     }
 }
 
-/// Rounds the weights of one output to −127..=127 times one scale; weights that come from such integers find them again.
+/// Rounds the weights of one output to −127..=127 times one scale; weights that come from such integers find them
+/// again.
 fn pack_integers<'a>(weights: &[f32], lanes: impl Iterator<Item = &'a mut u32>) -> (f32, f32) {
     let largest = weights.iter().fold(0.0f32, |largest, weight| largest.max(weight.abs()));
     let scale = if largest > 0.0 { largest / 127.0 } else { 1.0 };

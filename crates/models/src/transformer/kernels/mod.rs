@@ -1,8 +1,8 @@
 //! The inner loops, one set for each kind of processor, chosen when the program runs.
 //!
-//! All matrix products share one shape, whatever the numbers are. Numbers travel in *lanes* of four bytes: one `f32`, two
-//! bfloat16 or four 8-bit integers that are neighbours along the summed dimension. A *step* multiplies one lane of an
-//! operand row with one lane of each of the [`PANEL`] columns of a weight panel:
+//! All matrix products share one shape, whatever the numbers are. Numbers travel in *lanes* of four bytes: one `f32`,
+//! two bfloat16 or four 8-bit integers that are neighbours along the summed dimension. A *step* multiplies one lane of
+//! an operand row with one lane of each of the [`PANEL`] columns of a weight panel:
 //!
 //! ```text
 //! operand tile, rows × lanes          [block of 16 lanes][row][16 lanes]     rows of one tile side by side
@@ -10,8 +10,9 @@
 //! tile of the result, rows × 32       f32, row-major with a stride           written once, with scale and bias applied
 //! ```
 //!
-//! A tile's sums stay in registers; its operand is read from the first cache and its panel from the second. Work on single
-//! rows (layer norm, softmax, activation, rounding) is plain Rust in `rows`, compiled once for each instruction set.
+//! A tile's sums stay in registers; its operand is read from the first cache and its panel from the second. Work on
+//! single rows (layer norm, softmax, activation, rounding) is plain Rust in `rows`, compiled once for each instruction
+//! set.
 //!
 //! To add an instruction set: a variant of [`Path`], its line in [`Path::choices`], and a tile function in
 //! [`Kernels::new`].
@@ -279,9 +280,9 @@ impl Kernels {
 
     /// Tokens that are best taken through a layer together.
     ///
-    /// The fewer, the more of what lies between two products stays in the second cache; the more, the more seldom weights are
-    /// read. Measured where vectors multiply. Where AMX does, reading BERT-base's 7 MB a layer for each 96 tokens would take
-    /// longer than multiplying them (by calculation: no such processor was at hand).
+    /// The fewer, the more of what lies between two products stays in the second cache; the more, the more seldom
+    /// weights are read. Measured where vectors multiply. Where AMX does, reading BERT-base's 7 MB a layer for each 96
+    /// tokens would take longer than multiplying them (by calculation: no such processor was at hand).
     pub fn chunk_tokens(&self) -> usize {
         match self.path {
             Path::AmxBf16 | Path::AmxInt8 => 10 * self.rows_max,
@@ -292,15 +293,16 @@ impl Kernels {
     /// Computes one tile.
     ///
     /// # Safety
-    /// The pointers of `call` are valid for the shapes that it states (`ahead` may be anything), the output overlaps nothing
-    /// else, and `rows` is in 1..=[`Kernels::rows_max`].
+    /// The pointers of `call` are valid for the shapes that it states (`ahead` may be anything), the output overlaps
+    /// nothing else, and `rows` is in 1..=[`Kernels::rows_max`].
     pub unsafe fn tile(&self, call: &TileCall) {
         debug_assert!(call.rows >= 1 && call.rows <= self.rows_max);
         // SAFETY: the caller vouches for the pointers; `new` made sure that the processor has the instructions.
         unsafe { (self.tile)(call) }
     }
 
-    /// To be called by each thread behind its last tile: frees registers that the system would otherwise save with the thread.
+    /// To be called by each thread behind its last tile: frees registers that the system would otherwise save with the
+    /// thread.
     pub fn release(&self) {
         #[cfg(target_arch = "x86_64")]
         if matches!(self.path, Path::AmxBf16 | Path::AmxInt8) {
@@ -339,18 +341,18 @@ impl Kernels {
         unsafe { activate(row) }
     }
 
-    /// The softmax of a tile of scores as an operand tile in single precision. Each row is the softmax of its first `count`
-    /// numbers, behind which there are zeros up to a whole block.
+    /// The softmax of a tile of scores as an operand tile in single precision. Each row is the softmax of its first
+    /// `count` numbers, behind which there are zeros up to a whole block.
     ///
-    /// `tile` has rows of so many whole blocks, and `scores` has as many rows, of any one length that is a multiple of 16; what
-    /// they hold is lost.
+    /// `tile` has rows of so many whole blocks, and `scores` has as many rows, of any one length that is a multiple of
+    /// 16; what they hold is lost.
     pub fn softmax(&self, scores: &mut [f32], count: usize, tile: &mut [u32]) {
         // SAFETY: `new` made sure that the processor has the instructions.
         unsafe { (self.rows.softmax)(scores, count, tile) }
     }
 
-    /// Rows of single precision as an operand tile: one row begins every `stride` numbers, and the last may end early. A row
-    /// of the tile is as many whole blocks as fit.
+    /// Rows of single precision as an operand tile: one row begins every `stride` numbers, and the last may end early.
+    /// A row of the tile is as many whole blocks as fit.
     pub fn place(&self, numbers: &[f32], stride: usize, tile: &mut [u32]) {
         // SAFETY: `new` made sure that the processor has the instructions.
         unsafe { (self.rows.place)(numbers, stride, tile) }

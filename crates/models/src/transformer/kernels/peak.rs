@@ -7,9 +7,9 @@ use super::Path;
 #[cfg(target_arch = "x86_64")]
 use super::amx;
 
-/// Multiplications (each with its addition) a second that `threads` threads reach together with nothing but the instruction
-/// that the tiles of `path` are made of; the best of several short runs. `None` where the path has no such loop: its tiles
-/// are left to the compiler.
+/// Multiplications (each with its addition) a second that `threads` threads reach together with nothing but the
+/// instruction that the tiles of `path` are made of; the best of several short runs. `None` where the path has no such
+/// loop: its tiles are left to the compiler.
 pub fn multiplications_per_second(path: Path, threads: usize) -> Option<f64> {
     /// Long enough to make starting the threads not count, a few milliseconds.
     const ROUNDS: usize = 400_000;

@@ -1,7 +1,8 @@
 //! Work on single rows, written once in plain Rust and compiled for each instruction set.
 //!
-//! Everything here is free of branches inside its loops, so that the compiler turns them into vectors. `FMA` says whether
-//! the instruction set multiplies and adds in one instruction; where it doesn't, `f32::mul_add` would be a function call.
+//! Everything here is free of branches inside its loops, so that the compiler turns them into vectors. `FMA` says
+//! whether the instruction set multiplies and adds in one instruction; where it doesn't, `f32::mul_add` would be a
+//! function call.
 
 use super::{LANES, RowScale};
 
@@ -64,7 +65,13 @@ macro_rules! row_kernels {
                 super::lower_int8::<$fma>(row, lanes)
             }
             $(#[target_feature(enable = $features)])?
-            pub(super) unsafe fn add_and_normalise(row: &mut [f32], added: &[f32], scale: &[f32], shift: &[f32], epsilon: f32) {
+            pub(super) unsafe fn add_and_normalise(
+                row: &mut [f32],
+                added: &[f32],
+                scale: &[f32],
+                shift: &[f32],
+                epsilon: f32,
+            ) {
                 super::add_and_normalise::<$fma>(row, added, scale, shift, epsilon);
             }
             $(#[target_feature(enable = $features)])?
@@ -124,8 +131,8 @@ fn multiply_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA || cfg!(target_arch = "aarch64") { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// Applies `function` to each number. A plain loop: with blocks inside it, the compiler takes the same place of sixteen blocks
-/// together, which means to gather and to scatter.
+/// Applies `function` to each number. A plain loop: with blocks inside it, the compiler takes the same place of sixteen
+/// blocks together, which means to gather and to scatter.
 #[inline(always)]
 fn for_each(row: &mut [f32], function: impl Fn(f32) -> f32) {
     row.iter_mut().for_each(|x| *x = function(*x));
@@ -218,8 +225,8 @@ fn to_bf16(x: f32) -> u32 {
     bits.wrapping_add(0x7fff).wrapping_add(bits >> 16 & 1)
 }
 
-/// Rounds to 0..=255 over the range of the row, 0 included. The range of what GELU returns lies almost wholly above 0: with
-/// a zero point, the integers below it are not wasted.
+/// Rounds to 0..=255 over the range of the row, 0 included. The range of what GELU returns lies almost wholly above 0:
+/// with a zero point, the integers below it are not wasted.
 #[inline(always)]
 fn lower_int8<const FMA: bool>(row: &[f32], lanes: &mut [u32]) -> RowScale {
     let low = fold(row, 0.0, smaller, smaller);
@@ -297,8 +304,8 @@ fn gelu<const FMA: bool>(x: f32) -> f32 {
     if x < 0.0 { x * tail } else { x - x * tail }
 }
 
-/// GELU within 1.2e-4: Φ as an odd polynomial, fitted on ±4.25 to the least largest error of x·Φ(x) and to exactly 0 and 1 at
-/// the ends.
+/// GELU within 1.2e-4: Φ as an odd polynomial, fitted on ±4.25 to the least largest error of x·Φ(x) and to exactly 0
+/// and 1 at the ends.
 #[inline(always)]
 fn gelu_rough<const FMA: bool>(x: f32) -> f32 {
     const COEFFICIENTS: [f32; 8] = [

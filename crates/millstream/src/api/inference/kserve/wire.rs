@@ -1,8 +1,8 @@
 //! Bodies of the Open Inference Protocol v2. No I/O.
 //!
 //! In: one `BYTES` tensor of shape `[n]` or `[n, 1]`, a text each, in JSON or binary (each text: its length as 4 bytes,
-//! little-endian, then UTF-8). For a model that reads columns: one tensor of shape `[n, columns]`, or one of shape `[n]` for
-//! each column, by its name ([`tensors`]). Out, by task, each in JSON or binary as the request says:
+//! little-endian, then UTF-8). For a model that reads columns: one tensor of shape `[n, columns]`, or one of shape
+//! `[n]` for each column, by its name ([`tensors`]). Out, by task, each in JSON or binary as the request says:
 //!
 //! | output | datatype, shape | of |
 //! |---|---|---|

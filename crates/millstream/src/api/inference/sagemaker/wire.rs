@@ -8,8 +8,8 @@
 //! | `text/csv` | a text a row | a row each: label, its score, the score of each label; or the numbers |
 //!
 //! A text is a string, or an object with the string under `text`, `inputs` or `source`. An item is
-//! `{"label", "score", "scores": {label: score}}`, `{"embedding": [number, …]}`, or `{"error": why}` for a text that the model
-//! failed on; of a regression, `{"value": number}`, in CSV the number.
+//! `{"label", "score", "scores": {label: score}}`, `{"embedding": [number, …]}`, or `{"error": why}` for a text that
+//! the model failed on; of a regression, `{"value": number}`, in CSV the number.
 //!
 //! For a model that reads columns, there is a row in the place of each text; see [`super::super::rows`].
 

@@ -6,8 +6,8 @@
 //! | `/predict` | `text` or `[text]` | `[{"score", "label"}, …]` |
 //! | `/predict` | `[[text], …]` | `[[{"score", "label"}, …], …]` |
 //!
-//! For `/predict` a list of two strings is one pair of texts, which no model here reads. Texts that are longer than a model
-//! reads are cut whatever `truncate` says.
+//! For `/predict` a list of two strings is one pair of texts, which no model here reads. Texts that are longer than a
+//! model reads are cut whatever `truncate` says.
 
 use std::sync::Arc;
 

@@ -6,7 +6,8 @@ use super::*;
 use crate::config::PipelineFile;
 use millstream_engine::spec::{Pipeline, TransformKind};
 
-/// `columns.onnx` names its four columns; `spend` names those of a graph with one input of three; `forest` has no names.
+/// `columns.onnx` names its four columns; `spend` names those of a graph with one input of three; `forest` has no
+/// names.
 fn parse(predict: &str) -> Result<Pipeline, String> {
     let yaml = format!(
         "pipeline: p

@@ -40,7 +40,8 @@ pub(crate) async fn run(command: &Secret, profile: &str) -> Result<Credentials> 
     }
 }
 
-/// What a program prints, at most 64 KiB. It is killed, with all that it has started, where it takes longer than `timeout`.
+/// What a program prints, at most 64 KiB. It is killed, with all that it has started, where it takes longer than
+/// `timeout`.
 ///
 /// # Errors
 /// `Retry`: it can't be started, fails, or takes too long.

@@ -7,7 +7,8 @@ use super::super::{LANES, PANEL, PANEL_CONSTANTS, RowScale, TileCall, TileFuncti
 use super::{ROWS_MAX, tile_bf16, tile_int8};
 use crate::transformer::spec::Precision;
 
-/// True where the processor has AMX for `precision`, Linux lets this process use it, and its products are those of plain Rust.
+/// True where the processor has AMX for `precision`, Linux lets this process use it, and its products are those of
+/// plain Rust.
 ///
 /// The caller has made sure of AVX-512.
 pub(in super::super) fn is_available(precision: Precision) -> bool {
@@ -68,8 +69,8 @@ unsafe fn enabled_components() -> u64 {
 
 /// Compares one tile with the portable one: all rows, and a last block that is not full.
 ///
-/// AMX is written without the compiler's help and chosen on processors that its authors never had, so it is asked for a known
-/// product before its answers are believed.
+/// AMX is written without the compiler's help and chosen on processors that its authors never had, so it is asked for a
+/// known product before its answers are believed.
 fn agree(precision: Precision, tile: TileFunction) -> bool {
     const STEPS: usize = 2 * LANES + 5;
     let lane = |index: usize| match precision {

@@ -1,8 +1,8 @@
 //! Tiles for AMX: 32 rows × 32 columns of sums in four tile registers.
 //!
-//! A tile register is a table of up to 16 rows of 64 bytes, and one instruction multiplies two of them. The layouts of these
-//! kernels are those of AMX as they are: the rows of a block of an operand are its left operand, 16 steps of half a panel its
-//! right one.
+//! A tile register is a table of up to 16 rows of 64 bytes, and one instruction multiplies two of them. The layouts of
+//! these kernels are those of AMX as they are: the rows of a block of an operand are its left operand, 16 steps of half
+//! a panel its right one.
 //!
 //! ```text
 //!                        columns 0..16    columns 16..32
@@ -13,8 +13,8 @@
 //!
 //! There are four loads for four products, and a load takes no longer than a product: the multiplier is the limit.
 //!
-//! Stable Rust has no intrinsics for AMX, so its instructions are written in assembly. The compiler never uses tile registers
-//! itself, so they keep what they hold from one `asm!` to the next.
+//! Stable Rust has no intrinsics for AMX, so its instructions are written in assembly. The compiler never uses tile
+//! registers itself, so they keep what they hold from one `asm!` to the next.
 
 mod available;
 
@@ -51,8 +51,8 @@ struct Shapes {
 }
 
 thread_local! {
-    /// The rows that this thread's tile registers are made for; 0 where they are free. Changing shapes costs about as much as
-    /// ten products, so they stay from one tile to the next.
+    /// The rows that this thread's tile registers are made for; 0 where they are free. Changing shapes costs about as
+    /// much as ten products, so they stay from one tile to the next.
     static ROWS: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -85,11 +85,12 @@ pub(super) unsafe fn release() {
     }
 }
 
-/// The function that adds the products of one block of lanes; the second one where there are more than [`TILE_ROWS`] rows.
+/// The function that adds the products of one block of lanes; the second one where there are more than [`TILE_ROWS`]
+/// rows.
 ///
 /// # Safety
-/// The tile registers have the shapes for `operand`, behind which there are so many rows of [`LANES`] lanes; `panel` has [`LANES`]
-/// steps of [`PANEL`] lanes, `stride` bytes apart.
+/// The tile registers have the shapes for `operand`, behind which there are so many rows of [`LANES`] lanes; `panel`
+/// has [`LANES`] steps of [`PANEL`] lanes, `stride` bytes apart.
 macro_rules! block {
     ($name:ident, $product:literal) => {
         unsafe fn $name(high: bool, operand: *const u32, panel: *const u32, stride: usize) {
@@ -200,8 +201,8 @@ macro_rules! tile {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
         pub(super) unsafe fn $name(call: &TileCall) {
             let mut sums = MaybeUninit::<Sums>::uninit();
-            // SAFETY: handed on; `multiply` writes the sums of all rows of the call; constants are there for each column, scales
-            // and room in the output for each row.
+            // SAFETY: handed on; `multiply` writes the sums of all rows of the call; constants are there for each
+            // column, scales and room in the output for each row.
             unsafe {
                 multiply(call, $block, sums.as_mut_ptr());
                 let constants = avx512::$constants(call);

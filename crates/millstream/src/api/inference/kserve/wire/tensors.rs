@@ -1,5 +1,5 @@
-//! Rows of columns out of tensors: all columns in one of shape `[n, columns]`, or one of shape `[n]` (or `[n, 1]`) for each
-//! column that the model names. Numbers in JSON or binary (little-endian, one tensor's bytes behind the other's).
+//! Rows of columns out of tensors: all columns in one of shape `[n, columns]`, or one of shape `[n]` (or `[n, 1]`) for
+//! each column that the model names. Numbers in JSON or binary (little-endian, one tensor's bytes behind the other's).
 
 use millstream_models::{Column, ColumnKind, Input, Reads};
 use serde_json::{Value, json};
