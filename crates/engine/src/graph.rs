@@ -367,7 +367,7 @@ fn merge(mut inbox: Inbox, schema: &SchemaRef, input: &StreamBatch) -> Result<(R
         };
         return Ok((Rows { batch: with_schema(rows.batch, schema)?, origin: rows.origin }, Slots::One(slot)));
     }
-    let bytes: usize = inbox.iter().flat_map(|(_, rows)| rows.batch.columns()).map(|column| bytes_of(column)).sum();
+    let bytes: usize = inbox.iter().flat_map(|(_, rows)| rows.batch.columns()).map(bytes_of).sum();
     if bytes > MERGED_BYTES_MAX && input.batch.num_rows() > 1 {
         return Err(Error::new(ErrorKind::TooMuch, "rows that meet are too much at once"));
     }

@@ -18,7 +18,7 @@ struct Computed<'a> {
 }
 
 enum What<'a> {
-    Transform(Candidate<'a>),
+    Transform(Box<Candidate<'a>>),
     Table(&'a Entry),
 }
 
@@ -28,7 +28,7 @@ impl<'a> Checker<'a> {
         let transforms = self.transform_candidates().into_iter().map(|candidate| Computed {
             entry: candidate.entry,
             reads: candidate.inputs.clone().unwrap_or_default(),
-            what: What::Transform(candidate),
+            what: What::Transform(Box::new(candidate)),
         });
         let mut computed: Vec<Computed<'a>> = transforms.collect();
         for entry in self.table_entries() {
