@@ -56,7 +56,7 @@ fuzz_target!(|data: &[u8]| {
         let Some((&which, text)) = rest.split_first() else { return };
         let path = Path::new(DIR).join(&names[usize::from(which) % names.len()]);
         let _ = disk.remove(&path);
-        let Ok(mut file) = disk.open(&path, OpenMode::CreateNew) else { return };
+        let Ok(file) = disk.open(&path, OpenMode::CreateNew) else { return };
         let _ = file.write_all_at(text, 0);
     } else {
         for change in rest.chunks_exact(5) {
