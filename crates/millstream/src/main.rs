@@ -12,8 +12,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// `mi_option_purge_delay` in mimalloc's header: for how many milliseconds freed pages are kept.
 const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 
-/// Freed pages go back at once. Batches wander from thread to thread; each thread would keep pages for the next, which cost
-/// a quarter of all memory in a run of the benchmark, and saved no time.
+/// Freed pages go back at once. Batches wander from thread to thread; each thread would keep pages for the next, which
+/// cost half of all memory in a run of the benchmark, and saved no time.
 fn keep_no_freed_pages() {
     // SAFETY: it stores a number in a table of the allocator, which it checks the index of.
     unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 0) };
