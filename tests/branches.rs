@@ -78,6 +78,10 @@ fn a_row_on_which_delete_when_fails_is_a_dead_letter_and_its_neighbours_go_throu
         assert_eq!(letter["message"], letters[0]["message"], "messages of one kind are the same");
     }
 
+    // The table alone, from the same records: what failed is not put aside a second time.
+    at.stdout(&["replay", "pipeline.yaml", "--table", "t", "--data-dir", "data"]);
+    assert_eq!((ns(&at.query("SELECT n FROM t")), at.dead_letters().len()), (vec![1, 4], 2));
+
     // Redriven under a condition that can be told, they are kept.
     at.write("pipeline.yaml", format!("{SOURCE}tables:\n  t: {{ from: s, key: [id], delete_when: \"op = '1'\" }}\n"));
     at.redrive();

@@ -1,5 +1,18 @@
 //! Opening what a pipeline consists of: logs, tasks, sinks, ways in.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use millstream_connectors::sink::SinkContext;
+use millstream_connectors::source::{SourceConfig, SourceContext, SourceStatus, Status};
+use millstream_connectors::{format, sink, source};
+use millstream_core::disk::RealDisk;
+use millstream_core::{Clock, Error, Result};
+use millstream_storage::codec::SchemaStore;
+use millstream_storage::log::{Log, LogOptions, Retention};
+use millstream_storage::state::{State, StateOptions, StateStore};
+use tokio::sync::watch;
+
 use crate::catalog::Catalog;
 use crate::data_dir::DataDir;
 use crate::deliver::{Deliver, Wish};
@@ -17,17 +30,7 @@ use crate::streams::{Stream, Streams};
 use crate::task::{Role, Task, TaskContext};
 use crate::worker::RunOptions;
 use crate::{deliver, outputs};
-use millstream_connectors::sink::SinkContext;
-use millstream_connectors::source::{SourceConfig, SourceContext, SourceStatus, Status};
-use millstream_connectors::{format, sink, source};
-use millstream_core::disk::RealDisk;
-use millstream_core::{Clock, Error, Result};
-use millstream_storage::codec::SchemaStore;
-use millstream_storage::log::{Log, LogOptions, Retention};
-use millstream_storage::state::{State, StateOptions, StateStore};
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use tokio::sync::watch;
+
 pub(crate) fn is_push(connector: &SourceConfig) -> bool {
     matches!(connector, SourceConfig::Http(_))
 }

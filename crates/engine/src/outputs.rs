@@ -26,7 +26,7 @@ pub const OUTPUTS_KEY: &[u8] = b"m/outputs";
 pub struct Outputs {
     /// Every output that it has ever fed, by name: a table, or a stream.
     pub fed: BTreeMap<String, Fed>,
-    /// Steps whose failures have been put aside: a filling does not do it again.
+    /// Steps and tables whose failures have been put aside: a filling does not do it again.
     pub steps: BTreeSet<String>,
     /// What is still to be filled, in this order.
     pub fills: Vec<Fill>,

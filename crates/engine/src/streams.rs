@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options, concat_batches, take, take_record_batch};
-use arrow::datatypes::{Schema, SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Schema, SchemaRef, TimestampMicrosecondType};
+use arrow::error::ArrowError;
 use millstream_core::partition::partition_rows;
 use millstream_core::{DeadLetter, Error, Failure, FailureKind, Result, RowFailure, Rows};
 use millstream_storage::codec::{SchemaStore, decode_batch, encode_batch};
@@ -139,34 +140,16 @@ impl StreamBatch {
     /// # Errors
     /// `Config` where the new schema requires what the stored records do not have.
     pub fn conform(mut self, schema: &SchemaRef) -> Result<Self> {
-        if self.batch.schema_ref().fields() == schema.fields() {
-            return Ok(self);
+        let (rows, misfits) = self.fit(schema)?;
+        if let Some(first) = misfits.first() {
+            return Err(Error::config(format!(
+                "the record at partition {} offset {}: {}. Make the column optional (`?`), or give it the type it had",
+                self.partition,
+                self.base_offset + u64::from(first.row),
+                first.failure.message
+            )));
         }
-        let columns = schema.fields().iter().map(|field| {
-            let wrong = |why: String| {
-                Error::config(format!(
-                    "records from partition {} offset {} were written with an earlier schema: column `{}` {why}. \
-                     Make it optional (`?`), or start with another data folder",
-                    self.partition,
-                    self.base_offset,
-                    field.name()
-                ))
-            };
-            let column = match self.batch.column_by_name(field.name()) {
-                Some(column) if column.data_type() == field.data_type() => column.clone(),
-                Some(column) => {
-                    cast_with_options(column, field.data_type(), &CastOptions { safe: false, ..Default::default() })
-                        .map_err(|e| wrong(format!("does not convert: {e}")))?
-                }
-                None => new_null_array(field.data_type(), self.batch.num_rows()),
-            };
-            if !field.is_nullable() && column.null_count() > 0 {
-                return Err(wrong("is absent there but now required".into()));
-            }
-            Ok(column)
-        });
-        let columns = columns.collect::<Result<Vec<_>>>()?;
-        self.batch = RecordBatch::try_new(schema.clone(), columns)?;
+        self.batch = rows.batch;
         Ok(self)
     }
 
@@ -184,34 +167,26 @@ impl StreamBatch {
         let mut columns = Vec::new();
         for field in schema.fields() {
             let stored = self.batch.column_by_name(field.name());
-            let column = match stored {
-                Some(column) if column.data_type() == field.data_type() => column.clone(),
-                Some(column) => cast_with_options(column, field.data_type(), &CastOptions::default()).map_err(|e| {
+            let name = field.name();
+            let (column, lost) = match stored {
+                Some(column) if column.data_type() == field.data_type() => (column.clone(), Vec::new()),
+                Some(column) => cast_each(column, field.data_type()).map_err(|e| {
                     Error::config(format!(
-                        "records from partition {} offset {} on were written with an earlier schema, and column `{}` \
-                         does not convert: {e}. Give it another name, or start with another data folder",
-                        self.partition,
-                        self.base_offset,
-                        field.name()
+                        "records from partition {} offset {} on were written with an earlier schema, and column \
+                         `{name}` does not convert: {e}. Give it another name, or start with another data folder",
+                        self.partition, self.base_offset
                     ))
                 })?,
-                None => new_null_array(field.data_type(), self.batch.num_rows()),
+                None => (new_null_array(field.data_type(), self.batch.num_rows()), Vec::new()),
             };
-            for row in (0..column.len()).filter(|&row| column.is_null(row)) {
-                let was_null = stored.is_none_or(|stored| stored.is_null(row));
-                let name = field.name();
-                let failure = match (was_null, field.is_nullable()) {
-                    (true, true) => continue,
-                    (true, false) => Failure::new(
-                        FailureKind::MissingField,
-                        format!("`{name}` is absent in this record of an earlier schema, but now required"),
-                    ),
-                    (false, _) => Failure::new(
-                        FailureKind::TypeMismatch,
-                        format!("`{name}` of this record of an earlier schema is no {} now", field.data_type()),
-                    ),
-                };
-                failures.entry(row as u32).or_insert(failure);
+            for row in lost {
+                let message = format!("`{name}` of this record of an earlier schema is no {} now", field.data_type());
+                failures.entry(row).or_insert(Failure::new(FailureKind::TypeMismatch, message));
+            }
+            let nulls = (0..column.len()).filter(|&row| !field.is_nullable() && column.is_null(row));
+            for row in nulls {
+                let message = format!("`{name}` is absent in this record of an earlier schema, but now required");
+                failures.entry(row as u32).or_insert(Failure::new(FailureKind::MissingField, message));
             }
             columns.push(column);
         }
@@ -313,6 +288,25 @@ impl Stream {
     }
 }
 
+/// A column as another type, and the rows that have no such value: all of it, or in a part of it.
+fn cast_each(column: &ArrayRef, to: &DataType) -> std::result::Result<(ArrayRef, Vec<u32>), ArrowError> {
+    let strict = CastOptions { safe: false, ..CastOptions::default() };
+    if let Ok(cast) = cast_with_options(column, to, &strict) {
+        return Ok((cast, Vec::new()));
+    }
+    // What does not convert is null then, also inside of lists and structs, where nobody would see it.
+    let cast = cast_with_options(column, to, &CastOptions::default())?;
+    let mut lost = Vec::new();
+    for row in 0..column.len() as u32 {
+        // Taken, not sliced: a slice of lists has the items of all.
+        let one = take(column, &UInt32Array::from(vec![row]), None)?;
+        if cast_with_options(&one, to, &strict).is_err() {
+            lost.push(row);
+        }
+    }
+    Ok((cast, lost))
+}
+
 /// Decodes a chunk by the schema it names.
 pub fn decode_chunk(schemas: &SchemaStore, chunk: LogChunk) -> Result<StreamBatch> {
     let is_control = chunk.is_control();
@@ -355,3 +349,6 @@ pub fn is_visible(kind: StreamKind) -> bool {
 
 #[cfg(test)]
 pub(crate) mod tests;
+
+#[cfg(test)]
+mod fit_tests;

@@ -1,18 +1,20 @@
 //! Watching everything that was spawned, until it fails, ends or is stopped; and stopping it in the order of the flow.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use millstream_core::blocking::apart;
+use millstream_core::{Error, ErrorKind, Result};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
 use crate::deliver::{Deliver, Wish};
 use crate::open::{is_push, open_source};
 use crate::task::{Hurry, Task, TaskContext};
 use crate::worker::{RunOptions, Running};
 use crate::{preflight, retention};
-use millstream_core::blocking::apart;
-use millstream_core::{Error, ErrorKind, Result};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 /// How often old segments are looked for, and figures taken.
 const RETAIN_EVERY: Duration = Duration::from_secs(30);

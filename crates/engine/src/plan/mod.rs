@@ -218,9 +218,10 @@ impl StagePlan {
             || self.emits.iter().any(|emit| *emit.stream == *name)
     }
 
-    /// The names of its steps.
+    /// The names of what puts records aside: its steps and tables.
     pub fn step_names(&self) -> BTreeSet<String> {
-        crate::outputs::names(self.ops.iter().filter(|op| op.step.is_some()).map(|op| &op.name))
+        let steps = self.ops.iter().filter(|op| op.step.is_some()).map(|op| &op.name);
+        crate::outputs::names(steps.chain(self.tables.iter().map(|table| &table.spec.name)))
     }
 
     /// The operator that yields the relation called `name`.

@@ -1,17 +1,20 @@
 //! What one commit writes, and writing it: state, tables, outbox and offset at once, then the outbox to the logs.
 
-use super::{COMMIT_ROWS, Task};
-use crate::outbox::{self, COMMIT_KEY, Commit};
-use crate::outputs::OUTPUTS_KEY;
-use crate::streams::StreamBatch;
-use crate::watch::Seen;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use millstream_core::{DeadLetter, Error, Result};
 use millstream_storage::log::Chunk;
 use millstream_storage::state::Writes;
-use std::collections::BTreeMap;
-use std::sync::Arc;
+
+use super::{COMMIT_ROWS, Task};
+use crate::outbox::{self, COMMIT_KEY, Commit};
+use crate::outputs::OUTPUTS_KEY;
+use crate::streams::StreamBatch;
+use crate::watch::Seen;
+
 impl Task {
     /// Begins to write everything at once, and behind that to append the outbox. The one before must have been
     /// finished; the next batch is computed meanwhile, and its look-ups see what is written here.

@@ -1,5 +1,8 @@
 //! What one batch of the input comes to.
 
+use arrow::array::RecordBatch;
+use millstream_core::{Result, RowFailure, Rows, Stage};
+
 use super::commit::Pending;
 use super::{EXPIRE_ROWS, Task};
 use crate::failures::{FailedRows, Reject};
@@ -7,8 +10,7 @@ use crate::graph::{Arriving, Effects};
 use crate::streams::StreamBatch;
 use crate::table::{deletes, rows_without};
 use crate::watch::Seen;
-use arrow::array::RecordBatch;
-use millstream_core::{Result, RowFailure, Rows, Stage};
+
 impl Task {
     /// Computes everything that one commit will write.
     pub(super) async fn process(&mut self, input: &StreamBatch) -> Result<Pending> {

@@ -1,13 +1,16 @@
 //! Filling outputs that are younger than the task: a part of its log is read again, for them alone.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use millstream_core::Result;
+use millstream_storage::state::Writes;
+
 use super::commit::{Committing, commit_batches, finish};
 use super::{Task, open_tables};
 use crate::outputs::OUTPUTS_KEY;
 use crate::plan::StagePlan;
-use millstream_core::Result;
-use millstream_storage::state::Writes;
-use std::collections::BTreeSet;
-use std::sync::Arc;
+
 impl Task {
     /// The first filling: reads a part of the log again, for its outputs alone. A stop leaves it where it is.
     pub(super) async fn fill(&mut self) -> Result<()> {
