@@ -9,7 +9,7 @@ use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use millstream_core::disk::{Disk, FaultyDisk, OpenMode, read_all};
 use millstream_core::{ManualClock, Result};
-use millstream_storage::log::{Append, Chunk, DEAD_LETTERS, Log, LogOptions, Watermark};
+use millstream_storage::log::{Append, Chunk, Late, DEAD_LETTERS, Log, LogOptions, Watermark};
 
 static RUNTIME: LazyLock<tokio::runtime::Runtime> =
     LazyLock::new(|| tokio::runtime::Builder::new_current_thread().build().expect("a runtime"));
@@ -36,6 +36,7 @@ fn append(log: &Log, n: u64) -> Result<()> {
         count: 2,
         event_time_max_us: Some(n as i64),
         watermark: (n % 3 == 1).then_some(Watermark::At(n as i64)),
+        late: (0..n as u32 % 3).take(2).map(|row| Late { row, watermark_us: 5 }).collect(),
         target: (n % 2 == 1).then(|| "scored".into()),
         schema: 7,
         payload: Bytes::from_static(payload.as_bytes()),

@@ -86,11 +86,13 @@ pub enum FailureKind {
     Unavailable,
     /// A sink's system refused this record.
     Rejected,
+    /// It came after the watermark had gone past what it belongs to.
+    Late,
 }
 
 impl FailureKind {
     /// All kinds.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Malformed,
         Self::Encoding,
         Self::MissingField,
@@ -102,6 +104,7 @@ impl FailureKind {
         Self::Model,
         Self::Unavailable,
         Self::Rejected,
+        Self::Late,
     ];
 
     /// The name used in metrics, in the dead letter queue and in JSON.
@@ -118,6 +121,7 @@ impl FailureKind {
             Self::Model => "model",
             Self::Unavailable => "unavailable",
             Self::Rejected => "rejected",
+            Self::Late => "late",
         }
     }
 }

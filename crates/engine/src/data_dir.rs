@@ -28,8 +28,8 @@ use crate::whereabouts::Whereabouts;
 /// The version of the layout that this program writes.
 ///
 /// 2: every file of a state ends with a seal. 3: log frames name producer, sequence and watermark; sinks have states;
-/// commit records are of several inputs.
-pub const FORMAT: u32 = 3;
+/// commit records are of several inputs. 4: late records are named, and commit records hold watermarks.
+pub const FORMAT: u32 = 4;
 
 /// Where the data folders of all pipelines are unless told otherwise, each called like its pipeline.
 pub const DEFAULT_ROOT: &str = "millstream-data";

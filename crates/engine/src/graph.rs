@@ -13,11 +13,15 @@ use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use millstream_core::{DeadLetter, Error, ErrorKind, Result, RowFailure, Rows, Stage};
 use millstream_sql::SqlStep;
+use millstream_storage::log::Watermark;
+use millstream_storage::state::{State, Writes};
 use tokio_util::sync::CancellationToken;
 
 use crate::failures::{FailedRows, Reject};
 use crate::metrics::Metrics;
 use crate::models::ModelSet;
+use crate::ops::dedup::Dedup;
+use crate::ops::{FILL_LANE, STAGE_LANE};
 use crate::plan::{At, OpPlan, StagePlan};
 use crate::predict::PredictStep;
 use crate::spec::{OnError, TransformKind};
@@ -68,6 +72,43 @@ impl Watched {
 enum Step {
     Sql(SqlStep),
     Predict(Box<PredictStep>),
+    Dedup(Box<Dedup>),
+}
+
+/// When a batch is computed.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// By the clock, microseconds since the epoch.
+    pub now_us: i64,
+    /// How far event time is behind the batch; none where nobody waits for it.
+    pub watermark: Option<Watermark>,
+}
+
+impl Moment {
+    /// A moment by the clock alone.
+    pub fn now(now_us: i64) -> Self {
+        Self { now_us, watermark: None }
+    }
+}
+
+/// Where the operators with state by key keep it.
+#[derive(Debug, Clone, Copy)]
+pub enum Kept<'a> {
+    /// In the state of the task, for the stage.
+    Stage(&'a State),
+    /// There too, for a filling. An operator that is not among these steps has not seen a record yet: what it keeps
+    /// here is the stage's from then on.
+    Filling(&'a State, &'a BTreeSet<String>),
+}
+
+impl<'a> Kept<'a> {
+    fn of(self, op: &str) -> (&'a State, &'static str) {
+        match self {
+            Self::Stage(state) => (state, STAGE_LANE),
+            Self::Filling(state, known) if known.contains(op) => (state, FILL_LANE),
+            Self::Filling(state, _) => (state, STAGE_LANE),
+        }
+    }
 }
 
 /// What one batch came to.
@@ -141,17 +182,25 @@ impl Slots {
 }
 
 impl Graph {
-    /// Builds the operators of one task.
-    pub fn new(
+    /// Opens the operators of one task.
+    ///
+    /// # Errors
+    /// As for reading the state.
+    pub async fn open(
         plan: Arc<StagePlan>,
         models: &ModelSet,
+        kept: Kept<'_>,
         pipeline_version: Arc<str>,
         metrics: Arc<Metrics>,
         stop: &CancellationToken,
     ) -> Result<Self> {
-        let steps = plan.ops.iter().map(|op| {
-            let Some(step) = &op.step else { return Ok(None) };
-            Ok(Some(match &step.kind {
+        let mut steps = Vec::with_capacity(plan.ops.len());
+        for op in &plan.ops {
+            let Some(step) = &op.step else {
+                steps.push(None);
+                continue;
+            };
+            steps.push(Some(match &step.kind {
                 TransformKind::Sql(sql) => Step::Sql(sql.step().map_err(|e| Error::bug(e.to_string()))?),
                 TransformKind::Predict(spec) => {
                     let scorer = models.scorers.get(&spec.model).ok_or_else(|| Error::bug("a model was not loaded"))?;
@@ -160,9 +209,12 @@ impl Graph {
                     let (scorer, stop) = (scorer.clone(), stop.clone());
                     Step::Predict(Box::new(PredictStep::new(spec, schema, step.on_error, scorer, stop, told)?))
                 }
-            }))
-        });
-        let steps = steps.collect::<Result<_>>()?;
+                TransformKind::Dedup(spec) => {
+                    let (state, lane) = kept.of(&op.name);
+                    Step::Dedup(Box::new(Dedup::open(state.clone(), lane, &op.name, spec.clone()).await?))
+                }
+            }));
+        }
         let readers = readers(&plan);
         Ok(Self { plan, steps, readers, pipeline_version, metrics, quiet: BTreeSet::new(), watched: Watched::None })
     }
@@ -179,40 +231,27 @@ impl Graph {
         Self { watched, ..self }
     }
 
-    /// Runs one batch of the input through every operator; a redriven batch enters in front of its target.
+    /// Runs one batch of the input through every operator, then the time that has passed with it; a redriven batch
+    /// enters in front of its target. What operators keep goes into `writes`.
     ///
     /// # Errors
-    /// `TooMuch` for a batch that has to be run in halves; nothing was done. What a step fails with.
-    pub async fn run(&mut self, input: &StreamBatch, now_us: i64) -> Result<Effects> {
+    /// `TooMuch` for a batch that has to be run in halves, after opening the operators anew: no more than what they keep
+    /// was done. What a step fails with.
+    pub async fn run(&mut self, input: &StreamBatch, moment: Moment, writes: &mut Writes) -> Result<Effects> {
         let mut effects = Effects::default();
         let plan = self.plan.clone();
-        let entry = match &input.target {
-            None => plan.entry(&plan.input, None),
-            // A target that is not of this stage is a sink's.
-            Some(target) => plan.entry(&target.component, target.input.as_deref()),
-        };
-        let Some(entry) = entry else { return Ok(effects) };
-        let (rows, misfits) = input.fit(&entry.schema)?;
-        if !misfits.is_empty() {
-            let all = Rows::all(input.batch.clone());
-            let reject = self.reject(&plan.input, "source", OnError::DeadLetter, input, now_us);
-            reject.put_aside(&FailedRows::of(Stage::Transform, &all, &misfits), &mut effects)?;
-        }
         let mut inboxes = Inboxes::new(&plan);
-        match entry.at {
-            At::Input => inboxes.take_in(&self.readers[0], &rows),
-            At::Op { op, slot } => inboxes.ops[op].push((slot, rows)),
-            At::Table { table, slot } => inboxes.tables[table].push((slot, rows)),
+        if !input.is_empty() && !self.take_in(input, moment, &mut inboxes, &mut effects)? {
+            return Ok(effects);
         }
         for op in 1..plan.ops.len() {
             let inbox = std::mem::take(&mut inboxes.ops[op]);
-            if inbox.is_empty() {
-                continue;
+            let mut rows = None;
+            if !inbox.is_empty() {
+                rows = Some(self.step(op, inbox, input, moment, (&mut effects, &mut *writes)).await?);
             }
-            let rows = self.step(op, inbox, input, now_us, &mut effects).await?;
-            if rows.is_empty() {
-                continue;
-            }
+            self.on_time(op, input, moment, writes).await?;
+            let Some(rows) = rows.filter(|rows| !rows.is_empty()) else { continue };
             inboxes.take_in(&self.readers[op], &rows);
             if self.watched.wants(&plan.ops[op].name) {
                 effects.seen.push((op, rows));
@@ -229,7 +268,51 @@ impl Graph {
         Ok(effects)
     }
 
-    /// True for a step whose failures were dealt with when these records were read the first time.
+    /// Lets rows in where they enter; false where they are for nobody here.
+    fn take_in(
+        &self,
+        input: &StreamBatch,
+        moment: Moment,
+        inboxes: &mut Inboxes,
+        effects: &mut Effects,
+    ) -> Result<bool> {
+        let plan = &self.plan;
+        let entry = match &input.target {
+            None => plan.entry(&plan.input, None),
+            // A target that is not of this stage is a sink's.
+            Some(target) => plan.entry(&target.component, target.input.as_deref()),
+        };
+        let Some(entry) = entry else { return Ok(false) };
+        let (rows, misfits) = input.fit(&entry.schema)?;
+        if !misfits.is_empty() {
+            let all = Rows::all(input.batch.clone());
+            let reject = self.reject(&plan.input, "source", OnError::DeadLetter, input, moment.now_us);
+            reject.put_aside(&FailedRows::of(Stage::Transform, &all, &misfits), effects)?;
+        }
+        match entry.at {
+            At::Input => inboxes.take_in(&self.readers[0], &rows),
+            At::Op { op, slot } => inboxes.ops[op].push((slot, rows)),
+            At::Table { table, slot } => inboxes.tables[table].push((slot, rows)),
+        }
+        Ok(true)
+    }
+
+    /// What an operator does because event time has passed.
+    async fn on_time(&mut self, op: usize, input: &StreamBatch, moment: Moment, writes: &mut Writes) -> Result<()> {
+        match (self.steps[op].as_mut(), moment.watermark) {
+            (Some(Step::Dedup(dedup)), Some(watermark)) => {
+                dedup.on_time(watermark, input.batch.num_rows(), writes).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The steps whose failures were dealt with when these records were read the first time.
+    pub fn quiet_steps(&self) -> &BTreeSet<String> {
+        &self.quiet
+    }
+
+    /// True for one of them.
     pub fn is_quiet(&self, name: &str) -> bool {
         self.quiet.contains(name)
     }
@@ -258,8 +341,8 @@ impl Graph {
         op: usize,
         mut inbox: Inbox,
         input: &StreamBatch,
-        now_us: i64,
-        effects: &mut Effects,
+        moment: Moment,
+        (effects, writes): (&mut Effects, &mut Writes),
     ) -> Result<Rows> {
         let plan = self.plan.clone();
         let OpPlan { name, schema, inputs, step } = &plan.ops[op];
@@ -273,12 +356,13 @@ impl Graph {
                 Some(Step::Predict(predict)) => {
                     (Stage::Predict, Some(predict.model_version()), predict.run(&rows).await?)
                 }
+                Some(Step::Dedup(dedup)) => (Stage::Transform, None, dedup.run(&rows, input, writes).await?),
                 None => return Err(Error::bug(format!("`{name}` is an input, not a step"))),
             };
             effects.counted.push(Counted::Passed { op, received: rows.len(), sent: output.len() });
             if !failures.is_empty() && !self.is_quiet(name) {
                 let failed = FailedRows::of(stage, &rows, &failures).from(from).model(model_version.as_deref());
-                self.reject(name, "transform", on_error, input, now_us).put_aside(&failed, effects)?;
+                self.reject(name, "transform", on_error, input, moment.now_us).put_aside(&failed, effects)?;
             }
             outputs.push((slot, output));
         }

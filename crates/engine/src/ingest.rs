@@ -3,15 +3,15 @@
 //! The rows of a batch, the dead letters of the records that did not decode, and the source's new cursor go into the
 //! log in one atomic append. So a crash repeats nothing that the source can replay, and loses nothing.
 
+mod timekeeper;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use arrow::array::{
-    ArrayRef, AsArray, BinaryBuilder, Int64Array, RecordBatch, RecordBatchOptions, StringArray,
-    TimestampMicrosecondArray,
+    ArrayRef, BinaryBuilder, Int64Array, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray,
 };
-use arrow::datatypes::TimestampMicrosecondType;
 use millstream_core::{
     Clock, CursorDelta, DeadLetter, Decoded, Decoder, Error, RawBatch, Result, RowFailure, Source, SourceRead, Stage,
 };
@@ -20,9 +20,12 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub use self::timekeeper::OnTheWay;
+use self::timekeeper::Timekeeper;
 use crate::disk_room::DiskRoom;
 use crate::health::{ComponentHealth, ComponentKind, Part};
 use crate::metrics::Metrics;
+use crate::open::is_push;
 use crate::progress::Progress;
 use crate::spec::{Metadata, OnError, SourceSpec};
 use crate::streams::Stream;
@@ -30,6 +33,8 @@ use crate::tally::Fate;
 
 /// How often a disk that is short is looked at again.
 const LOOK_FOR_ROOM: Duration = Duration::from_secs(1);
+/// How often a partition that gets no rows is told how far event time is.
+const TELL_EVERY: Duration = Duration::from_millis(200);
 /// First and longest pause after a failed read.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
@@ -51,7 +56,7 @@ pub struct Ingest {
     backlog_max: u64,
     disk: Arc<DiskRoom>,
     turn: AtomicU32,
-    event_time_max_us: AtomicI64,
+    time: Option<Timekeeper>,
 }
 
 /// A decoded batch, ready to be appended.
@@ -63,6 +68,8 @@ pub struct Prepared {
     pub failures: Vec<RowFailure>,
     /// Good rows.
     pub rows: usize,
+    /// Held until they are stored, or never will be.
+    pub on_the_way: OnTheWay,
 }
 
 impl Ingest {
@@ -76,6 +83,7 @@ impl Ingest {
         disk: Arc<DiskRoom>,
     ) -> Self {
         let health = context.health.of(ComponentKind::Source, &spec.name, &context.clock);
+        let time = Timekeeper::of(&spec, &stream, is_push(&spec.connector), context.clock.now_us());
         Self {
             health,
             spec,
@@ -88,7 +96,7 @@ impl Ingest {
             backlog_max,
             disk,
             turn: AtomicU32::new(0),
-            event_time_max_us: AtomicI64::new(i64::MIN),
+            time,
         }
     }
 
@@ -99,29 +107,44 @@ impl Ingest {
         let batch = with_metadata(&self.spec, &decoded, raw, now_us)?;
         // Without a key, whole batches go to the partitions in turn.
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let chunks = self.stream.chunks(&batch, turn, None)?;
-        self.observe(&batch, now_us);
+        let (chunks, on_the_way) = match &self.time {
+            Some(time) => time.stamp(&self.stream, &batch, turn, now_us)?,
+            None => (self.stream.chunks(&batch, turn, None)?, OnTheWay::default()),
+        };
         let rows = batch.num_rows();
         let name = &self.spec.name;
         self.metrics.received_bytes(name, raw.spans.iter().map(std::ops::Range::len).sum());
         self.metrics.received("source", name, raw.len());
         self.metrics.sent("source", name, rows);
-        Ok(Prepared { chunks, failures: decoded.failures, rows })
+        Ok(Prepared { chunks, failures: decoded.failures, rows, on_the_way })
     }
 
     /// Decodes a batch into chunks of its rows and of its dead letters.
-    fn chunks(&self, raw: &RawBatch) -> Result<Vec<Chunk>> {
+    fn chunks(&self, raw: &RawBatch) -> Result<(Vec<Chunk>, OnTheWay)> {
         let mut prepared = self.prepare(raw)?;
         let letters = self.put_aside(raw, &prepared.failures)?;
         prepared.chunks.extend(self.stream.dead_letters_chunk(&letters)?);
-        Ok(prepared.chunks)
+        Ok((prepared.chunks, prepared.on_the_way))
     }
 
-    /// Appends what was prepared.
-    pub async fn append(&self, chunks: Vec<Chunk>, cursor: CursorDelta) -> Result<()> {
+    /// Appends what was prepared, and is `on_the_way` until then.
+    pub async fn append(&self, chunks: Vec<Chunk>, mut cursor: CursorDelta, on_the_way: Vec<OnTheWay>) -> Result<()> {
         if chunks.is_empty() && cursor.is_empty() {
             return Ok(());
         }
+        let told: Vec<_> = chunks.iter().filter_map(|chunk| Some((chunk.partition, chunk.watermark?))).collect();
+        if let Some(time) = &self.time {
+            cursor.extend(time.cursor());
+        }
+        self.store(chunks, cursor).await?;
+        if let Some(time) = &self.time {
+            time.told(&told);
+        }
+        drop(on_the_way);
+        Ok(())
+    }
+
+    async fn store(&self, chunks: Vec<Chunk>, cursor: CursorDelta) -> Result<()> {
         let append = Append { producer: self.spec.name.clone(), sequence: None, cursor, chunks };
         self.stream
             .log
@@ -210,14 +233,48 @@ impl Ingest {
         }
     }
 
-    fn observe(&self, batch: &RecordBatch, now_us: i64) {
-        let Some(column) = self.spec.event_time else { return };
-        let newest = arrow::compute::max(batch.column(column).as_primitive::<TimestampMicrosecondType>());
-        let Some(newest) = newest else { return };
-        let seen = self.event_time_max_us.fetch_max(newest, Ordering::Relaxed).max(newest);
-        let seconds = |us: i64| us as f64 / 1e6;
-        let lag = seconds(now_us.saturating_sub(seen));
-        self.metrics.source_lag(&self.spec.name, lag, lag + self.spec.watermark.as_secs_f64());
+    /// Takes the figures of event time.
+    pub fn take_figures(&self) {
+        if let Some(time) = &self.time {
+            time.take_figures(&self.metrics, &self.spec.name, self.clock.now_us());
+        }
+    }
+
+    /// Tells partitions that get no rows how far event time is, until the pipeline stops.
+    ///
+    /// # Errors
+    /// The log can't be written.
+    pub async fn keep_time(self: Arc<Self>, stop: CancellationToken) -> Result<()> {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = self.owes_time() => self.tell_time(false).await?,
+            }
+        }
+    }
+
+    /// Waits until some partition has to be told; for ever where nobody waits for it.
+    async fn owes_time(&self) {
+        let Some(time) = self.time.as_ref().filter(|time| time.is_kept()) else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(TELL_EVERY).await;
+            if !time.owed(self.clock.now_us(), false).is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Tells those that have to be told; that the source is at its end, where it `has_ended`.
+    async fn tell_time(&self, has_ended: bool) -> Result<()> {
+        let Some(time) = self.time.as_ref().filter(|time| time.is_kept()) else { return Ok(()) };
+        let owed = time.owed(self.clock.now_us(), has_ended);
+        if owed.is_empty() {
+            return Ok(());
+        }
+        let told: Vec<_> = owed.iter().filter_map(|chunk| Some((chunk.partition, chunk.watermark?))).collect();
+        self.store(owed, Vec::new()).await?;
+        time.told(&told);
+        Ok(())
     }
 
     /// Reads the source until it is at its end or the pipeline stops. While one batch is being made durable, the next
@@ -230,20 +287,30 @@ impl Ingest {
         let mut storing = Storing::default();
         let part = self.health.part();
         loop {
-            let read = tokio::select! {
-                biased;
-                () = stop.cancelled() => return storing.finish().await,
-                failed = storing.failed() => return Err(failed),
-                read = async { self.room(&part).await; source.next().await } => read,
+            let read = {
+                let reading = async {
+                    self.room(&part).await;
+                    source.next().await
+                };
+                tokio::pin!(reading);
+                loop {
+                    tokio::select! {
+                        biased;
+                        () = stop.cancelled() => return storing.finish().await,
+                        failed = storing.failed() => return Err(failed),
+                        read = &mut reading => break read,
+                        () = self.owes_time() => self.tell_time(false).await?,
+                    }
+                }
             };
             match read {
                 Ok(SourceRead::Batch(batch)) => {
                     pause = RETRY_PAUSE.0;
                     part.works();
                     self.progress.set_source_at_end(&name, false);
-                    let chunks = self.chunks(&batch.raw)?;
+                    let (chunks, on_the_way) = self.chunks(&batch.raw)?;
                     storing.finish().await?;
-                    storing.start(self.clone(), chunks, batch.cursor, batch.ack);
+                    storing.start(self.clone(), (chunks, on_the_way), batch.cursor, batch.ack);
                 }
                 Ok(SourceRead::Idle) => {
                     part.works();
@@ -252,6 +319,7 @@ impl Ingest {
                 }
                 Ok(SourceRead::Finished) => {
                     storing.finish().await?;
+                    self.tell_time(true).await?;
                     self.progress.set_source_at_end(&name, true);
                     self.health.finished();
                     return Ok(());
@@ -280,12 +348,12 @@ impl Storing {
     fn start(
         &mut self,
         ingest: Arc<Ingest>,
-        chunks: Vec<Chunk>,
+        (chunks, on_the_way): (Vec<Chunk>, OnTheWay),
         cursor: CursorDelta,
         ack: Option<oneshot::Sender<()>>,
     ) {
         self.0 = Some(tokio::spawn(async move {
-            ingest.append(chunks, cursor).await?;
+            ingest.append(chunks, cursor, vec![on_the_way]).await?;
             // Nobody waiting is fine: the cursor alone is the acknowledgement of most sources.
             ack.map(|ack| ack.send(()));
             Ok(())

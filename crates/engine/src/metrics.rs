@@ -1,11 +1,13 @@
 //! Counters and gauges, named as in Vector where it has the same thing, served as Prometheus text.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use millstream_core::{RowFailure, Stage};
 use millstream_models::{BreakerState, EndpointStats, ModelStats};
+use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -82,6 +84,8 @@ pub struct Metrics {
     reader_lag: Family<Place, Gauge>,
     source_lag: Family<Component, Float>,
     watermark_lag: Family<Component, Float>,
+    /// How far event time is, by stage and partition.
+    passed: Mutex<BTreeMap<Arc<str>, BTreeMap<u32, i64>>>,
     latency: Family<Component, Histogram>,
 }
 
@@ -110,6 +114,7 @@ impl Default for Metrics {
             reader_lag: Family::default(),
             source_lag: Family::default(),
             watermark_lag: Family::default(),
+            passed: Mutex::default(),
             latency,
             registry: Registry::default(),
         };
@@ -133,7 +138,12 @@ impl Default for Metrics {
         registry.register("committed_offset", "Next input offset of a stage or sink", m.committed.clone());
         registry.register("reader_lag_records", "Records a stage or sink has yet to read", m.reader_lag.clone());
         let seconds = || Unit::Seconds;
-        registry.register_with_unit("source_lag", "Age of the newest record read", seconds(), m.source_lag.clone());
+        registry.register_with_unit(
+            "source_lag",
+            "Age of the newest record read, by its event time",
+            seconds(),
+            m.source_lag.clone(),
+        );
         registry.register_with_unit("watermark_lag", "Age of the watermark", seconds(), m.watermark_lag.clone());
         registry.register_with_unit(
             "end_to_end_latency",
@@ -221,10 +231,29 @@ impl Metrics {
         self.reader_lag.get_or_create(&Place { component_id: id.clone(), partition }).set(records as i64);
     }
 
-    /// Age of a source's newest record and of its watermark, in seconds.
-    pub fn source_lag(&self, id: &Arc<str>, lag: f64, watermark_lag: f64) {
-        self.source_lag.get_or_create(&component("source", id)).set(lag);
-        self.watermark_lag.get_or_create(&component("source", id)).set(watermark_lag);
+    /// Age of a source's newest record by its event time, in seconds.
+    pub fn source_lag(&self, id: &Arc<str>, seconds: f64) {
+        self.source_lag.get_or_create(&component("source", id)).set(seconds);
+    }
+
+    /// Event time has passed in a partition of a stage, microseconds since the epoch.
+    pub fn time_passed(&self, stage: &Arc<str>, partition: u32, watermark_us: i64) {
+        self.passed.lock().entry(stage.clone()).or_default().insert(partition, watermark_us);
+    }
+
+    /// Takes the figures that grow by themselves.
+    pub fn take_figures(&self, now_us: i64) {
+        let lowest = |partitions: &BTreeMap<u32, i64>| partitions.values().copied().min();
+        let passed: Vec<_> =
+            self.passed.lock().iter().filter_map(|(stage, of)| Some((stage.clone(), lowest(of)?))).collect();
+        for (stage, watermark_us) in passed {
+            self.watermark_lag("stage", &stage, now_us.saturating_sub(watermark_us) as f64 / 1e6);
+        }
+    }
+
+    /// Age of the watermark of a source or stage, in seconds.
+    pub fn watermark_lag(&self, kind: &'static str, id: &Arc<str>, seconds: f64) {
+        self.watermark_lag.get_or_create(&component(kind, id)).set(seconds);
     }
 
     /// A sink delivered a batch this many seconds after its newest record happened.

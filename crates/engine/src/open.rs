@@ -29,7 +29,7 @@ use crate::spec::Pipeline;
 use crate::streams::{Stream, Streams};
 use crate::task::{Role, Task, TaskContext};
 use crate::worker::RunOptions;
-use crate::{deliver, outputs};
+use crate::{deliver, event_time, outputs};
 
 pub(crate) fn is_push(connector: &SourceConfig) -> bool {
     matches!(connector, SourceConfig::Http(_))
@@ -193,7 +193,9 @@ pub(crate) fn open_pushes(pipeline: &Pipeline, ingests: &BTreeMap<Arc<str>, Arc<
 
 pub(crate) fn open_source(ingest: &Ingest, health: &Health) -> Result<Box<dyn millstream_core::Source>> {
     let name = ingest.spec.name.clone();
-    let cursor = ingest.stream.log.producer(&name).map(|p| p.cursor).unwrap_or_default();
+    let mut cursor = ingest.stream.log.producer(&name).map(|p| p.cursor).unwrap_or_default();
+    // Not the source's own.
+    cursor.remove(event_time::CURSOR_KEY);
     let component = health.of(ComponentKind::Source, &name, &ingest.clock);
     let context = SourceContext {
         name: name.clone(),

@@ -8,28 +8,35 @@
 //!
 //! ```text
 //! key  m/commit: format u8 | sequence u64 | offsets u32 | offset… | token | entries u32 | entry…
-//! offset: stream name (u16 length) | partition u32 | next offset u64                              (little-endian)
+//! offset: stream name (u16 length) | partition u32 | next offset u64 | heard (see `heard.rs`)     (little-endian)
 //! token:  length + 1 u32, 0 where there is none | bytes
 //! entry:  stream name (u16 length) | chunks u32 | chunk…
-//! chunk:  partition u32 | count u32 | event time i64 (MIN = none) | watermark i64 (MIN = none, MAX = idle)
-//!         | schema u64 | payload (u32 length)
+//! chunk:  partition u32 | count u32 | event time i64 (MIN = none) | watermark i64 (MIN = none, MAX = idle, MAX - 1 =
+//!         end) | late records u32 | schema u64 | payload length u32 | late record… | payload
+//! late record: number u32 | watermark i64
 //! ```
 
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use millstream_core::{Error, Result};
-use millstream_storage::log::{Append, Chunk, Watermark};
+use millstream_storage::log::{Append, Chunk, Late, Watermark};
 
+use crate::heard::Heard;
 use crate::streams::Streams;
 
 /// The key of the commit record in a state.
 pub const COMMIT_KEY: &[u8] = b"m/commit";
 
-/// 2: several inputs, the token of a sink, and watermarks.
-const FORMAT: u8 = 2;
-/// Bytes of a chunk before its payload.
-const HEAD_BYTES: usize = 36;
+/// 2: several inputs, and the token of a sink. 3: what was heard of producers, and late records.
+const FORMAT: u8 = 3;
+/// Bytes of a chunk before its late records and its payload, and of a late record.
+const HEAD_BYTES: usize = 40;
+const LATE_BYTES: usize = 12;
+/// Watermarks that are no times.
+const NO_WATERMARK: i64 = i64::MIN;
+const IDLE: i64 = i64::MAX;
+const END: i64 = i64::MAX - 1;
 
 /// The last commit of a task or sink: where it is, and what it owes its output logs.
 #[derive(Debug, Clone, Default)]
@@ -53,6 +60,15 @@ pub struct Offset {
     pub partition: u32,
     /// The offset.
     pub next: u64,
+    /// What was heard of its producers up to there.
+    pub heard: Heard,
+}
+
+impl Offset {
+    /// The place in front of an offset, where nothing was heard yet.
+    pub fn at(stream: Arc<str>, partition: u32, next: u64) -> Self {
+        Self { stream, partition, next, heard: Heard::default() }
+    }
 }
 
 /// Chunks by output stream.
@@ -60,21 +76,26 @@ pub type Outbox = Vec<(Arc<str>, Vec<Chunk>)>;
 
 impl Commit {
     /// The commit of a reader of one partition, such as a task.
-    pub fn of_one(sequence: u64, stream: &Arc<str>, partition: u32, next: u64, outbox: Outbox) -> Self {
-        Self { sequence, offsets: vec![Offset { stream: stream.clone(), partition, next }], token: None, outbox }
+    pub fn of_one(sequence: u64, offset: Offset, outbox: Outbox) -> Self {
+        Self { sequence, offsets: vec![offset], token: None, outbox }
+    }
+
+    /// Where the reader is in a partition; none where it has not read it.
+    pub fn offset(&self, stream: &str, partition: u32) -> Option<&Offset> {
+        self.offsets.iter().find(|offset| *offset.stream == *stream && offset.partition == partition)
     }
 
     /// The next offset to read from a partition; none where the reader has not read it.
     pub fn next_offset(&self, stream: &str, partition: u32) -> Option<u64> {
-        let of = |offset: &&Offset| *offset.stream == *stream && offset.partition == partition;
-        self.offsets.iter().find(of).map(|offset| offset.next)
+        self.offset(stream, partition).map(|offset| offset.next)
     }
 
     /// As bytes.
     pub fn encode(&self) -> Bytes {
         let chunks = self.outbox.iter().flat_map(|(_, chunks)| chunks);
-        let payload: usize = chunks.map(|chunk| chunk.payload.len() + HEAD_BYTES).sum();
-        let offsets: usize = self.offsets.iter().map(|offset| offset.stream.len() + 14).sum();
+        let length = |chunk: &Chunk| chunk.payload.len() + HEAD_BYTES + chunk.late.len() * LATE_BYTES;
+        let payload: usize = chunks.map(length).sum();
+        let offsets: usize = self.offsets.iter().map(|offset| offset.stream.len() + 64).sum();
         let token = self.token.as_ref().map_or(0, Bytes::len);
         let mut out = BytesMut::with_capacity(64 + payload + offsets + token);
         out.put_u8(FORMAT);
@@ -84,6 +105,7 @@ impl Commit {
             put_name(&mut out, &offset.stream);
             out.put_u32_le(offset.partition);
             out.put_u64_le(offset.next);
+            offset.heard.encode(&mut out);
         }
         out.put_u32_le(self.token.as_ref().map_or(0, |token| token.len() as u32 + 1));
         out.put_slice(self.token.as_deref().unwrap_or_default());
@@ -96,12 +118,18 @@ impl Commit {
                 out.put_u32_le(chunk.count);
                 out.put_i64_le(chunk.event_time_max_us.unwrap_or(i64::MIN));
                 out.put_i64_le(match chunk.watermark {
-                    None => i64::MIN,
-                    Some(Watermark::At(time)) => time.clamp(i64::MIN + 1, i64::MAX - 1),
-                    Some(Watermark::Idle) => i64::MAX,
+                    None => NO_WATERMARK,
+                    Some(Watermark::At(time)) => time.clamp(NO_WATERMARK + 1, END - 1),
+                    Some(Watermark::Idle) => IDLE,
+                    Some(Watermark::End) => END,
                 });
+                out.put_u32_le(chunk.late.len() as u32);
                 out.put_u64_le(chunk.schema);
                 out.put_u32_le(chunk.payload.len() as u32);
+                for late in &*chunk.late {
+                    out.put_u32_le(late.row);
+                    out.put_i64_le(late.watermark_us);
+                }
                 out.put_slice(&chunk.payload);
             }
         }
@@ -146,37 +174,43 @@ impl Commit {
 fn decode_offset(bytes: &mut Bytes) -> Result<Offset> {
     let stream = take_name(bytes)?;
     let mut rest = take(bytes, 12)?;
-    Ok(Offset { stream, partition: rest.get_u32_le(), next: rest.get_u64_le() })
+    let (partition, next) = (rest.get_u32_le(), rest.get_u64_le());
+    Ok(Offset { stream, partition, next, heard: Heard::decode(bytes)? })
 }
 
 fn decode_chunk(bytes: &mut Bytes) -> Result<Chunk> {
     let mut head = take(bytes, HEAD_BYTES)?;
     let (partition, count) = (head.get_u32_le(), head.get_u32_le());
     let (event_time, watermark) = (head.get_i64_le(), head.get_i64_le());
+    let late = head.get_u32_le() as usize;
     let (schema, length) = (head.get_u64_le(), head.get_u32_le());
+    let mut late = take(bytes, late.checked_mul(LATE_BYTES).ok_or_else(broken)?)?;
+    let late = (0..late.len() / LATE_BYTES).map(|_| Late { row: late.get_u32_le(), watermark_us: late.get_i64_le() });
+    let late = late.collect();
     let payload = take(bytes, length as usize)?;
     let event_time_max_us = (event_time != i64::MIN).then_some(event_time);
     let watermark = match watermark {
-        i64::MIN => None,
-        i64::MAX => Some(Watermark::Idle),
+        NO_WATERMARK => None,
+        IDLE => Some(Watermark::Idle),
+        END => Some(Watermark::End),
         time => Some(Watermark::At(time)),
     };
-    Ok(Chunk { event_time_max_us, watermark, ..Chunk::rows(partition, count, schema, payload) })
+    Ok(Chunk { event_time_max_us, watermark, late, ..Chunk::rows(partition, count, schema, payload) })
 }
 
 /// Names of streams are far shorter than a `u16` can say.
-fn put_name(out: &mut BytesMut, name: &str) {
+pub(crate) fn put_name(out: &mut BytesMut, name: &str) {
     out.put_u16_le(name.len() as u16);
     out.put_slice(name.as_bytes());
 }
 
-fn take_name(bytes: &mut Bytes) -> Result<Arc<str>> {
+pub(crate) fn take_name(bytes: &mut Bytes) -> Result<Arc<str>> {
     let length = take(bytes, 2)?.get_u16_le();
     let name = take(bytes, length as usize)?;
     std::str::from_utf8(&name).map(Into::into).map_err(|_| broken())
 }
 
-fn take(bytes: &mut Bytes, length: usize) -> Result<Bytes> {
+pub(crate) fn take(bytes: &mut Bytes, length: usize) -> Result<Bytes> {
     if bytes.len() < length {
         return Err(broken());
     }
@@ -207,12 +241,19 @@ mod tests {
     use millstream_core::ErrorKind;
 
     use super::*;
+    use crate::heard::Word;
 
     fn commit(token: Option<&'static [u8]>) -> Commit {
         let rows = Chunk::rows(3, 2, 9, Bytes::from_static(b"xyz"));
-        let timed = Chunk { event_time_max_us: Some(-4), watermark: Some(Watermark::At(-5)), ..rows.clone() };
-        let chunks = vec![rows, timed, Chunk::control(1, Watermark::Idle)];
-        let offset = |stream: &str, partition, next| Offset { stream: stream.into(), partition, next };
+        let late = [Late { row: 1, watermark_us: -3 }].into();
+        let timed = Chunk { event_time_max_us: Some(-4), watermark: Some(Watermark::At(-5)), late, ..rows.clone() };
+        let chunks = vec![rows, timed, Chunk::control(1, Watermark::Idle), Chunk::control(0, Watermark::End)];
+        let offset = |stream: &str, partition, next| {
+            let mut heard = Heard::default();
+            let watermark = Some(Watermark::At(5));
+            heard.take(&Word { producer: "wire".into(), place: Some((next, 0)), watermark });
+            Offset { heard, ..Offset::at(stream.into(), partition, next) }
+        };
         Commit {
             sequence: 7,
             offsets: vec![offset("wire", 0, 11), offset("wire", 1, 0), offset("news.changes", 0, 3)],
@@ -242,7 +283,7 @@ mod tests {
 
     #[test]
     fn the_record_of_another_version_is_refused_by_name() {
-        for (format, said) in [(1, "an earlier version"), (3, "a newer version")] {
+        for (format, said) in [(2, "an earlier version"), (4, "a newer version")] {
             let mut bytes = commit(None).encode().to_vec();
             bytes[0] = format;
             let refused = Commit::decode(bytes.into()).unwrap_err();

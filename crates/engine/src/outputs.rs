@@ -15,6 +15,7 @@ use std::sync::Arc;
 use millstream_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::heard::Heard;
 use crate::plan::StagePlan;
 use crate::spec::Start;
 
@@ -56,6 +57,8 @@ pub struct Fill {
     pub until: u64,
     /// Steps whose failures were put aside when these records were read the first time.
     pub quiet: BTreeSet<String>,
+    /// What was heard of the input's producers on the way from its beginning to `at`; as `heard.rs` encodes it.
+    pub heard: Vec<u8>,
 }
 
 /// An output that begins, for the log.
@@ -129,7 +132,13 @@ impl Outputs {
             self.fed.insert(name.to_string(), Fed { began, until: None });
         }
         for (from, outputs) in to_fill {
-            self.fills.push(Fill { outputs, at: from, until: at.next, quiet: self.steps.clone() });
+            self.fills.push(Fill {
+                outputs,
+                at: from,
+                until: at.next,
+                quiet: self.steps.clone(),
+                heard: Heard::default().to_vec(),
+            });
         }
         self.steps = plan.step_names();
         begins
@@ -159,7 +168,13 @@ impl Outputs {
         }
         self.fills.retain(|fill| !fill.outputs.is_empty());
         if from < at.next {
-            self.fills.push(Fill { outputs, at: from, until: at.next, quiet: self.steps.clone() });
+            self.fills.push(Fill {
+                outputs,
+                at: from,
+                until: at.next,
+                quiet: self.steps.clone(),
+                heard: Heard::default().to_vec(),
+            });
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 
 use self::keys::Keys;
 use crate::health::Part;
-use crate::ingest::Ingest;
+use crate::ingest::{Ingest, OnTheWay};
 use crate::room::{Room, Share};
 use crate::tally::Fate;
 use millstream_core::blocking::with_bytes;
@@ -137,9 +137,9 @@ impl Push {
             Err(failure) => return Ok(Pushed::Malformed(failure.message)),
         };
         let Some(key) = key else {
-            let (chunks, stored) = with_bytes(bytes, || self.prepare(&raw))?;
+            let (chunks, on_the_way, stored) = with_bytes(bytes, || self.prepare(&raw))?;
             drop((raw, apart));
-            self.ingest.append(chunks, Vec::new()).await?;
+            self.ingest.append(chunks, Vec::new(), on_the_way).await?;
             return Ok(Pushed::Stored(stored));
         };
         let known = self.keys.lock().claim(key, &digest);
@@ -148,26 +148,27 @@ impl Push {
         }
         // Released again if anything below fails or the client goes away before the append is under way.
         let claim = Claim { push: self, key };
-        let (chunks, stored) = with_bytes(bytes, || self.prepare(&raw))?;
+        let (chunks, on_the_way, stored) = with_bytes(bytes, || self.prepare(&raw))?;
         drop((raw, apart));
         let now_us = self.ingest.clock.now_us();
         let brief = stored.brief();
         let (cursor, bytes) = self.keys.lock().entry(key, now_us, &brief, &digest);
-        self.ingest.append(chunks, cursor).await?;
+        self.ingest.append(chunks, cursor, on_the_way).await?;
         self.keys.lock().done(key, now_us, brief, digest, bytes);
         drop(claim);
         Ok(Pushed::Stored(stored))
     }
 
     /// Decodes records a part at a time, so that what refusing them takes does not grow with the body.
-    fn prepare(&self, raw: &RawBatch) -> Result<(Vec<Chunk>, Stored)> {
-        let (mut chunks, mut rejected, mut refused) = (Vec::new(), Vec::new(), 0);
+    fn prepare(&self, raw: &RawBatch) -> Result<(Vec<Chunk>, Vec<OnTheWay>, Stored)> {
+        let (mut chunks, mut on_the_way, mut rejected, mut refused) = (Vec::new(), Vec::new(), Vec::new(), 0);
         let first_records = (0..raw.len()).step_by(DECODE_RECORDS);
         for first in first_records.chain(raw.is_empty().then_some(0)) {
             let prepared = self.ingest.prepare(&part(raw, first))?;
             self.ingest.failed(&prepared.failures, Fate::Refused);
             refused += prepared.failures.len();
             chunks.extend(prepared.chunks);
+            on_the_way.push(prepared.on_the_way);
             let room = LISTED_MAX - rejected.len();
             rejected.extend(prepared.failures.iter().take(room).map(|f| Rejected {
                 index: first as u32 + f.row,
@@ -176,7 +177,8 @@ impl Push {
             }));
         }
         let rejected_not_listed = refused - rejected.len();
-        Ok((chunks, Stored { accepted: raw.len() - refused, rejected, rejected_not_listed, duplicate: false }))
+        let stored = Stored { accepted: raw.len() - refused, rejected, rejected_not_listed, duplicate: false };
+        Ok((chunks, on_the_way, stored))
     }
 }
 

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use millstream_core::{Error, ErrorKind, Result, ResultExt, SystemClock};
-use millstream_storage::state::StateOptions;
+use millstream_storage::state::{State, StateOptions, Writes, local_store};
 use tokio_util::sync::CancellationToken;
 
-use crate::graph::Graph;
+use crate::graph::{Graph, Kept, Moment};
 use crate::health::Health;
+use crate::heard::Heard;
 use crate::metrics::Metrics;
 use crate::models::ModelSet;
 use crate::plan::{EmitPlan, Plan, StagePlan};
@@ -72,37 +73,65 @@ async fn stage_rows(pipeline: &Pipeline, stage: StagePlan, opened: &AtRest, visi
     .await?;
     let stage = Arc::new(stage);
     let metrics = Arc::new(Metrics::default());
-    let mut graph = Graph::new(stage.clone(), &models, pipeline.version.clone(), metrics, &CancellationToken::new())?;
     let log = opened.log(&stage.input)?;
     for partition in 0..log.partitions() {
-        let mut reader = StreamReader::new(&log, &opened.schemas, partition, log.start_offset(partition))?;
+        let path = format!("state/{partition}");
+        let state = State::open(local_store(folder.path())?, &path, &StateOptions::default()).await?;
+        let (version, stop) = (pipeline.version.clone(), CancellationToken::new());
+        let kept = Kept::Stage(&state);
+        let graph = Graph::open(stage.clone(), &models, kept, version, metrics.clone(), &stop).await?;
+        let reader = StreamReader::new(&log, &opened.schemas, partition, log.start_offset(partition))?;
+        let timekeepers = stage.timekeepers.iter().flat_map(|writer| writer.producers(partition)).collect();
+        let part = Part { graph, reader, heard: Heard::default(), timekeepers, clock: clock.clone() };
+        let is_wanted = part.visit(partition, &state, visit).await?;
+        state.close().await?;
+        if !is_wanted {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// One partition, computed again.
+struct Part {
+    graph: Graph,
+    reader: StreamReader,
+    heard: Heard,
+    timekeepers: BTreeSet<Arc<str>>,
+    clock: Arc<dyn millstream_core::Clock>,
+}
+
+impl Part {
+    /// Visits all rows; false where the visitor wants no more.
+    async fn visit(mut self, partition: u32, state: &State, visit: &mut Visit<'_>) -> Result<bool> {
         loop {
-            let batches = reader.read(READ_BYTES).await?;
+            let mut batches = self.reader.read_all(READ_BYTES).await?;
             if batches.is_empty() {
-                break;
+                return Ok(true);
             }
-            for batch in batches {
-                if batch.target.is_some() {
-                    continue;
-                }
-                let mut waiting = VecDeque::from([batch]);
-                while let Some(batch) = waiting.pop_front() {
-                    let effects = match graph.run(&batch, clock.now_us()).await {
-                        Err(e) if e.kind() == ErrorKind::TooMuch => {
-                            batch.halves().rev().for_each(|half| waiting.push_front(half));
-                            continue;
-                        }
-                        ran => ran?,
-                    };
-                    for (_, rows) in effects.emits {
-                        let offsets = rows.origin.iter().map(|&row| batch.base_offset + u64::from(row)).collect();
-                        if !visit(partition, offsets, rows.batch)? {
-                            return Ok(false);
-                        }
+            self.heard.drop_repeats(&mut batches);
+            batches.retain(|batch| batch.target.is_none());
+            let mut waiting = VecDeque::from(batches);
+            while let Some(batch) = waiting.pop_front() {
+                self.heard.take_all(&batch.words);
+                let watermark = self.heard.watermark(&self.timekeepers);
+                let mut writes = Writes::new();
+                let moment = Moment { now_us: self.clock.now_us(), watermark };
+                let effects = match self.graph.run(&batch, moment, &mut writes).await {
+                    Err(e) if e.kind() == ErrorKind::TooMuch => {
+                        batch.halves().rev().for_each(|half| waiting.push_front(half));
+                        continue;
+                    }
+                    ran => ran?,
+                };
+                state.commit(writes).await?;
+                for (_, rows) in effects.emits {
+                    let offsets = rows.origin.iter().map(|&row| batch.base_offset + u64::from(row)).collect();
+                    if !visit(partition, offsets, rows.batch)? {
+                        return Ok(false);
                     }
                 }
             }
         }
     }
-    Ok(true)
 }

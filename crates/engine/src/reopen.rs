@@ -87,7 +87,7 @@ pub async fn reopen(reader: Reader<'_>, state: &State, streams: &Streams) -> Res
             commit.sequence
         )));
     }
-    for outbox::Offset { stream, partition, next } in &commit.offsets {
+    for outbox::Offset { stream, partition, next, .. } in &commit.offsets {
         let end = streams.get(stream).map_or(u64::MAX, |stream| stream.log.end_offset(*partition));
         if *next > end {
             return Err(Error::corruption(format!(

@@ -83,8 +83,8 @@ pub struct SourceSpec {
     pub schema: SchemaRef,
     /// The column of the event time.
     pub event_time: Option<usize>,
-    /// How much later than its successors a record may arrive.
-    pub watermark: Duration,
+    /// How far its event time is, when it is.
+    pub watermark: WatermarkSpec,
     /// The columns that records are partitioned by.
     pub key: Vec<usize>,
     /// The number of partitions, at least 1.
@@ -95,6 +95,17 @@ pub struct SourceSpec {
     pub metadata: Vec<Metadata>,
     /// How long the stream is kept.
     pub retention: RetentionSpec,
+}
+
+/// When event time has passed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WatermarkSpec {
+    /// How much later than its successors a record may arrive.
+    pub delay: Duration,
+    /// How far ahead of the clock an event time may be and still be believed.
+    pub max_ahead: Duration,
+    /// After how long without a record nobody waits for it; none: everybody does.
+    pub idle: Option<Duration>,
 }
 
 /// A model.
@@ -115,6 +126,8 @@ pub struct TransformSpec {
     pub name: Arc<str>,
     /// Its columns.
     pub schema: SchemaRef,
+    /// The column that is the event time of what it reads, unchanged.
+    pub event_time: Option<usize>,
     /// What happens to a row that fails.
     pub on_error: OnError,
     /// What it does.
@@ -124,11 +137,12 @@ pub struct TransformSpec {
 impl TransformSpec {
     /// The relations that it reads.
     pub fn inputs(&self) -> impl Iterator<Item = &str> {
-        let (sql, predict) = match &self.kind {
+        let (sql, from) = match &self.kind {
             TransformKind::Sql(sql) => (sql.inputs(), None),
             TransformKind::Predict(predict) => (&[] as &[String], Some(&*predict.from)),
+            TransformKind::Dedup(dedup) => (&[] as &[String], Some(&*dedup.from)),
         };
-        sql.iter().map(String::as_str).chain(predict)
+        sql.iter().map(String::as_str).chain(from)
     }
 }
 
@@ -139,6 +153,21 @@ pub enum TransformKind {
     Sql(SqlTransform),
     /// A model's prediction as a new, last column.
     Predict(Box<PredictSpec>),
+    /// Of the rows with a key only the first.
+    Dedup(DedupSpec),
+}
+
+/// De-duplication.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DedupSpec {
+    /// The source or transform that it reads.
+    pub from: Arc<str>,
+    /// The columns that tell rows apart; at least one.
+    pub key: Vec<usize>,
+    /// The column of the event time.
+    pub event_time: usize,
+    /// How long a row has no repeat, in event time.
+    pub within: Duration,
 }
 
 /// A prediction.
@@ -306,6 +335,12 @@ impl Pipeline {
         source
             .or_else(|| self.transforms.iter().find(|t| &*t.name == name).map(|t| t.schema.clone()))
             .or_else(|| self.table(name).map(|t| t.schema.clone()))
+    }
+
+    /// The column of a source or transform that is its event time; none of other relations.
+    pub fn event_time(&self, name: &str) -> Option<usize> {
+        let source = self.source(name).and_then(|source| source.event_time);
+        source.or_else(|| self.transforms.iter().find(|t| &*t.name == name)?.event_time)
     }
 
     /// Every relation with its columns, by name: sources, transforms, tables and change streams.

@@ -10,8 +10,9 @@ use arrow::error::ArrowError;
 use millstream_core::partition::partition_rows;
 use millstream_core::{DeadLetter, Error, Failure, FailureKind, Result, RowFailure, Rows};
 use millstream_storage::codec::{SchemaStore, decode_batch, encode_batch};
-use millstream_storage::log::{Chunk, DEAD_LETTERS, Log, LogChunk, Watermark};
+use millstream_storage::log::{Chunk, DEAD_LETTERS, Late, Log, LogChunk};
 
+use crate::heard::Word;
 use crate::plan::{StreamKind, StreamPlan};
 use crate::target::Target;
 
@@ -42,7 +43,7 @@ impl std::fmt::Debug for Stream {
 /// All open logs, by name.
 pub type Streams = BTreeMap<Arc<str>, Stream>;
 
-/// Rows of one chunk, decoded; none where it is a control chunk.
+/// Rows of one chunk, decoded, or of several that follow one another; and the control chunks behind them.
 #[derive(Debug, Clone)]
 pub struct StreamBatch {
     /// Partition.
@@ -51,31 +52,20 @@ pub struct StreamBatch {
     pub base_offset: u64,
     /// When it was appended, milliseconds since the epoch.
     pub append_time_ms: i64,
-    /// Who appended it, with which sequence, and its number in that append; of a joined batch, of its first rows.
-    pub from: From,
     /// The newest event time in it, microseconds since the epoch; none where its rows have none.
     pub event_time_max_us: Option<i64>,
     /// The column of the event time, where there is one.
     pub event_time: Option<Arc<str>>,
-    /// True where it has no rows, and takes an offset all the same.
-    pub is_control: bool,
-    /// How far the event time of its producer is behind these rows; of a joined batch, behind its last.
-    pub watermark: Option<Watermark>,
+    /// How many offsets control chunks take behind the rows.
+    pub controls: u64,
+    /// What its chunks say of their producers, each once; of a batch that ends within a chunk, not what that says.
+    pub words: Vec<Word>,
+    /// The rows that came late.
+    pub late: Vec<Late>,
     /// Whom the rows are for, where they were redriven; none: everyone.
     pub target: Option<Target>,
     /// The rows.
     pub batch: RecordBatch,
-}
-
-/// What tells a chunk from its repeats.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct From {
-    /// See [`LogChunk::producer`].
-    pub producer: Arc<str>,
-    /// See [`LogChunk::sequence`].
-    pub sequence: Option<u64>,
-    /// See [`LogChunk::index`].
-    pub index: u32,
 }
 
 impl StreamBatch {
@@ -85,19 +75,43 @@ impl StreamBatch {
             partition: 0,
             base_offset: 0,
             append_time_ms,
-            from: From::default(),
             event_time_max_us: None,
             event_time: None,
-            is_control: false,
-            watermark: None,
+            controls: 0,
+            words: Vec::new(),
+            late: Vec::new(),
             target,
             batch,
         }
     }
 
-    /// The offset behind the last row; a control chunk takes one.
+    /// The offset behind all of it.
     pub fn end_offset(&self) -> u64 {
-        self.base_offset + (self.batch.num_rows() as u64).max(u64::from(self.is_control))
+        self.rows_end() + self.controls
+    }
+
+    /// The offset behind the last row.
+    fn rows_end(&self) -> u64 {
+        self.base_offset + self.batch.num_rows() as u64
+    }
+
+    /// True where it holds no rows: control chunks only.
+    pub fn is_empty(&self) -> bool {
+        self.batch.num_rows() == 0
+    }
+
+    /// Drops the rows, which are a repeat, but not the offsets that they take.
+    pub fn repeated(&mut self) {
+        self.controls += self.batch.num_rows() as u64;
+        self.batch = self.batch.slice(0, 0);
+        self.late.clear();
+        self.words.clear();
+    }
+
+    /// The watermark that was in front of a row that came late; none of one that did not.
+    pub fn late_behind(&self, row: u32) -> Option<i64> {
+        let at = self.late.binary_search_by_key(&row, |late| late.row).ok()?;
+        Some(self.late[at].watermark_us)
     }
 
     /// The event time of a row, microseconds since the epoch; none where it has none.
@@ -119,17 +133,58 @@ impl StreamBatch {
         self.target.as_ref().map_or(1, |target| target.attempt)
     }
 
-    /// One batch from neighbours in the same schema.
+    /// The same rows in batches of up to `rows_max`: neighbours are joined, and what is larger is cut. Redriven rows stay
+    /// alone, since they enter elsewhere, and so do those that were stored with other columns.
     ///
     /// # Errors
-    /// `Bug` for none.
-    pub fn join(batches: Vec<Self>) -> Result<Self> {
+    /// `Bug` for columns that do not go together.
+    pub fn regroup(batches: Vec<Self>, rows_max: usize) -> Result<Vec<Self>> {
+        let mut groups: Vec<Vec<Self>> = Vec::new();
+        let mut rows = 0;
+        for batch in batches {
+            let mut rest = Some(batch);
+            while let Some(batch) = rest.take() {
+                let last = groups.last().and_then(|group| group.last());
+                let is_full = rows >= rows_max && !batch.is_empty();
+                if is_full || !last.is_some_and(|last| last.goes_with(&batch)) {
+                    groups.push(Vec::new());
+                    rows = 0;
+                }
+                let until = batch.base_offset + (rows_max - rows) as u64;
+                rest = (batch.rows_end() > until).then(|| batch.clone().from_offset(until));
+                let head = if rest.is_some() { batch.before_offset(until) } else { Some(batch) };
+                rows += head.as_ref().map_or(0, |head| head.batch.num_rows());
+                groups.last_mut().into_iter().for_each(|group| group.extend(head.clone()));
+            }
+        }
+        groups.into_iter().map(Self::join).collect()
+    }
+
+    /// True where `next` may be one batch with this one. Behind a control chunk no rows can follow: their offsets would
+    /// not be what their places say.
+    fn goes_with(&self, next: &Self) -> bool {
+        let neighbours = self.end_offset() == next.base_offset;
+        let rows_too = self.controls == 0
+            && self.target.is_none()
+            && next.target.is_none()
+            // An earlier pipeline file may have stored other columns.
+            && self.batch.schema_ref() == next.batch.schema_ref();
+        neighbours && (next.is_empty() || rows_too)
+    }
+
+    fn join(batches: Vec<Self>) -> Result<Self> {
         let mut rest = batches.iter();
         let mut joined = rest.next().cloned().ok_or_else(|| Error::bug("nothing to join"))?;
-        if batches.len() > 1 {
-            joined.batch = concat_batches(&batches[0].batch.schema(), batches.iter().map(|b| &b.batch))?;
-            joined.event_time_max_us = batches.iter().filter_map(|b| b.event_time_max_us).max();
-            joined.watermark = batches.iter().rev().find_map(|b| b.watermark);
+        for next in rest {
+            let shift = joined.batch.num_rows() as u32;
+            joined.late.extend(next.late.iter().map(|late| Late { row: late.row + shift, ..*late }));
+            next.words.iter().for_each(|word| say(&mut joined.words, word));
+            joined.event_time_max_us = joined.event_time_max_us.max(next.event_time_max_us);
+            joined.controls += next.controls;
+        }
+        let with_rows: Vec<&RecordBatch> = batches.iter().map(|b| &b.batch).filter(|b| b.num_rows() > 0).collect();
+        if with_rows.len() > 1 {
+            joined.batch = concat_batches(&batches[0].batch.schema(), with_rows)?;
         }
         Ok(joined)
     }
@@ -199,11 +254,19 @@ impl StreamBatch {
         Ok((Rows { batch, origin: fits.into() }, failures))
     }
 
-    /// Drops rows from `offset` on; none where nothing is left.
+    /// Drops what is at `offset` and behind it; none where nothing is left.
     pub fn before_offset(mut self, offset: u64) -> Option<Self> {
-        let rows = offset.saturating_sub(self.base_offset).min(self.batch.num_rows() as u64) as usize;
-        self.batch = self.batch.slice(0, rows);
-        (rows > 0).then_some(self)
+        if offset <= self.base_offset {
+            return None;
+        }
+        if offset < self.end_offset() {
+            self.controls = offset.saturating_sub(self.rows_end()).min(self.controls);
+            let rows = (offset - self.base_offset).min(self.batch.num_rows() as u64) as usize;
+            self.batch = self.batch.slice(0, rows);
+            self.late.retain(|late| late.row < rows as u32);
+            self.words.clear();
+        }
+        Some(self)
     }
 
     /// Its rows as two batches, or one where it has no two.
@@ -212,12 +275,14 @@ impl StreamBatch {
         [self.clone().before_offset(middle), Some(self.from_offset(middle))].into_iter().flatten()
     }
 
-    /// Drops rows below `offset`.
+    /// Drops what is below `offset`.
     #[must_use]
     pub fn from_offset(mut self, offset: u64) -> Self {
         if offset > self.base_offset {
+            self.controls = self.end_offset().saturating_sub(offset).min(self.controls);
             let skip = ((offset - self.base_offset) as usize).min(self.batch.num_rows());
             self.batch = self.batch.slice(skip, self.batch.num_rows() - skip);
+            self.late.retain_mut(|late| late.row.checked_sub(skip as u32).map(|row| late.row = row).is_some());
             self.base_offset = offset;
         }
         self
@@ -241,13 +306,28 @@ impl Stream {
     /// Rows as chunks, one per partition that gets any. `from_partition` is where the rows come from, for streams
     /// without a key.
     pub fn chunks(&self, batch: &RecordBatch, from_partition: u32, target: Option<&Arc<str>>) -> Result<Vec<Chunk>> {
+        self.chunks_with(batch, &[], from_partition, target)
+    }
+
+    /// The same for rows of which some came late.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn chunks_with(
+        &self,
+        batch: &RecordBatch,
+        late: &[Late],
+        from_partition: u32,
+        target: Option<&Arc<str>>,
+    ) -> Result<Vec<Chunk>> {
         if batch.num_rows() == 0 {
             return Ok(Vec::new());
         }
         let partitions = self.plan.partitions;
         let stays = target.is_some() || self.plan.key.is_empty() || partitions == 1;
         if stays {
-            return Ok(vec![self.chunk(batch, from_partition % partitions, target)?]);
+            let chunk = self.chunk(batch, from_partition % partitions, target)?;
+            return Ok(vec![Chunk { late: late.into(), ..chunk }]);
         }
         let of_row = partition_rows(batch, &self.plan.key, partitions, from_partition)?;
         let mut rows: Vec<Vec<u32>> = vec![Vec::new(); partitions as usize];
@@ -256,12 +336,14 @@ impl Stream {
         }
         let mut chunks = Vec::new();
         for (partition, rows) in rows.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
+            let place = |late: &Late| Some(Late { row: rows.binary_search(&late.row).ok()? as u32, ..*late });
+            let late = late.iter().filter_map(place).collect();
             let part = if rows.len() == batch.num_rows() {
                 batch.clone()
             } else {
                 take_record_batch(batch, &UInt32Array::from(rows))?
             };
-            chunks.push(self.chunk(&part, partition as u32, target)?);
+            chunks.push(Chunk { late, ..self.chunk(&part, partition as u32, target)? });
         }
         Ok(chunks)
     }
@@ -309,8 +391,8 @@ fn cast_each(column: &ArrayRef, to: &DataType) -> std::result::Result<(ArrayRef,
 
 /// Decodes a chunk by the schema it names.
 pub fn decode_chunk(schemas: &SchemaStore, chunk: LogChunk) -> Result<StreamBatch> {
-    let is_control = chunk.is_control();
-    let batch = match is_control {
+    let controls = u64::from(chunk.is_control());
+    let batch = match chunk.is_control() {
         true => RecordBatch::new_empty(Arc::new(Schema::empty())),
         false => decode_batch(&chunk.payload, &schemas.get(chunk.schema)?)?,
     };
@@ -324,18 +406,30 @@ pub fn decode_chunk(schemas: &SchemaStore, chunk: LogChunk) -> Result<StreamBatc
         )));
     }
     let target = chunk.target.as_deref().map(Target::decode).transpose()?;
+    let place = chunk.sequence.map(|sequence| (sequence, chunk.index));
     Ok(StreamBatch {
         partition: chunk.partition,
         base_offset: chunk.base_offset,
         append_time_ms: chunk.append_time_ms,
-        from: From { producer: chunk.producer, sequence: chunk.sequence, index: chunk.index },
         event_time_max_us: chunk.event_time_max_us,
         event_time: None,
-        is_control,
-        watermark: chunk.watermark,
+        controls,
+        words: vec![Word { producer: chunk.producer, place, watermark: chunk.watermark }],
+        late: chunk.late.to_vec(),
         target,
         batch,
     })
+}
+
+/// Adds what a chunk says to what the chunks before it say.
+fn say(words: &mut Vec<Word>, word: &Word) {
+    match words.iter_mut().find(|known| known.producer == word.producer) {
+        Some(known) => {
+            known.place = word.place.or(known.place);
+            known.watermark = word.watermark.or(known.watermark);
+        }
+        None => words.push(word.clone()),
+    }
 }
 
 fn max_timestamp(batch: &RecordBatch, column: usize) -> Option<i64> {

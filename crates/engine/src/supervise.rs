@@ -71,6 +71,9 @@ impl Supervisor {
             supervisor.sinks.spawn(sink.run());
         }
         if supervisor.options.replay.is_none() {
+            for ingest in supervisor.running.ingests.values().filter(|i| is_push(&i.spec.connector)) {
+                supervisor.sources.spawn(ingest.clone().keep_time(supervisor.stop_sources.clone()));
+            }
             for ingest in supervisor.running.ingests.values().filter(|i| !is_push(&i.spec.connector)) {
                 let source = open_source(ingest, &supervisor.running.health)?;
                 supervisor.sources.spawn(ingest.clone().pull(source, supervisor.stop_sources.clone()));

@@ -18,7 +18,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::dead_letters::row_from_json;
-use crate::graph::{Graph, Watched};
+use crate::graph::{Graph, Kept, Moment, Watched};
 use crate::health::Health;
 use crate::ingest::with_metadata;
 use crate::metrics::Metrics;
@@ -91,6 +91,8 @@ pub struct Trial<'a> {
     /// Predictions that are left out, and why.
     left_out: BTreeMap<Arc<str>, String>,
     tables: BTreeMap<Arc<str>, (State, Table)>,
+    /// What operators keep.
+    state: State,
     steps: Vec<Step>,
     _folder: tempfile::TempDir,
 }
@@ -106,7 +108,7 @@ impl<'a> Trial<'a> {
         let left_out = prepare(&mut plan, pipeline, with_endpoints);
         let bare = without_caches(pipeline);
         let health = Arc::new(Health::default());
-        let state_options = pipeline.settings.memory_budget().share(pipeline.tables.len());
+        let state_options = pipeline.settings.memory_budget().share(pipeline.tables.len() + 1);
         let models = ModelSet::open(&bare, &plan, (folder.path().into(), &state_options), &clock, &health).await?;
         let schemas = SchemaStore::open(&folder.path().join("schemas"))?;
         let store = local_store(&folder.path().join("state"))?;
@@ -116,7 +118,8 @@ impl<'a> Trial<'a> {
             let open = Table::open(state.clone(), storage_spec(table), schemas.clone()).await?;
             tables.insert(table.name.clone(), (state, open));
         }
-        Ok(Self { pipeline, plan, models, clock, left_out, tables, steps: Vec::new(), _folder: folder })
+        let state = State::open(store, "operators", &state_options).await?;
+        Ok(Self { pipeline, plan, models, clock, left_out, tables, state, steps: Vec::new(), _folder: folder })
     }
 
     /// Everything that the pipeline makes of it, step by step, in the order of the flow.
@@ -156,6 +159,7 @@ impl<'a> Trial<'a> {
         for (state, _) in self.tables.values() {
             state.close().await?;
         }
+        self.state.close().await?;
         Ok(self.in_order())
     }
 
@@ -219,9 +223,12 @@ impl<'a> Trial<'a> {
         let Some(stage) = self.plan.stages.iter().find(|stage| &*stage.input == stream) else { return Ok(Vec::new()) };
         let plan = Arc::new(stage.clone());
         let (version, metrics) = (self.pipeline.version.clone(), Arc::new(Metrics::default()));
-        let graph = Graph::new(plan.clone(), &self.models, version, metrics, &CancellationToken::new())?;
+        let (kept, stop) = (Kept::Stage(&self.state), CancellationToken::new());
+        let graph = Graph::open(plan.clone(), &self.models, kept, version, metrics, &stop).await?;
         let now_us = self.clock.now_us();
-        let effects = graph.watched(Watched::All).run(batch, now_us).await?;
+        let mut writes = Writes::new();
+        let effects = graph.watched(Watched::All).run(batch, Moment::now(now_us), &mut writes).await?;
+        self.state.commit(writes).await?;
         for (op, rows) in &effects.seen {
             self.step(StepKind::Transform, &plan.ops[*op].name).out.extend(values(&rows.batch)?);
         }

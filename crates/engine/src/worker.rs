@@ -209,5 +209,7 @@ impl Running {
                 self.metrics.reader_lag(&reader.reader, partition, lag);
             }
         }
+        self.ingests.values().for_each(|ingest| ingest.take_figures());
+        self.metrics.take_figures(self.clock.now_us());
     }
 }

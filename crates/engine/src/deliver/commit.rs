@@ -12,8 +12,10 @@ use millstream_storage::state::{State, Writes};
 use tokio::time::Instant;
 
 use super::input::Input;
+use crate::heard::{Heard, Word};
 use crate::outbox::{self, COMMIT_KEY, Commit, Offset};
 use crate::spec::OnError;
+use crate::streams::StreamBatch;
 use crate::tally::Fate;
 use crate::task::TaskContext;
 
@@ -58,8 +60,9 @@ pub(super) struct Delivered {
     /// The input and its partition.
     pub(super) input: usize,
     pub(super) partition: u32,
-    /// The offset behind the last row.
+    /// The offset behind the last row, and what was heard up to there.
     pub(super) end: u64,
+    pub(super) words: Vec<Word>,
     /// How many the sink was given.
     pub(super) rows: usize,
     /// What it refused, and the letters of that where it wants them.
@@ -67,11 +70,21 @@ pub(super) struct Delivered {
     pub(super) letters: Option<Chunk>,
 }
 
+impl Delivered {
+    /// No row of a batch was for the sink.
+    pub(super) fn nothing(input: usize, batch: &StreamBatch) -> Self {
+        let (partition, end, words) = (batch.partition, batch.end_offset(), batch.words.clone());
+        Self { input, partition, end, words, rows: 0, failures: Vec::new(), letters: None }
+    }
+}
+
 impl Ledger {
     /// Rows are done with: delivered, staged, put aside or not for this sink. Offsets move with their letters.
     pub(super) fn add(&mut self, delivered: Delivered) {
         let input = &mut self.inputs[delivered.input];
-        input.offsets[delivered.partition as usize] = delivered.end;
+        let partition = delivered.partition as usize;
+        input.offsets[partition] = delivered.end;
+        input.heard[partition].take_all(&delivered.words);
         let pending = &mut self.pending;
         pending.has_moved = true;
         pending.rows += delivered.rows;
@@ -126,7 +139,10 @@ impl Ledger {
         written.map_err(|e| e.context(format!("commit sink {}", self.name)))?;
         self.sequence = commit.sequence;
         self.has_token = commit.token.is_some();
-        self.inputs.iter_mut().for_each(|input| input.committed.clone_from(&input.offsets));
+        for input in &mut self.inputs {
+            input.committed.clone_from(&input.offsets);
+            input.committed_heard.clone_from(&input.heard);
+        }
         self.due_at = Instant::now() + COMMIT_EVERY;
         // Counted now: what is forgotten before its commit comes again.
         self.context.metrics.failed("sink", Stage::Deliver, &self.name, &pending.failures, self.fate());
@@ -149,7 +165,10 @@ impl Ledger {
     /// Back to the last commit: what came after it comes again.
     pub(super) fn forget_pending(&mut self) {
         self.pending = Pending::default();
-        self.inputs.iter_mut().for_each(|input| input.offsets.clone_from(&input.committed));
+        for input in &mut self.inputs {
+            input.offsets.clone_from(&input.committed);
+            input.heard.clone_from(&input.committed_heard);
+        }
     }
 
     /// Says how far it is: everything below that is committed and handed on.
@@ -173,11 +192,11 @@ impl Ledger {
     fn offsets(&self) -> Vec<Offset> {
         let of = |input: &Input| {
             let stream = input.stream.name().clone();
-            let offsets: Vec<Offset> = (0..)
-                .zip(&input.offsets)
-                .map(|(partition, next)| Offset { stream: stream.clone(), partition, next: *next })
-                .collect();
-            offsets
+            let at = |(partition, (next, heard)): (u32, (&u64, &Heard))| Offset {
+                heard: heard.clone(),
+                ..Offset::at(stream.clone(), partition, *next)
+            };
+            (0..).zip(input.offsets.iter().zip(&input.heard)).map(at).collect::<Vec<_>>()
         };
         self.inputs.iter().flat_map(of).collect()
     }

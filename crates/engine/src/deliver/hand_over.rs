@@ -19,12 +19,10 @@ impl Deliver {
         }
         for batch in batches {
             let ours = batch.target.as_ref().is_none_or(|target| target.component == self.ledger.producer);
-            if ours {
+            if ours && !batch.is_empty() {
                 self.deliver(input, batch).await?;
             } else {
-                let end = batch.end_offset();
-                let (rows, failures, letters) = (0, Vec::new(), None);
-                self.ledger.add(Delivered { input, partition, end, rows, failures, letters });
+                self.ledger.add(Delivered::nothing(input, &batch));
             }
             self.commit_if_due().await?;
             if self.is_due() {
@@ -44,6 +42,10 @@ impl Deliver {
             let until = batch.base_offset + DELIVER_ROWS as u64;
             rest = (batch.end_offset() > until).then(|| batch.clone().from_offset(until));
             let Some(piece) = batch.before_offset(until) else { continue };
+            if piece.is_empty() {
+                self.ledger.add(Delivered::nothing(input, &piece));
+                continue;
+            }
             self.deliver_piece(input, &piece).await?;
             self.commit_if_due().await?;
         }
@@ -164,6 +166,6 @@ impl Deliver {
             }
         };
         let rows = piece.batch.num_rows();
-        Ok(Delivered { input, partition: piece.partition, end: piece.end_offset(), rows, failures, letters })
+        Ok(Delivered { rows, failures, letters, ..Delivered::nothing(input, piece) })
     }
 }

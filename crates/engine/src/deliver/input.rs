@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use millstream_core::Result;
 
+use crate::heard::Heard;
 use crate::progress::ReaderProgress;
 use crate::streams::{Stream, StreamBatch, StreamReader};
 
@@ -19,6 +20,9 @@ pub(super) struct Input {
     /// Next offset to read, by partition; ahead of the committed one while the commit is not due or rows are staged.
     pub(super) offsets: Vec<u64>,
     pub(super) committed: Vec<u64>,
+    /// What was heard of the stream's producers up to there, by partition: that of `offsets`, and that of `committed`.
+    pub(super) heard: Vec<Heard>,
+    pub(super) committed_heard: Vec<Heard>,
     pub(super) position: Arc<ReaderProgress>,
 }
 
@@ -35,31 +39,8 @@ impl Input {
         }
         let reader = &mut self.readers[partition as usize];
         reader.seek(offset);
-        join_small(reader.read(READ_BYTES).await?)
+        let mut batches = reader.read_all(READ_BYTES).await?;
+        self.heard[partition as usize].drop_repeats(&mut batches);
+        StreamBatch::regroup(batches, DELIVER_ROWS)
     }
-}
-
-/// Small neighbours as one batch, so that a system is asked once for many rows. Redriven rows stay alone, and so do
-/// those that were stored with other columns.
-fn join_small(batches: Vec<StreamBatch>) -> Result<Vec<StreamBatch>> {
-    let mut groups: Vec<Vec<StreamBatch>> = Vec::new();
-    let mut rows = 0;
-    for batch in batches {
-        rows += batch.batch.num_rows();
-        let goes_with = |last: &StreamBatch| {
-            rows <= DELIVER_ROWS
-                && batch.target.is_none()
-                && last.target.is_none()
-                && last.end_offset() == batch.base_offset
-                && last.batch.schema_ref() == batch.batch.schema_ref()
-        };
-        match groups.last_mut().filter(|group| group.last().is_some_and(goes_with)) {
-            Some(group) => group.push(batch),
-            None => {
-                rows = batch.batch.num_rows();
-                groups.push(vec![batch]);
-            }
-        }
-    }
-    groups.into_iter().map(StreamBatch::join).collect()
 }

@@ -12,6 +12,7 @@ use super::input::Input;
 use super::trouble::RETRY_PAUSE;
 use super::{Deliver, Wish, sink_target};
 use crate::health::ComponentKind;
+use crate::heard::Heard;
 use crate::progress::ReaderProgress;
 use crate::reopen::{Reader, ReaderKind, Reopened, reopen};
 use crate::spec::{SinkSpec, Start};
@@ -142,7 +143,10 @@ fn find_inputs(
         }
         let readers = (0..).zip(&offsets).map(|(partition, &offset)| stream.reader(partition, offset));
         let readers = readers.collect::<Result<_>>()?;
-        found.inputs.push(Input { stream, readers, committed: offsets.clone(), offsets, position });
+        let heard = |partition: u32| reopened.commit.offset(name, partition).map(|at| at.heard.clone());
+        let heard: Vec<Heard> = (0..stream.plan.partitions).map(|p| heard(p).unwrap_or_default()).collect();
+        let (committed, committed_heard) = (offsets.clone(), heard.clone());
+        found.inputs.push(Input { stream, readers, offsets, committed, heard, committed_heard, position });
     }
     Ok(found)
 }

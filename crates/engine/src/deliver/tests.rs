@@ -28,7 +28,7 @@ use crate::dead_letters::{Filter, scan};
 use crate::failures::{FailedRows, Reject};
 use crate::health::{ComponentKind, Health};
 use crate::metrics::Metrics;
-use crate::outbox::{COMMIT_KEY, Commit};
+use crate::outbox::{COMMIT_KEY, Commit, Offset};
 use crate::plan::{StreamKind, StreamPlan};
 use crate::progress::Progress;
 use crate::spec::{CommitSpec, OnError, RetentionSpec, SinkSpec, Start};
@@ -65,6 +65,7 @@ impl Place {
             key: Vec::new(),
             event_time: None,
             retention: RetentionSpec { time: None, size: None },
+            keeps_time: false,
             kind: StreamKind::Source,
         };
         let retention = Retention { age_ms: None, bytes: Some(1) };
@@ -193,7 +194,7 @@ impl Place {
     }
 
     fn commit(&self, sequence: u64, next: u64, letters: Vec<Chunk>) -> Commit {
-        Commit::of_one(sequence, self.stream.name(), 0, next, vec![("wire".into(), letters)])
+        Commit::of_one(sequence, Offset::at(self.stream.name().clone(), 0, next), vec![("wire".into(), letters)])
     }
 }
 

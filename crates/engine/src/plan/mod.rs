@@ -7,6 +7,7 @@
 //! a stage of its own, which can be filled and replayed like any other.
 
 mod planner;
+mod time;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -45,6 +46,9 @@ pub struct StreamPlan {
     pub retention: RetentionSpec,
     /// What it holds.
     pub kind: StreamKind,
+    /// True where somebody below waits for its event time: each of its partitions is told how far that is, also where
+    /// no rows come.
+    pub keeps_time: bool,
 }
 
 /// What a stream holds.
@@ -56,8 +60,35 @@ pub enum StreamKind {
     Transform,
     /// The change stream of a table.
     Changes,
-    /// Rows on their way to a table that is partitioned otherwise.
+    /// Rows on their way to a table or operator that is partitioned otherwise.
     Exchange,
+}
+
+/// Who writes a stream, and says how far event time is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Writer {
+    /// A source, all partitions.
+    Source(Arc<str>),
+    /// Each task of a stage, of which there are so many, any partition.
+    Tasks(Arc<str>, u32),
+    /// Each task of a stage, the partition that it has itself.
+    Task(Arc<str>),
+}
+
+impl Writer {
+    /// The names under which one partition is written.
+    pub fn producers(&self, partition: u32) -> Vec<Arc<str>> {
+        match self {
+            Self::Source(name) => vec![name.clone()],
+            Self::Tasks(stage, tasks) => (0..*tasks).map(|task| producer(stage, task)).collect(),
+            Self::Task(stage) => vec![producer(stage, partition)],
+        }
+    }
+}
+
+/// The name under which a task writes.
+pub fn producer(stage: &str, partition: u32) -> Arc<str> {
+    format!("{stage}/{partition}").into()
 }
 
 /// The tasks of one log, one per partition.
@@ -78,6 +109,8 @@ pub struct StagePlan {
     pub emits: Vec<EmitPlan>,
     /// Where those streams begin when they are new, and who reads them.
     pub written: BTreeMap<Arc<str>, Written>,
+    /// Whom it waits for to know how far event time is; nobody where it does not matter.
+    pub timekeepers: Vec<Writer>,
 }
 
 /// A stream that a stage writes.
@@ -138,10 +171,12 @@ pub fn changes_name(table: &str) -> Arc<str> {
     format!("{table}.changes").into()
 }
 
-/// Name of the log that brings a table its rows where it is partitioned otherwise than its input.
+/// Name of the log that brings a table or operator its rows where it is partitioned otherwise than its input.
 pub fn exchange_name(table: &str) -> Arc<str> {
-    format!("{table}.input").into()
+    format!("{table}{EXCHANGE_SUFFIX}").into()
 }
+
+const EXCHANGE_SUFFIX: &str = ".input";
 
 impl Plan {
     /// Plans the whole pipeline.
@@ -176,7 +211,7 @@ impl Plan {
         let steps = self.stages.iter().flat_map(|s| &s.ops).filter_map(|op| op.step.as_ref());
         steps.filter_map(|step| match &step.kind {
             TransformKind::Predict(predict) => Some(&**predict),
-            TransformKind::Sql(_) => None,
+            TransformKind::Sql(_) | TransformKind::Dedup(_) => None,
         })
     }
 
@@ -211,6 +246,12 @@ impl StagePlan {
         tables.chain(self.written.iter().map(|(name, written)| (name.clone(), written.start)))
     }
 
+    /// The streams that it writes.
+    pub fn streams(&self) -> impl Iterator<Item = Arc<str>> {
+        let changes = self.tables.iter().map(|table| table.changes.clone());
+        changes.chain(self.emits.iter().map(|emit| emit.stream.clone()))
+    }
+
     /// True where it reads or writes the stream called `name`.
     fn uses(&self, name: &str) -> bool {
         *self.input == *name
@@ -242,6 +283,10 @@ impl StagePlan {
         let Some(written) = self.written.get(output).filter(|written| written.table.is_none()) else {
             return format!("`{}`", self.table_of(output).as_deref().unwrap_or(output));
         };
+        if written.sinks.is_empty() {
+            // The exchange of a transform.
+            return format!("`{}`", output.trim_end_matches(EXCHANGE_SUFFIX));
+        }
         written.sinks.iter().map(|sink| format!("`{sink}`")).collect::<Vec<_>>().join(", ")
     }
 

@@ -7,7 +7,7 @@ use millstream_core::{Error, Result};
 
 use super::{
     EmitPlan, OpPlan, Plan, StagePlan, StepPlan, StreamKind, StreamPlan, TablePlan, Written, changes_name,
-    exchange_name, storage_spec,
+    exchange_name, storage_spec, time,
 };
 use crate::spec::{Pipeline, RetentionSpec, SinkSpec, SourceSpec, TableSpec, TransformKind, TransformSpec};
 
@@ -16,8 +16,16 @@ pub(super) struct Planner<'a> {
     pipeline: &'a Pipeline,
     streams: Vec<StreamPlan>,
     stages: Vec<StagePlan>,
-    /// Streams whose stages are still to be planned, and the table that an exchange brings rows.
-    waiting: Vec<(StreamPlan, Option<&'a TableSpec>)>,
+    /// Streams whose stages are still to be planned, and whom an exchange brings rows.
+    waiting: Vec<(StreamPlan, Option<Receiver<'a>>)>,
+}
+
+/// Whom an exchange brings rows: its stage begins with that.
+#[derive(Clone, Copy)]
+enum Receiver<'a> {
+    Table(&'a TableSpec),
+    /// A transform with state by key, and all that reads it.
+    Transform(&'a TransformSpec),
 }
 
 /// For each column of an operator, which column of the stage's input it is, unchanged; `None` where rows of several
@@ -37,17 +45,20 @@ impl<'a> Planner<'a> {
             let stage = self.stage(&stream, table);
             self.stages.push(stage);
         }
-        let stages = upstream_first(self.stages)?;
+        let mut stages = upstream_first(self.stages)?;
+        let timed = self.pipeline.sources.iter().filter(|source| source.event_time.is_some());
+        let sources = timed.map(|source| source.name.clone()).collect();
+        time::keep(&mut self.streams, &mut stages, &sources);
         Ok(Plan { streams: self.streams, stages, sinks: self.pipeline.sinks.clone() })
     }
 
     /// A stream that a stage of its own reads.
-    fn stage_for(&mut self, stream: StreamPlan, table: Option<&'a TableSpec>) {
+    fn stage_for(&mut self, stream: StreamPlan, receiver: Option<Receiver<'a>>) {
         self.streams.push(stream.clone());
-        self.waiting.insert(0, (stream, table));
+        self.waiting.insert(0, (stream, receiver));
     }
 
-    fn stage(&mut self, stream: &StreamPlan, table: Option<&'a TableSpec>) -> StagePlan {
+    fn stage(&mut self, stream: &StreamPlan, receiver: Option<Receiver<'a>>) -> StagePlan {
         let root = OpPlan { name: stream.name.clone(), schema: stream.schema.clone(), step: None, inputs: Vec::new() };
         let mut stage = StagePlan {
             id: stream.name.clone(),
@@ -57,50 +68,80 @@ impl<'a> Planner<'a> {
             tables: Vec::new(),
             emits: Vec::new(),
             written: BTreeMap::new(),
+            timekeepers: Vec::new(),
         };
-        match table {
-            Some(table) => self.add_table(&mut stage, stream, table, vec![0]),
-            None => self.add_readers(&mut stage, stream),
+        let as_it_is: Lineage = Some((0..stream.schema.fields().len()).map(Some).collect());
+        match receiver {
+            Some(Receiver::Table(table)) => self.add_table(&mut stage, stream, table, vec![0]),
+            Some(Receiver::Transform(transform)) => {
+                self.add_transform(&mut stage, transform, stream, vec![0]);
+                self.add_readers(&mut stage, stream, vec![as_it_is.clone(), as_it_is]);
+            }
+            None => self.add_readers(&mut stage, stream, vec![as_it_is]),
         }
         stage.written = self.written(&stage);
         stage
     }
 
-    /// Every transform and table that depends on the input of the stage.
-    fn add_readers(&mut self, stage: &mut StagePlan, stream: &StreamPlan) {
-        let mut lineages: Vec<Lineage> = vec![Some((0..stream.schema.fields().len()).map(Some).collect())];
+    /// Every transform and table that depends on the input of the stage, of which some operators are there.
+    fn add_readers(&mut self, stage: &mut StagePlan, stream: &StreamPlan, mut lineages: Vec<Lineage>) {
         let pipeline = self.pipeline;
         // Transforms follow those that they read: one pass finds all.
         for transform in &pipeline.transforms {
             let inputs: Vec<usize> = transform.inputs().filter_map(|name| stage.op(name)).collect();
             let Some(&first) = inputs.first() else { continue };
-            lineages.push(lineage(transform, &stage.ops[first].name, &lineages[first]));
-            let step = StepPlan { kind: transform.kind.clone(), on_error: transform.on_error };
-            let (name, schema) = (transform.name.clone(), transform.schema.clone());
-            stage.ops.push(OpPlan { name, schema, step: Some(step), inputs });
-            self.add_stream(stage, transform, stream);
+            let of_input = &lineages[first];
+            if let TransformKind::Dedup(dedup) = &transform.kind
+                && !lives_with(&dedup.key, stream.partitions, stream, of_input)
+            {
+                let plan = StreamPlan {
+                    partitions: stream.partitions,
+                    schema: stage.ops[first].schema.clone(),
+                    key: dedup.key.clone(),
+                    event_time: Some(dedup.event_time),
+                    ..exchange(&transform.name, stream)
+                };
+                self.add_exchange(stage, plan, inputs, Receiver::Transform(transform));
+                continue;
+            }
+            lineages.push(lineage(transform, &stage.ops[first].name, of_input));
+            self.add_transform(stage, transform, stream, inputs);
         }
         for table in &pipeline.tables {
             let inputs: Vec<usize> = table.from.iter().filter_map(|name| stage.op(name)).collect();
             let Some(&first) = inputs.first() else { continue };
-            if lives_with(table, stream, &lineages[first]) {
+            if table.from.len() == 1 && lives_with(&table.key, table.partitions, stream, &lineages[first]) {
                 self.add_table(stage, stream, table, inputs);
                 continue;
             }
-            let exchange = exchange_name(&table.name);
-            if !self.streams.iter().any(|known| known.name == exchange) {
-                let plan = StreamPlan {
-                    name: exchange.clone(),
-                    partitions: table.partitions,
-                    schema: table.schema.clone(),
-                    key: table.key.clone(),
-                    event_time: None,
-                    retention: stream.retention.clone(),
-                    kind: StreamKind::Exchange,
-                };
-                self.stage_for(plan, Some(table));
-            }
-            stage.emits.push(EmitPlan { stream: exchange, inputs });
+            let plan = StreamPlan {
+                partitions: table.partitions,
+                schema: table.schema.clone(),
+                key: table.key.clone(),
+                ..exchange(&table.name, stream)
+            };
+            self.add_exchange(stage, plan, inputs, Receiver::Table(table));
+        }
+    }
+
+    fn add_transform(
+        &mut self,
+        stage: &mut StagePlan,
+        transform: &TransformSpec,
+        stream: &StreamPlan,
+        inputs: Vec<usize>,
+    ) {
+        let step = StepPlan { kind: transform.kind.clone(), on_error: transform.on_error };
+        let (name, schema) = (transform.name.clone(), transform.schema.clone());
+        stage.ops.push(OpPlan { name, schema, step: Some(step), inputs });
+        self.add_stream(stage, transform, stream);
+    }
+
+    /// Rows go through an exchange, to a stage of its own, once for all stages that write it.
+    fn add_exchange(&mut self, stage: &mut StagePlan, plan: StreamPlan, inputs: Vec<usize>, to: Receiver<'a>) {
+        stage.emits.push(EmitPlan { stream: plan.name.clone(), inputs });
+        if !self.streams.iter().any(|known| known.name == plan.name) {
+            self.stage_for(plan, Some(to));
         }
     }
 
@@ -115,9 +156,10 @@ impl<'a> Planner<'a> {
                 partitions: input.partitions,
                 schema: transform.schema.clone(),
                 key: Vec::new(),
-                event_time: None,
+                event_time: transform.event_time,
                 retention: input.retention.clone(),
                 kind: StreamKind::Transform,
+                keeps_time: false,
             });
         }
         stage.emits.push(EmitPlan { stream: transform.name.clone(), inputs: vec![stage.ops.len() - 1] });
@@ -144,6 +186,7 @@ impl<'a> Planner<'a> {
             event_time: None,
             retention,
             kind: StreamKind::Changes,
+            keeps_time: false,
         }
     }
 
@@ -171,6 +214,19 @@ fn source_stream(source: &SourceSpec) -> StreamPlan {
         event_time: source.event_time,
         retention: source.retention.clone(),
         kind: StreamKind::Source,
+        keeps_time: false,
+    }
+}
+
+/// The exchange that brings `to` rows of `input`; the columns are still to be filled in.
+fn exchange(to: &str, input: &StreamPlan) -> StreamPlan {
+    StreamPlan {
+        name: exchange_name(to),
+        key: Vec::new(),
+        event_time: None,
+        kind: StreamKind::Exchange,
+        keeps_time: false,
+        ..input.clone()
     }
 }
 
@@ -178,7 +234,7 @@ fn source_stream(source: &SourceSpec) -> StreamPlan {
 fn upstream_first(mut waiting: Vec<StagePlan>) -> Result<Vec<StagePlan>> {
     let mut ordered: Vec<StagePlan> = Vec::with_capacity(waiting.len());
     while !waiting.is_empty() {
-        let to_come: BTreeSet<Arc<str>> = waiting.iter().flat_map(writes).collect();
+        let to_come: BTreeSet<Arc<str>> = waiting.iter().flat_map(StagePlan::streams).collect();
         let (ready, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|stage| !to_come.contains(&stage.input));
         if ready.is_empty() {
             return Err(Error::bug("the stages of the pipeline go round in a circle"));
@@ -189,11 +245,6 @@ fn upstream_first(mut waiting: Vec<StagePlan>) -> Result<Vec<StagePlan>> {
     Ok(ordered)
 }
 
-fn writes(stage: &StagePlan) -> impl Iterator<Item = Arc<str>> {
-    let changes = stage.tables.iter().map(|table| table.changes.clone());
-    changes.chain(stage.emits.iter().map(|emit| emit.stream.clone()))
-}
-
 fn lineage(transform: &TransformSpec, input: &str, of_input: &Lineage) -> Lineage {
     let of_input = of_input.as_ref()?;
     if transform.inputs().count() > 1 {
@@ -201,7 +252,7 @@ fn lineage(transform: &TransformSpec, input: &str, of_input: &Lineage) -> Lineag
     }
     let direct = match &transform.kind {
         TransformKind::Sql(sql) => sql.lineage(input),
-        TransformKind::Predict(_) => (0..of_input.len()).map(Some).collect(),
+        TransformKind::Predict(_) | TransformKind::Dedup(_) => (0..of_input.len()).map(Some).collect(),
     };
     let mut lineage: Vec<_> =
         direct.into_iter().map(|column| column.and_then(|column| of_input.get(column).copied().flatten())).collect();
@@ -209,13 +260,10 @@ fn lineage(transform: &TransformSpec, input: &str, of_input: &Lineage) -> Lineag
     Some(lineage)
 }
 
-/// True where every row of the operator with the same table key is in the same partition of `stream`, and that
-/// partition's number is the table's.
-fn lives_with(table: &TableSpec, stream: &StreamPlan, lineage: &Lineage) -> bool {
-    let Some(lineage) = lineage else { return false };
-    if table.from.len() != 1 || table.partitions != stream.partitions {
-        return false;
-    }
-    let same_key = || table.key.iter().map(|&column| lineage[column]).eq(stream.key.iter().map(|&column| Some(column)));
+/// True where every row of the operator with the same `key` is in the same partition of `stream`, and that partition's
+/// number is the one that it has among `partitions`.
+fn lives_with(key: &[usize], partitions: u32, stream: &StreamPlan, lineage: &Lineage) -> bool {
+    let Some(lineage) = lineage.as_ref().filter(|_| partitions == stream.partitions) else { return false };
+    let same_key = || key.iter().map(|&column| lineage[column]).eq(stream.key.iter().map(|&column| Some(column)));
     stream.partitions == 1 || (!stream.key.is_empty() && same_key())
 }

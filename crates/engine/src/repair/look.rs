@@ -218,8 +218,7 @@ impl Looker<'_> {
         };
         let streams = self.plan.streams.iter().filter(|stream| sink.from.contains(&stream.name));
         let offsets = streams.flat_map(|stream| {
-            let offset =
-                |partition| Offset { stream: stream.name.clone(), partition, next: start(&stream.name, partition) };
+            let offset = |partition| Offset::at(stream.name.clone(), partition, start(&stream.name, partition));
             (0..stream.partitions).map(offset)
         });
         let sequence = self.written(&sink_target(&sink.name));

@@ -71,7 +71,7 @@ impl StreamReader {
             if batches.is_empty() {
                 return Ok(batches);
             }
-            batches.retain(|batch| !batch.is_control);
+            batches.retain(|batch| !batch.is_empty());
             if !batches.is_empty() {
                 return Ok(batches);
             }

@@ -5,9 +5,10 @@ use std::path::Path;
 use arrow::array::{ArrayRef, Int64Array, TimestampMicrosecondArray};
 use millstream_core::ManualClock;
 use millstream_core::disk::{FaultyDisk, SlowDisk};
-use millstream_storage::log::{Append, LogOptions, Retention};
+use millstream_storage::log::{Append, LogOptions, Retention, Watermark};
 
 use super::*;
+use crate::heard::{Heard, Place};
 use crate::spec::RetentionSpec;
 
 fn rows(times: &[Option<i64>]) -> RecordBatch {
@@ -31,6 +32,7 @@ pub fn source_plan(event_time: Option<usize>) -> StreamPlan {
         key: Vec::new(),
         event_time,
         retention: RetentionSpec { time: None, size: None },
+        keeps_time: false,
         kind: StreamKind::Source,
     }
 }
@@ -85,12 +87,71 @@ async fn rows_are_read_past_control_chunks_which_come_once_to_who_wants_them() {
     assert_eq!(read.iter().map(|b| (b.base_offset, b.end_offset())).collect::<Vec<_>>(), [(4, 5)]);
     assert!(rows_only.read(1).await.unwrap().is_empty());
     assert_eq!(rows_only.position(), 6, "not woken again by what it has passed");
-    let seen = |b: &StreamBatch| (b.base_offset, b.end_offset(), b.watermark);
+    let seen = |b: &StreamBatch| (b.base_offset, b.end_offset(), b.words[0].watermark);
     let read = all.read_all(1 << 20).await.unwrap();
     let mark = |time| Some(Watermark::At(time));
     let expected = [(1, 2, None), (2, 3, mark(1)), (3, 4, mark(2)), (4, 5, None), (5, 6, mark(3))];
     assert_eq!(read.iter().map(seen).collect::<Vec<_>>(), expected);
     assert!(all.read_all(1).await.unwrap().is_empty());
+}
+
+/// What a batch is, in short: offsets, values, late rows, what it says.
+fn shape(batch: &StreamBatch) -> (u64, u64, usize, Vec<u32>, Vec<(Option<Place>, Option<Watermark>)>) {
+    let late = batch.late.iter().map(|late| late.row).collect();
+    let words = batch.words.iter().map(|word| (word.place, word.watermark)).collect();
+    (batch.base_offset, batch.end_offset(), batch.batch.num_rows(), late, words)
+}
+
+#[tokio::test]
+async fn neighbours_are_joined_and_cut_with_what_they_say() {
+    let world = world(None, memory(LogOptions::new(1)));
+    let stream = &world.stream;
+    let at = |time| Some(Watermark::At(time));
+    let rows = |n: usize, late: &[u32], time| {
+        let late: Vec<Late> = late.iter().map(|&row| Late { row, watermark_us: 9 }).collect();
+        let chunk = stream.chunks_with(&rows(&vec![None; n]), &late, 0, None).unwrap().remove(0);
+        Chunk { watermark: at(time), ..chunk }
+    };
+    for (sequence, chunk) in [
+        (1, rows(2, &[1], 1)),
+        (2, rows(3, &[0, 2], 2)),
+        (3, Chunk::control(0, Watermark::Idle)),
+        (3, Chunk::control(0, Watermark::At(3))),
+        (4, rows(1, &[], 4)),
+    ] {
+        let (producer, cursor, chunks) = ("task/0".into(), Vec::new(), vec![chunk]);
+        stream.log.append(Append { producer, sequence: Some(sequence), cursor, chunks }).await.unwrap();
+    }
+    // The log drops what has sequence 3 a second time.
+    let read = stream.reader(0, 0).unwrap().read_all(1 << 20).await.unwrap();
+    let joined = StreamBatch::regroup(read.clone(), 100).unwrap();
+    let expected = [
+        (0, 6, 5, vec![1, 2, 4], vec![(Some((3, 0)), Some(Watermark::Idle))]),
+        (6, 7, 1, vec![], vec![(Some((4, 0)), at(4))]),
+    ];
+    assert_eq!(joined.iter().map(shape).collect::<Vec<_>>(), expected);
+    let cut = StreamBatch::regroup(read.clone(), 3).unwrap();
+    let expected = [
+        // What a chunk says is known behind its last row only.
+        (0, 3, 3, vec![1, 2], vec![(Some((1, 0)), at(1))]),
+        (3, 6, 2, vec![1], vec![(Some((3, 0)), Some(Watermark::Idle))]),
+        (6, 7, 1, vec![], vec![(Some((4, 0)), at(4))]),
+    ];
+    assert_eq!(cut.iter().map(shape).collect::<Vec<_>>(), expected);
+    assert_eq!(shape(&joined[0].clone().from_offset(4)), (4, 6, 1, vec![0], shape(&joined[0]).4));
+    assert_eq!(shape(&joined[0].clone().before_offset(4).unwrap()), (0, 4, 4, vec![1, 2], vec![]));
+    assert_eq!(joined[0].clone().from_offset(5).end_offset(), 6, "only what controls take is left");
+    assert!(joined[0].clone().before_offset(0).is_none());
+    let halves: Vec<_> = joined[0].clone().halves().map(|half| shape(&half)).collect();
+    assert_eq!((halves[0].1, halves[1].0, halves[1].1), (2, 2, 6));
+    let mut heard = Heard::default();
+    heard.take_all(&joined[0].words);
+    let mut again = read;
+    heard.drop_repeats(&mut again);
+    let again = StreamBatch::regroup(again, 100).unwrap();
+    assert_eq!(again.iter().map(shape).collect::<Vec<_>>().last(), Some(&shape(&joined[1])));
+    assert_eq!(again.iter().map(|batch| batch.batch.num_rows()).sum::<usize>(), 1, "all others are repeats");
+    assert_eq!((again[0].base_offset, again[0].end_offset()), (0, 6), "but take their offsets");
 }
 
 #[tokio::test]

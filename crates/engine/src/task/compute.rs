@@ -1,12 +1,12 @@
 //! What one batch of the input comes to.
 
-use arrow::array::RecordBatch;
 use millstream_core::{Result, RowFailure, Rows, Stage};
+use millstream_storage::log::{Late, Watermark};
 
 use super::commit::Pending;
 use super::{EXPIRE_ROWS, Task};
 use crate::failures::{FailedRows, Reject};
-use crate::graph::{Arriving, Effects};
+use crate::graph::{Arriving, Effects, Moment};
 use crate::streams::StreamBatch;
 use crate::table::{deletes, rows_without};
 use crate::watch::Seen;
@@ -15,21 +15,29 @@ impl Task {
     /// Computes everything that one commit will write.
     pub(super) async fn process(&mut self, input: &StreamBatch) -> Result<Pending> {
         let now_us = self.context.clock.now_us();
-        let mut pending = Pending::new(input.end_offset());
+        let mut heard = self.heard.clone();
+        heard.take_all(&input.words);
+        let watermark = heard.watermark(&self.timekeepers);
+        if let (Some(Watermark::At(time)), None) = (watermark, &self.filled_from) {
+            self.context.metrics.time_passed(&self.plan.id, self.partition, time);
+        }
+        let mut pending = Pending::new(input.end_offset(), heard);
         pending.event_time_max_us = input.event_time_max_us;
-        let mut effects = self.graph.run(input, now_us).await?;
+        (pending.rows_in, pending.watermark) = (input.batch.num_rows(), watermark);
+        let mut effects = self.graph.run(input, Moment { now_us, watermark }, &mut pending.writes).await?;
         for (table, arriving) in std::mem::take(&mut effects.tables) {
             self.apply_to_table(table, &arriving, input, now_us, &mut effects, &mut pending).await?;
         }
         self.graph.count(&mut effects);
         for (stream, rows) in effects.emits {
             if let Some(rows) = self.not_yet_sent(&stream, rows, input) {
-                pending.rows.entry(stream).or_default().push(rows);
+                let late = late_among(&rows, input);
+                pending.rows.entry(stream).or_default().push(rows.batch, late.into_iter());
             }
         }
         pending.dead_letters.extend(effects.dead_letters);
         // While an output is filled, these rows come a second time.
-        if !self.is_filling {
+        if self.filled_from.is_none() {
             pending.seen.extend(effects.seen.into_iter().map(|(op, rows)| self.seen(op, rows, input)));
         }
         self.context.metrics.received("stage", &self.plan.id, input.batch.num_rows());
@@ -37,15 +45,17 @@ impl Task {
     }
 
     /// Rows for the stream of a transform, without those that a replay computes again.
-    fn not_yet_sent(&self, stream: &str, rows: Rows, input: &StreamBatch) -> Option<RecordBatch> {
-        let is_replayed = input.base_offset < self.outputs.sent_below && !self.is_filling && input.target.is_none();
+    fn not_yet_sent(&self, stream: &str, rows: Rows, input: &StreamBatch) -> Option<Rows> {
+        let is_replayed =
+            input.base_offset < self.outputs.sent_below && self.filled_from.is_none() && input.target.is_none();
         let brings_a_table_rows = self.plan.written.get(stream).is_some_and(|written| written.table.is_some());
         if !is_replayed || brings_a_table_rows {
-            return Some(rows.batch);
+            return Some(rows);
         }
         let sent = |row: &u32| input.base_offset + u64::from(*row) < self.outputs.sent_below;
         let first = rows.origin.partition_point(sent);
-        (first < rows.len()).then(|| rows.batch.slice(first, rows.len() - first))
+        (first < rows.len())
+            .then(|| Rows { batch: rows.batch.slice(first, rows.len() - first), origin: rows.origin[first..].into() })
     }
 
     fn seen(&self, op: usize, rows: Rows, input: &StreamBatch) -> Seen {
@@ -74,7 +84,7 @@ impl Task {
         self.context.metrics.received("table", name, arriving.rows.len());
         self.context.metrics.sent("table", name, applied.changes.num_rows());
         if applied.changes.num_rows() > 0 {
-            pending.rows.entry(table_plan.changes.clone()).or_default().push(applied.changes);
+            pending.rows.entry(table_plan.changes.clone()).or_default().push(applied.changes, std::iter::empty());
         }
         if self.graph.is_quiet(name) {
             return Ok(());
@@ -98,15 +108,28 @@ impl Task {
         reject.put_aside(&failed, effects)
     }
 
-    pub(super) async fn expire(&mut self) -> Result<Option<Pending>> {
+    /// What comes of time alone: rows that expire, where that is looked for, and how far event time is.
+    pub(super) async fn time_passed(&mut self, expire: bool) -> Result<Pending> {
         let now_us = self.context.clock.now_us();
-        let mut pending = Pending::new(self.next_offset);
+        let mut pending = Pending::new(self.next_offset, self.heard.clone());
+        pending.watermark = pending.heard.watermark(&self.timekeepers);
+        if !expire {
+            return Ok(pending);
+        }
         for (table, plan) in self.tables.iter_mut().zip(&self.plan.tables) {
             if let Some(changes) = table.expire(now_us, EXPIRE_ROWS, &mut pending.writes).await? {
-                pending.rows.entry(plan.changes.clone()).or_default().push(changes);
+                pending.rows.entry(plan.changes.clone()).or_default().push(changes, std::iter::empty());
             }
         }
-        // There can be writes without a change: the index of what expires when.
-        Ok((!pending.writes.is_empty()).then_some(pending))
+        Ok(pending)
     }
+}
+
+/// Those of `rows` that come of records that came late.
+fn late_among(rows: &Rows, input: &StreamBatch) -> Vec<Late> {
+    if input.late.is_empty() {
+        return Vec::new();
+    }
+    let late = (0_u32..).zip(&*rows.origin);
+    late.filter_map(|(row, &origin)| Some(Late { row, watermark_us: input.late_behind(origin)? })).collect()
 }

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use millstream_core::Result;
 use millstream_storage::state::Writes;
 
-use super::commit::{Committing, commit_batches, finish};
+use super::commit::{Committing, finish};
 use super::{Task, open_tables};
+use crate::heard::Heard;
+use crate::ops;
 use crate::outputs::OUTPUTS_KEY;
 use crate::plan::StagePlan;
 
@@ -26,15 +28,16 @@ impl Task {
                 whole.input
             );
         }
-        self.enter(Arc::new(whole.restricted_to(&fill.outputs)), fill.quiet.clone()).await?;
-        self.is_filling = true;
+        let heard = Heard::decode(&mut fill.heard.clone().into())?;
+        self.filled_from = Some(std::mem::replace(&mut self.heard, heard));
+        self.enter(Arc::new(whole.restricted_to(&fill.outputs)), &fill.quiet).await?;
         let mut committing: Option<Committing> = None;
         while let Some(at) = self.outputs.fills.first().map(|fill| fill.at).filter(|at| *at < fill.until)
             && self.room().await
             && !self.context.stop.is_cancelled()
         {
             let batches = self.read_from(at).await?.into_iter().filter_map(|batch| batch.before_offset(fill.until));
-            let batches = commit_batches(batches.collect())?;
+            let batches: Vec<_> = batches.collect();
             if batches.is_empty() {
                 // Retention has taken what was left.
                 self.move_fill(fill.until);
@@ -44,6 +47,11 @@ impl Task {
         finish(&mut committing).await?;
         if self.outputs.fills.first().is_some_and(|fill| fill.at >= fill.until) {
             self.outputs.fills.remove(0);
+            // They have dealt with their failures, and know what they have seen.
+            let steps = self.plan.step_names();
+            self.outputs.fills.iter_mut().for_each(|fill| fill.quiet.extend(steps.iter().cloned()));
+            // Before it is known to be done: the next filling begins with nothing.
+            ops::forget_all(&self.state, ops::FILL_LANE).await?;
             self.store_outputs().await?;
             tracing::info!(
                 partition = self.partition,
@@ -53,25 +61,28 @@ impl Task {
                 whole.input
             );
         }
-        self.is_filling = false;
-        self.enter(whole, BTreeSet::new()).await?;
+        if let Some(heard) = self.filled_from.take() {
+            self.heard = heard;
+        }
+        self.enter(whole, &BTreeSet::new()).await?;
         self.report();
         Ok(())
     }
 
     /// From here on the task does what `plan` says.
-    async fn enter(&mut self, plan: Arc<StagePlan>, quiet: BTreeSet<String>) -> Result<()> {
-        self.graph = self.context.graph(&plan, &self.models)?.quiet(quiet);
-        // Anew: what a table keeps in memory is only right while nobody else writes it.
-        self.tables.clear();
-        self.tables = open_tables(&self.context, &self.state, &plan).await?;
+    async fn enter(&mut self, plan: Arc<StagePlan>, quiet: &BTreeSet<String>) -> Result<()> {
         self.plan = plan;
+        // Anew: what is kept in memory of a state is only right while nobody else writes it.
+        self.open_graph(quiet).await?;
+        self.tables.clear();
+        self.tables = open_tables(&self.context, &self.state, &self.plan).await?;
         Ok(())
     }
 
     pub(super) fn move_fill(&mut self, offset: u64) {
+        let heard = self.heard.to_vec();
         if let Some(fill) = self.outputs.fills.first_mut() {
-            fill.at = offset;
+            (fill.at, fill.heard) = (offset, heard);
         }
     }
 

@@ -16,7 +16,7 @@ mod commit;
 mod compute;
 mod fill;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,21 +25,25 @@ use millstream_storage::codec::SchemaStore;
 use millstream_storage::log::Log;
 use millstream_storage::state::{State, Writes};
 use millstream_storage::table::Table;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::graph::{Graph, Watched};
+use crate::event_time::Told;
+use crate::graph::{Graph, Kept, Watched};
 use crate::health::Health;
+use crate::heard::Heard;
 use crate::metrics::Metrics;
 use crate::models::ModelSet;
-use crate::outbox::{COMMIT_KEY, Commit};
+use crate::ops;
+use crate::outbox::{COMMIT_KEY, Commit, Offset};
 use crate::outputs::{Begins, OUTPUTS_KEY, Outputs, Position};
-use crate::plan::{StagePlan, storage_spec};
+use crate::plan::{StagePlan, producer, storage_spec};
 use crate::progress::{Progress, ReaderProgress};
 use crate::reopen::{Reader, ReaderKind, reopen};
 use crate::spec::CommitSpec;
 use crate::streams::{Stream, StreamBatch, StreamReader, Streams};
 use crate::watch::Watchers;
-use commit::{Committing, Pending, commit_batches, finish};
+use commit::{Committing, Pending, finish};
 
 /// A commit covers this many rows at most.
 const COMMIT_ROWS: usize = 8192;
@@ -47,6 +51,8 @@ const COMMIT_ROWS: usize = 8192;
 const EXPIRE_ROWS: usize = 4096;
 /// How often a table with a TTL is looked through.
 const EXPIRE_EVERY: Duration = Duration::from_millis(500);
+/// How often who gets no rows is told how far event time is.
+const TELL_EVERY: Duration = Duration::from_millis(200);
 
 /// What every task of a pipeline shares.
 #[derive(Clone)]
@@ -106,9 +112,19 @@ pub struct Task {
     position: Arc<ReaderProgress>,
     sequence: u64,
     next_offset: u64,
+    /// What was heard of the input's producers up to `next_offset`; while outputs are filled, up to there.
+    heard: Heard,
+    /// The producers that are waited for to know how far event time is.
+    timekeepers: BTreeSet<Arc<str>>,
+    /// What was told to whom, by output that keeps time.
+    told: BTreeMap<Arc<str>, Told>,
+    /// When partitions that get no rows are told next, where something is owed to one.
+    tell_at: Instant,
+    owes: bool,
     outputs: Outputs,
-    /// True while the first filling of `outputs` is under way: `plan`, `graph` and `tables` are those of its outputs.
-    is_filling: bool,
+    /// While the first filling of `outputs` is under way: what the stage itself has heard. `plan`, `graph`, `tables` and
+    /// `heard` are those of the filling.
+    filled_from: Option<Heard>,
     /// What began when the task was opened.
     begins: Vec<Begins>,
     role: Role,
@@ -148,7 +164,7 @@ impl Task {
         opening: Opening,
     ) -> Result<Self> {
         let input = context.streams.get(&plan.input).ok_or_else(|| Error::bug("a stage without its log"))?.clone();
-        let producer: Arc<str> = format!("{}/{partition}", plan.id).into();
+        let producer = producer(&plan.id, partition);
         let log_start = input.log.start_offset(partition);
         let reader = Reader { kind: ReaderKind::Stage, id: &plan.id, producer: &producer };
         let reopened = reopen(reader, &state, &context.streams).await?;
@@ -159,9 +175,9 @@ impl Task {
             );
         }
         let (is_fresh, sequence) = (reopened.is_fresh, reopened.commit.sequence);
-        let next_offset = match reopened.commit.next_offset(&plan.input, partition) {
-            Some(stored) => reader.goes_on_at(stored, &input, partition, &context.metrics),
-            None => log_start,
+        let (next_offset, heard) = match reopened.commit.offset(&plan.input, partition) {
+            Some(stored) => (reader.goes_on_at(stored.next, &input, partition, &context.metrics), stored.heard.clone()),
+            None => (log_start, Heard::default()),
         };
         let at = Position { is_fresh, next: next_offset, log_start };
         let stored = state.get(OUTPUTS_KEY).await?;
@@ -176,9 +192,12 @@ impl Task {
             Role::Fill(from) => outputs.refill(&plan, from, at),
         }
         let reader = input.reader(partition, next_offset)?;
-        let graph = context.graph(&plan, &opening.models)?;
-        let written = plan.emits.iter().map(|emit| &emit.stream).chain(plan.tables.iter().map(|table| &table.changes));
-        let written = written.filter_map(|name| Some(context.streams.get(name)?.log.clone())).collect();
+        let graph = context.graph(&plan, &opening.models, Kept::Stage(&state)).await?;
+        let streams = || plan.streams().filter_map(|name| context.streams.get(&name));
+        let written = streams().map(|stream| stream.log.clone()).collect();
+        let told = streams().filter(|stream| stream.plan.keeps_time);
+        let told = told.map(|stream| (stream.name().clone(), Told::new(stream.plan.partitions))).collect();
+        let timekeepers = plan.timekeepers.iter().flat_map(|writer| writer.producers(partition)).collect();
         let tables = open_tables(&context, &state, &plan).await?;
         let Opening { role, models, .. } = opening;
         let mut task = Self {
@@ -195,8 +214,13 @@ impl Task {
             position,
             sequence,
             next_offset,
+            heard,
+            timekeepers,
+            told,
+            tell_at: Instant::now(),
+            owes: false,
             outputs,
-            is_filling: false,
+            filled_from: None,
             begins,
             role,
             models,
@@ -216,14 +240,27 @@ impl Task {
 
     /// Goes to another offset of the input: a replay.
     pub async fn rewind(&mut self, offset: u64) -> Result<()> {
-        let commit = Commit::of_one(self.sequence, self.input.name(), self.partition, offset, Vec::new());
+        let at = Offset::at(self.input.name().clone(), self.partition, offset);
+        let commit = Commit::of_one(self.sequence, at, Vec::new());
         self.outputs.rewind(offset, self.next_offset);
+        // In this order: after a crash in between they have seen nothing of what comes.
+        ops::forget_all(&self.state, ops::STAGE_LANE).await?;
         let mut writes = Writes::new();
         writes.put(COMMIT_KEY, commit.encode());
         writes.put(OUTPUTS_KEY, self.outputs.encode()?);
         self.state.commit(writes).await?;
         self.next_offset = offset;
+        self.heard = Heard::default();
+        self.open_graph(&BTreeSet::new()).await?;
         self.report();
+        Ok(())
+    }
+
+    /// Opens the operators anew; `quiet` steps have dealt with their failures before.
+    async fn open_graph(&mut self, quiet: &BTreeSet<String>) -> Result<()> {
+        let kept =
+            if self.filled_from.is_some() { Kept::Filling(&self.state, quiet) } else { Kept::Stage(&self.state) };
+        self.graph = self.context.graph(&self.plan, &self.models, kept).await?.quiet(quiet.clone());
         Ok(())
     }
 
@@ -240,15 +277,16 @@ impl Task {
         }
         let has_ttl = self.plan.tables.iter().any(|t| t.spec.ttl.is_some());
         let mut committing: Option<Committing> = None;
-        let mut expire_at = tokio::time::Instant::now();
+        let mut expire_at = Instant::now();
         let mut next_commit = expire_at;
         while !stop.is_cancelled() {
             if !self.room().await || !self.pace(next_commit).await? {
                 break;
             }
-            let batches = self.read().await?;
-            let expire = has_ttl && tokio::time::Instant::now() >= expire_at;
-            if batches.is_empty() && !expire {
+            let batches = self.read_from(self.next_offset).await?;
+            let expire = has_ttl && Instant::now() >= expire_at;
+            let tell = self.owes && Instant::now() >= self.tell_at;
+            if batches.is_empty() && !expire && !tell {
                 finish(&mut committing).await?;
                 self.report();
                 let changed = self.input.log.changed(self.partition, self.next_offset);
@@ -256,18 +294,19 @@ impl Task {
                     () = stop.cancelled() => break,
                     changed = changed => changed?,
                     () = tokio::time::sleep_until(expire_at), if has_ttl => {}
+                    () = tokio::time::sleep_until(self.tell_at), if self.owes => {}
                 }
                 continue;
             }
-            next_commit = tokio::time::Instant::now() + self.context.commit.interval;
-            self.commit_each(commit_batches(batches)?, &mut committing).await?;
+            next_commit = Instant::now() + self.context.commit.interval;
+            self.commit_each(batches, &mut committing).await?;
             // A stop may have dropped a batch half-way: the tables show rows then that were never written.
-            if expire && !stop.is_cancelled() {
-                expire_at = tokio::time::Instant::now() + EXPIRE_EVERY;
-                if let Some(pending) = self.expire().await? {
-                    finish(&mut committing).await?;
-                    committing = Some(self.commit(pending)?);
+            if (expire || tell) && !stop.is_cancelled() {
+                if expire {
+                    expire_at = Instant::now() + EXPIRE_EVERY;
                 }
+                let pending = self.time_passed(expire).await?;
+                self.commit_behind(pending, &mut committing).await?;
             }
         }
         finish(&mut committing).await?;
@@ -290,10 +329,10 @@ impl Task {
 
     /// Waits until the next commit is due: its moment has come, or enough waits for one. A record that comes alone
     /// finds a moment that has come long ago. False where the pipeline stops before that.
-    async fn pace(&self, next_commit: tokio::time::Instant) -> Result<bool> {
+    async fn pace(&self, next_commit: Instant) -> Result<bool> {
         let (log, stop) = (&self.input.log, &self.context.stop);
         let mut seen = self.next_offset;
-        while tokio::time::Instant::now() < next_commit
+        while Instant::now() < next_commit
             && log.bytes_behind(self.partition, self.next_offset) < self.context.commit.bytes
         {
             tokio::select! {
@@ -314,13 +353,14 @@ impl Task {
         let mut waiting = VecDeque::from(batches);
         while let Some(batch) = waiting.pop_front() {
             match self.process_unless_stopped(&batch).await {
-                Ok(Some(pending)) => {
-                    finish(committing).await?;
-                    *committing = Some(self.commit(pending)?);
-                }
+                Ok(Some(pending)) => self.commit_behind(pending, committing).await?,
                 Ok(None) => break,
                 Err(e) if e.kind() == ErrorKind::TooMuch => {
                     batch.halves().rev().for_each(|half| waiting.push_front(half));
+                    // What they keep of the batch was never written. They see what is on its way when it has arrived.
+                    finish(committing).await?;
+                    let quiet = self.graph.quiet_steps().clone();
+                    self.open_graph(&quiet).await?;
                 }
                 Err(e) => return Err(e),
             }
@@ -354,18 +394,25 @@ impl Task {
         }
     }
 
-    async fn read(&mut self) -> Result<Vec<StreamBatch>> {
-        let batches = self.read_from(self.next_offset).await?;
-        if batches.is_empty() {
-            // Behind control chunks, which come to nothing to commit.
-            self.next_offset = self.reader.position();
+    /// Commits behind the commit under way. What comes to nothing moves the offset in memory only: it is read again
+    /// after a crash, and comes to nothing again.
+    async fn commit_behind(&mut self, pending: Pending, committing: &mut Option<Committing>) -> Result<()> {
+        let outbox = self.outbox(&pending)?;
+        if outbox.is_empty() && pending.writes.is_empty() && pending.rows_in == 0 && self.filled_from.is_none() {
+            (self.next_offset, self.heard) = (pending.next_offset, pending.heard);
+            return Ok(());
         }
-        Ok(batches)
+        finish(committing).await?;
+        *committing = Some(self.commit(pending, outbox)?);
+        Ok(())
     }
 
+    /// The next batches, each to be one commit, without the rows of repeats.
     async fn read_from(&mut self, offset: u64) -> Result<Vec<StreamBatch>> {
         self.reader.seek(offset);
-        self.reader.read(self.context.commit.bytes as usize).await
+        let mut batches = self.reader.read_all(self.context.commit.bytes as usize).await?;
+        self.heard.drop_repeats(&mut batches);
+        StreamBatch::regroup(batches, COMMIT_ROWS)
     }
 
     fn report(&self) {
@@ -388,9 +435,9 @@ async fn open_tables(context: &TaskContext, state: &State, plan: &StagePlan) -> 
 }
 
 impl TaskContext {
-    fn graph(&self, plan: &Arc<StagePlan>, models: &ModelSet) -> Result<Graph> {
+    async fn graph(&self, plan: &Arc<StagePlan>, models: &ModelSet, kept: Kept<'_>) -> Result<Graph> {
         let version = self.pipeline_version.clone();
-        let graph = Graph::new(plan.clone(), models, version, self.metrics.clone(), &self.stop)?;
+        let graph = Graph::open(plan.clone(), models, kept, version, self.metrics.clone(), &self.stop).await?;
         Ok(graph.watched(Watched::By(self.watchers.clone())))
     }
 }

@@ -72,6 +72,8 @@ struct Relation<'a> {
     schema: Option<SchemaRef>,
     /// Of a table: the columns of its changes.
     changes: Option<SchemaRef>,
+    /// The column of its event time, where it has one.
+    event_time: Option<usize>,
     partitions: u32,
 }
 
@@ -225,7 +227,10 @@ impl<'a> Checker<'a> {
                 self.error(&entry.place, message, help);
                 continue;
             }
-            self.relations.insert(&entry.key, Relation { kind, entry, schema: None, changes: None, partitions: 1 });
+            self.relations.insert(
+                &entry.key,
+                Relation { kind, entry, schema: None, changes: None, event_time: None, partitions: 1 },
+            );
         }
     }
 
@@ -269,6 +274,10 @@ impl<'a> Checker<'a> {
 
     fn found<T>(&mut self, entry: &Entry, read: Result<T, (String, String)>) -> Option<T> {
         read.map_err(|(path, message)| self.error(place_of(entry, &path), message, None)).ok()
+    }
+
+    fn warning(&mut self, place: &Place, message: impl Into<String>, help: Option<String>) {
+        self.problems.push(Problem::warning(place, message.into(), help));
     }
 
     /// What a connector says about its settings.
@@ -368,6 +377,12 @@ impl<'a> Checker<'a> {
         if let Some(relation) = self.relations.get_mut(name) {
             relation.schema = Some(schema);
             relation.partitions = partitions;
+        }
+    }
+
+    fn set_event_time(&mut self, name: &str, event_time: Option<usize>) {
+        if let Some(relation) = self.relations.get_mut(name) {
+            relation.event_time = event_time;
         }
     }
 

@@ -110,8 +110,9 @@ pub struct RawSourceEntry {
     pub schema: Option<RawSchema>,
     /// The field that says when it happened; a timestamp. Without it, records have no event time.
     pub event_time: Option<String>,
-    /// How much later than its successors a record may arrive. Default: `0s`.
-    pub watermark: Option<HumanDuration>,
+    /// With `event_time`: how much later than its successors a record may arrive (default: `0s`); or that and more, as
+    /// a map.
+    pub watermark: Option<RawWatermark>,
     /// The fields that records are partitioned by; order is kept for each key.
     #[serde(default)]
     pub key: Vec<String>,
@@ -130,6 +131,28 @@ pub struct RawSourceEntry {
     pub metadata: Vec<Metadata>,
 }
 
+/// How much later than its successors a record may arrive, alone or with more.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum RawWatermark {
+    /// The delay alone.
+    Delay(HumanDuration),
+    /// All of it.
+    Full(RawWatermarkSpec),
+}
+
+/// When event time has passed. The watermark is the newest event time, less `delay`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawWatermarkSpec {
+    /// How much later than its successors a record may arrive. Default: `0s`.
+    pub delay: Option<HumanDuration>,
+    /// How far ahead of the clock an event time may be; one that is further does not move the watermark. Default: `1d`.
+    pub max_ahead: Option<HumanDuration>,
+    /// After how long without a record nobody waits for this source any more. Default: everybody does.
+    pub idle: Option<HumanDuration>,
+}
+
 /// The keys that every sink has.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -145,17 +168,20 @@ pub struct RawSinkEntry {
     pub on_error: RawOnError,
 }
 
-/// Something computed: either `sql`, or `from` and `predict`.
+/// Something computed: either `sql`, or `from` and one of `predict` and `dedup`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawTransform {
     /// A SELECT over sources, other transforms and the changes of tables (`news.changes`).
     pub sql: Option<String>,
-    /// What `predict` takes: a source, a transform or the changes of a table.
+    /// What `predict` or `dedup` takes: a source or a transform; `predict` also the changes of a table.
     pub from: Option<String>,
     /// Adds a model's prediction as a column.
     pub predict: Option<RawPredict>,
-    /// With `sql`: what happens to a row that an expression fails on. Default: `dead_letter`.
+    /// Lets only the first row with a key through, and drops its repeats.
+    pub dedup: Option<RawDedup>,
+    /// With `sql` or `dedup`: what happens to a row that an expression fails on, has no key or time, or comes too late.
+    /// Default: `dead_letter`.
     pub on_error: Option<RawOnError>,
 }
 
@@ -188,6 +214,19 @@ pub struct RawPredict {
     /// With `on_error: default`: what is written instead. Default: `null`.
     #[serde(default)]
     pub default: Option<Value>,
+}
+
+/// Of the rows with the same key only the first, by event time. A later row is a repeat as long as its event time is
+/// less than `within` behind that of the one that went through.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawDedup {
+    /// The columns that tell rows apart.
+    #[schemars(length(min = 1))]
+    pub key: Vec<String>,
+    /// For how long, in event time, a row has no repeat. What is kept of a row is dropped when the watermark has passed
+    /// that.
+    pub within: HumanDuration,
 }
 
 /// A column, a list of columns, or a map from a model's names to columns.

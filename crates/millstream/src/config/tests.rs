@@ -81,7 +81,7 @@ fn a_whole_file_becomes_a_pipeline_with_every_type_known() {
     );
     assert_eq!(wire.event_time, Some(4));
     assert_eq!((wire.key.as_slice(), wire.partitions), (&[0][..], 4));
-    assert_eq!(wire.watermark, Duration::from_secs(30));
+    assert_eq!(wire.watermark.delay, Duration::from_secs(30));
     assert_eq!(wire.retention.time, Some(Duration::from_secs(86_400)));
     assert_eq!(wire.retention.size, Some(5 << 30));
     assert!(

@@ -21,6 +21,7 @@ mod generations;
 mod keys;
 mod known;
 mod overlay;
+mod row_keys;
 mod rows;
 mod timers;
 mod tx;
@@ -33,6 +34,7 @@ use millstream_core::Result;
 
 pub use budget::{MEMORY_BYTES, MemoryBudget};
 pub use keys::{KeySet, Slot};
+pub use row_keys::{RowKeys, can_be_key, encode_row_keys};
 pub use timers::{Due, Timers};
 pub use tx::StateTx;
 

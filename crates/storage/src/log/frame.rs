@@ -8,7 +8,7 @@ use super::meta::Meta;
 pub(super) const HEADER_BYTES: usize = 64;
 pub(super) const ALIGNMENT: u64 = 8;
 pub(super) const MAGIC: [u8; 4] = *b"MSLF";
-pub(super) const VERSION: u16 = 2;
+pub(super) const VERSION: u16 = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FrameKind {

@@ -83,6 +83,7 @@ impl Group {
                 sequence: append.sequence,
                 index: index as u32,
                 event_time_max_us: chunk.event_time_max_us,
+                late: chunk.late.clone(),
                 watermark: chunk.watermark,
                 target: chunk.target.clone(),
                 payload_position: 0,

@@ -40,7 +40,7 @@ pub(super) fn check_append(name: &str, partitions: u32, append: &Append) -> Resu
                 chunk.payload.len()
             )));
         }
-        meta += tag + 64;
+        meta += tag + 64 + 12 * chunk.late.len();
         payload += chunk.payload.len();
     }
     if meta > META_BYTES_MAX {

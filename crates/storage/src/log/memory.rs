@@ -113,7 +113,7 @@ impl MemoryLog {
             let Some(slot) = self.slot(chunk.partition) else { continue };
             let base_offset = state.slots[slot].end;
             answer.first_offsets.push(base_offset);
-            let Chunk { partition, count, event_time_max_us, watermark, target, schema, payload } = chunk;
+            let Chunk { partition, count, event_time_max_us, watermark, late, target, schema, payload } = chunk;
             let (append_time_ms, producer) = (state.last_time_ms, producer.clone());
             state.bytes += payload.len() as u64;
             state.slots[slot].end += span(count);
@@ -126,6 +126,7 @@ impl MemoryLog {
                 sequence,
                 index,
                 event_time_max_us,
+                late,
                 watermark,
                 target,
                 schema,

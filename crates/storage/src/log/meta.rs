@@ -7,12 +7,14 @@ use millstream_core::source::CursorDelta;
 
 use super::frame::{Fields, FrameKind, Header};
 use super::types::span;
-use super::{ProducerState, Watermark};
+use super::{Late, ProducerState, Watermark};
 
 const HAS_EVENT_TIME: u8 = 1;
 const HAS_TARGET: u8 = 2;
 const HAS_WATERMARK: u8 = 4;
 const IS_IDLE: u8 = 8;
+const IS_END: u8 = HAS_WATERMARK | IS_IDLE;
+const HAS_LATE: u8 = 16;
 const HAS_SEQUENCE: u8 = 1;
 const HAS_CURSOR: u8 = 2;
 /// A chunk as a frame describes it.
@@ -30,6 +32,7 @@ pub(super) struct ChunkMeta {
     pub index: u32,
     pub event_time_max_us: Option<i64>,
     pub watermark: Option<Watermark>,
+    pub late: Arc<[Late]>,
     pub target: Option<Arc<str>>,
     /// Where the payload lies in the segment; follows from the lengths.
     pub payload_position: u64,
@@ -90,9 +93,11 @@ impl Meta {
         let watermark = match chunk.watermark {
             Some(Watermark::At(_)) => HAS_WATERMARK,
             Some(Watermark::Idle) => IS_IDLE,
+            Some(Watermark::End) => IS_END,
             None => 0,
         };
-        self.bytes.push(event_time | target | watermark);
+        let late = if chunk.late.is_empty() { 0 } else { HAS_LATE };
+        self.bytes.push(event_time | target | watermark | late);
         if let Some(time) = chunk.event_time_max_us {
             self.u64(time as u64);
         }
@@ -101,6 +106,13 @@ impl Meta {
         }
         if let Some(Watermark::At(time)) = chunk.watermark {
             self.u64(time as u64);
+        }
+        if !chunk.late.is_empty() {
+            self.u32(chunk.late.len() as u32);
+            for late in &*chunk.late {
+                self.u32(late.row);
+                self.u64(late.watermark_us as u64);
+            }
         }
     }
 
@@ -242,8 +254,9 @@ fn read_chunks(
             (false, false) => None,
             (true, false) => Some(Watermark::At(fields.u64()? as i64)),
             (false, true) => Some(Watermark::Idle),
-            (true, true) => return None,
+            (true, true) => Some(Watermark::End),
         };
+        let late = if flags & HAS_LATE != 0 { read_late(fields, count)? } else { [].into() };
         base_offset.checked_add(span(count))?;
         if only.is_none_or(|only| only == partition) {
             let producer = match &name {
@@ -262,6 +275,7 @@ fn read_chunks(
                 index,
                 event_time_max_us,
                 watermark,
+                late,
                 target: target.map(Into::into),
                 payload_position,
             });
@@ -269,6 +283,15 @@ fn read_chunks(
         payload_position += u64::from(payload_len);
     }
     (payload_position <= header.end()).then_some(chunks)
+}
+
+fn read_late(fields: &mut Fields<'_>, count: u32) -> Option<Arc<[Late]>> {
+    let len = fields.u32()?;
+    let mut late = Vec::with_capacity((len as usize).min(fields.0.len() / 12));
+    for _ in 0..len {
+        late.push(Late { row: fields.u32()?, watermark_us: fields.u64()? as i64 });
+    }
+    late.iter().all(|late| late.row < count).then(|| late.into())
 }
 
 fn read_cursor(fields: &mut Fields<'_>) -> Option<CursorDelta> {

@@ -22,7 +22,7 @@
 //! # Files
 //!
 //! ```text
-//! {dir}/format                     text: "millstream log format 2\n"
+//! {dir}/format                     text: "millstream log format 3\n"
 //! {dir}/{base_group:020}.seg       frames, one after another; only the last segment grows
 //! {dir}/{base_group:020}.idx       where what is in a sealed segment; rebuilt from it when missing or damaged
 //! {dir}/*.tmp                      left by a crash, removed at open
@@ -39,7 +39,7 @@
 //! ```text
 //! header, 64 bytes
 //!    0  4  magic "MSLF"
-//!    4  2  format version, 2
+//!    4  2  format version, 3
 //!    6  2  kind: 0 data, 1 snapshot
 //!    8  8  group
 //!   16  8  position of this header in the segment
@@ -51,8 +51,9 @@
 //! meta
 //!   per append (data) or producer (snapshot): id length u16, id, flags u8 (1 sequence, 2 cursor), [sequence u64]
 //!   data, per chunk: append u32, partition u32, records u32, first offset u64, schema u64, payload length u32,
-//!                    payload CRC32C u32, flags u8 (1 event time, 2 target, 4 watermark, 8 idle),
-//!                    [event time µs i64], [target length u16, target], [watermark µs i64]
+//!                    payload CRC32C u32, flags u8 (1 event time, 2 target, 4 watermark, 8 idle, 12 end, 16 late),
+//!                    [event time µs i64], [target length u16, target], [watermark µs i64],
+//!                    [late records u32, per record: number u32, watermark µs i64]
 //!   snapshot, per partition: partition u32, next offset u64
 //!   per append or producer with a cursor: entries u32, and per entry:
 //!                 key length u32, key, flag u8 (0 removed, 1 set), [value length u32, value]
@@ -81,7 +82,6 @@ mod memory;
 mod meta;
 mod reader;
 mod recovery;
-mod repeats;
 mod retention;
 mod segment;
 mod shared;
@@ -96,9 +96,8 @@ pub use self::check::damage;
 pub use self::disk::DiskLog;
 pub use self::limits::PAYLOAD_BYTES_MAX;
 pub use self::memory::MemoryLog;
-pub use self::repeats::Taken;
 pub use self::retention::RetainReport;
-pub use self::types::{Append, Appended, Chunk, LogChunk, LogOptions, ProducerState, Retention, Watermark};
+pub use self::types::{Append, Appended, Chunk, Late, LogChunk, LogOptions, ProducerState, Retention, Watermark};
 
 /// The partition that holds a stream's dead letters.
 pub const DEAD_LETTERS: u32 = u32::MAX;

@@ -69,6 +69,7 @@ mod tests {
             sequence: None,
             index: 0,
             event_time_max_us: None,
+            late: [].into(),
             watermark: None,
             target: None,
             schema: 0,

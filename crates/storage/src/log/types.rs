@@ -55,6 +55,19 @@ pub enum Watermark {
     At(i64),
     /// It has nothing to say for now: nobody waits for it, until its next rows or watermark.
     Idle,
+    /// It is at its end: nobody waits for it, and what waits for its time need wait no longer. Should it go on all the
+    /// same, what it appends is late as it was before.
+    End,
+}
+
+/// A record that came late: the watermark was beyond its event time. Few are, so each is named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Late {
+    /// Its number in the chunk.
+    pub row: u32,
+    /// The watermark of its source that was in front of it, microseconds since the epoch. Whether the record is too late
+    /// for something is asked of this, so the answer is the same however records were cut into chunks.
+    pub watermark_us: i64,
 }
 
 /// A batch of records for one partition, or a *control chunk*: no records, only how far event time is.
@@ -71,6 +84,8 @@ pub struct Chunk {
     pub event_time_max_us: Option<i64>,
     /// How far the producer's event time is behind these records. A control chunk has one.
     pub watermark: Option<Watermark>,
+    /// The records that came behind their source's watermark, by their number.
+    pub late: Arc<[Late]>,
     /// The step that a redriven record is meant for.
     pub target: Option<Arc<str>>,
     /// Which schema the payload was written with; belongs to the caller.
@@ -83,7 +98,16 @@ pub struct Chunk {
 impl Chunk {
     /// `count` records of `schema` for `partition`.
     pub fn rows(partition: u32, count: u32, schema: u64, payload: Bytes) -> Self {
-        Self { partition, count, event_time_max_us: None, watermark: None, target: None, schema, payload }
+        Self {
+            partition,
+            count,
+            event_time_max_us: None,
+            watermark: None,
+            late: [].into(),
+            target: None,
+            schema,
+            payload,
+        }
     }
 
     /// A chunk without records.
@@ -93,12 +117,15 @@ impl Chunk {
 
     /// What is wrong with it, whatever log it is for.
     pub(super) fn fault(&self) -> Option<&'static str> {
-        let is_empty = self.payload.is_empty() && self.target.is_none() && self.event_time_max_us.is_none();
+        let has_late = self.late.last().is_some_and(|late| late.row >= self.count);
+        let is_bare = self.late.is_empty() && self.target.is_none() && self.event_time_max_us.is_none();
+        let is_empty = self.payload.is_empty() && is_bare;
         match (self.count, self.watermark) {
             (0, None) => Some("a chunk of no records and no watermark"),
             (0, Some(_)) if self.partition == super::DEAD_LETTERS => Some("a watermark among dead letters"),
             (0, Some(_)) if !is_empty => Some("a control chunk that holds something"),
-            (1.., Some(Watermark::Idle)) => Some("records of a producer that is idle"),
+            (1.., Some(Watermark::Idle | Watermark::End)) => Some("records of a producer that has no more"),
+            _ if has_late => Some("a late record that it does not hold"),
             _ => None,
         }
     }
@@ -149,6 +176,8 @@ pub struct LogChunk {
     pub event_time_max_us: Option<i64>,
     /// See [`Chunk::watermark`].
     pub watermark: Option<Watermark>,
+    /// See [`Chunk::late`].
+    pub late: Arc<[Late]>,
     /// See [`Chunk::target`].
     pub target: Option<Arc<str>>,
     /// See [`Chunk::schema`].

@@ -314,6 +314,7 @@ pub(super) fn log_chunk(chunk: &ChunkMeta, append_time_ms: i64, payload: Bytes) 
         sequence: chunk.sequence,
         index: chunk.index,
         event_time_max_us: chunk.event_time_max_us,
+        late: chunk.late.clone(),
         watermark: chunk.watermark,
         target: chunk.target.clone(),
         schema: chunk.schema,

@@ -13,7 +13,6 @@
 mod change;
 mod decode;
 mod expiry;
-mod key;
 mod row;
 mod scan;
 mod spec;
@@ -30,11 +29,10 @@ pub use scan::{TableReader, TableScan};
 pub use spec::TableSpec;
 
 use crate::codec::SchemaStore;
-use crate::keyed::{KeySet, KeyedState, Slot, StateTx, copy};
+use crate::keyed::{KeySet, KeyedState, RowKeys, Slot, StateTx, copy, encode_row_keys};
 use crate::state::{State, StateView, Writes};
 use change::{Changes, Op};
 use expiry::Expiry;
-use key::Keys;
 use row::{EncodedRows, ROW_BYTES_MAX, RowCodec};
 use spec::{Stored, TableKeys, range_of};
 
@@ -109,7 +107,7 @@ impl Table {
         self.check_columns(batch)?;
         let columns = batch.columns();
         let key_columns: Vec<ArrayRef> = self.spec.key.iter().map(|&k| columns[k].clone()).collect();
-        let keys = key::encode(&self.keys.rows, &key_columns)?;
+        let keys = encode_row_keys(&self.keys.rows, &key_columns)?;
         let rows = self.codec.encode(columns, batch.num_rows(), |_| now_us);
         let failures = self.failures(&keys, &rows, batch.num_rows());
         let (wanted, slots) = wanted_keys(&keys, batch.num_rows(), &failures);
@@ -163,7 +161,7 @@ impl Table {
         Err(Error::bug(format!("table `{}` was given rows with other columns than its own", self.spec.name)))
     }
 
-    fn failures(&self, keys: &Keys, rows: &EncodedRows, count: usize) -> Vec<RowFailure> {
+    fn failures(&self, keys: &RowKeys, rows: &EncodedRows, count: usize) -> Vec<RowFailure> {
         let names = self.spec.key_names();
         let fail =
             |row: usize, kind, message: String| RowFailure { row: row as u32, failure: Failure::new(kind, message) };
@@ -280,7 +278,7 @@ async fn index_all(state: &State, keys: &TableKeys, expiry: &mut Expiry) -> Resu
 }
 
 /// The distinct keys of a batch, and for each row which of them it has; `None` for a row that failed.
-fn wanted_keys(keys: &Keys, rows: usize, failures: &[RowFailure]) -> (KeySet, Vec<Option<Slot>>) {
+fn wanted_keys(keys: &RowKeys, rows: usize, failures: &[RowFailure]) -> (KeySet, Vec<Option<Slot>>) {
     let mut wanted = KeySet::with_capacity(rows);
     let mut failed = failures.iter().map(|f| f.row as usize).peekable();
     let slot = |row| {

@@ -10,10 +10,10 @@ use millstream_core::partition::partition_rows;
 use millstream_core::{Error, Result, ResultExt};
 use serde_json::Value;
 
-use super::key;
 use super::row::{RowCodec, batch_of, written_at};
 use super::spec::{TableKeys, TableSpec, range_of};
 use crate::codec::SchemaStore;
+use crate::keyed::encode_row_keys;
 use crate::state::{StateScan, StateView};
 
 /// Rows of a batch of a scan.
@@ -68,7 +68,7 @@ impl TableReader {
     /// # Errors
     /// As for reading the state.
     pub async fn get_many(&self, key: &[ArrayRef], now_us: i64) -> Result<Vec<Option<RecordBatch>>> {
-        let keys = key::encode(&self.keys.rows, key)?;
+        let keys = encode_row_keys(&self.keys.rows, key)?;
         let count = key.first().map_or(0, |c| c.len());
         let present: Vec<usize> = (0..count).filter(|&i| !keys.bytes_of(i).is_empty()).collect();
         let wanted: Vec<Bytes> = present.iter().map(|&i| keys.get(i)).collect();

@@ -13,9 +13,8 @@ use bytes::Bytes;
 use millstream_core::{Error, Result, ResultExt};
 use serde::{Deserialize, Serialize};
 
-use super::key;
 use crate::codec::SchemaStore;
-use crate::keyed::end_of;
+use crate::keyed::{can_be_key, end_of};
 use crate::state::StateView;
 
 const FORMAT: u32 = 1;
@@ -48,7 +47,7 @@ impl TableSpec {
             let Some(field) = self.schema.fields().get(column) else {
                 return wrong(format!("the key names column {column}, which does not exist"));
             };
-            if !key::supports(field.data_type()) {
+            if !can_be_key(field.data_type()) {
                 return wrong(format!(
                     "column `{}` of type {} can't be part of a key",
                     field.name(),

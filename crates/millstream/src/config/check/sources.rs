@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::{Field as ArrowField, Schema, SchemaRef};
 use millstream_connectors::format;
@@ -10,9 +11,13 @@ use millstream_core::schema::timestamp_type;
 use millstream_core::{Field, FieldType, StreamSchema};
 
 use super::{Checker, formats, retention_spec, type_name};
-use crate::config::raw::{self, RawRetention, RawSource, RawSourceEntry};
+use crate::config::raw::{self, RawRetention, RawSource, RawSourceEntry, RawWatermark, RawWatermarkSpec};
 use crate::config::tree::{Content, Entry, Node};
-use millstream_engine::spec::{Metadata, SourceSpec};
+use millstream_engine::spec::{Metadata, SourceSpec, WatermarkSpec};
+
+/// How far ahead of the clock an event time may be, where the file does not say: clocks and time zones that are wrong are
+/// believed, other nonsense is not.
+const MAX_AHEAD: Duration = Duration::from_secs(86_400);
 
 impl<'a> Checker<'a> {
     pub(super) fn sources(&mut self, retention: &RawRetention) -> Vec<SourceSpec> {
@@ -26,6 +31,7 @@ impl<'a> Checker<'a> {
             let Some(raw) = self.found(entry, read) else { continue };
             if let Some(source) = self.source(entry, raw, retention) {
                 self.set(&entry.key, source.schema.clone(), source.partitions);
+                self.set_event_time(&entry.key, source.event_time);
                 sources.push(source);
             }
         }
@@ -40,7 +46,8 @@ impl<'a> Checker<'a> {
         let declared = format::effective_schema(&raw.decode, Some(&declared)).ok()?;
         let schema = self.with_metadata(entry, &declared, &raw.metadata);
         if let Some(node) = entry.value.get("event_time") {
-            self.event_time(node, &schema);
+            let event_time = self.event_time(node, &schema);
+            self.set_event_time(&entry.key, event_time);
         }
         if let Some(node) = entry.value.get("key") {
             self.key_columns(node, &schema);
@@ -85,7 +92,7 @@ impl<'a> Checker<'a> {
             declared,
             schema,
             event_time,
-            watermark: raw.watermark.map(|w| w.0).unwrap_or_default(),
+            watermark: self.watermark(entry, raw.watermark.as_ref(), event_time.is_some()),
             key,
             partitions: raw.partitions.unwrap_or(1),
             on_error: raw.on_error.into(),
@@ -160,6 +167,30 @@ impl<'a> Checker<'a> {
             fields.push(Arc::new(field));
         }
         Arc::new(Schema::new(fields))
+    }
+
+    fn watermark(&mut self, entry: &Entry, raw: Option<&RawWatermark>, has_event_time: bool) -> WatermarkSpec {
+        if let (Some(at), false) =
+            (entry.value.entry("watermark"), has_event_time || entry.value.get("event_time").is_some())
+        {
+            let help = "name the field that says when it happened: `event_time: …`";
+            self.warning(&at.place, "`watermark` without `event_time` does nothing", Some(help.into()));
+        }
+        let spec = match raw {
+            None => RawWatermarkSpec::default(),
+            Some(RawWatermark::Delay(delay)) => RawWatermarkSpec { delay: Some(*delay), ..RawWatermarkSpec::default() },
+            Some(RawWatermark::Full(spec)) => spec.clone(),
+        };
+        let idle = spec.idle.map(|idle| idle.0);
+        if let (Some(at), true) = (entry.value.get("watermark"), idle.is_some_and(|idle| idle.is_zero())) {
+            let place = at.entry("idle").map_or(&at.place, |idle| &idle.place);
+            self.error(place, "`idle` is zero: nobody would ever wait for this source", None);
+        }
+        WatermarkSpec {
+            delay: spec.delay.map(|delay| delay.0).unwrap_or_default(),
+            max_ahead: spec.max_ahead.map_or(MAX_AHEAD, |ahead| ahead.0),
+            idle,
+        }
     }
 
     fn event_time(&mut self, node: &Node, schema: &SchemaRef) -> Option<usize> {

@@ -11,10 +11,10 @@ use serde_json::Value;
 use super::{Checker, Kind};
 use crate::config::diagnostics::{Problem, suggestion};
 use crate::config::interpolate::position_in;
-use crate::config::raw::{self, RawPredict, RawPredictOnError, RawTransform};
+use crate::config::raw::{self, RawDedup, RawPredict, RawPredictOnError, RawTransform};
 use crate::config::traps::comment_behind;
 use crate::config::tree::{Content, Entry, LineIndex, Node, Place};
-use millstream_engine::spec::{ModelSpec, OnError, PredictSpec, RetrySpec, TransformKind, TransformSpec};
+use millstream_engine::spec::{DedupSpec, ModelSpec, OnError, PredictSpec, RetrySpec, TransformKind, TransformSpec};
 
 /// A transform that is well-formed by itself.
 pub(super) struct Candidate<'a> {
@@ -35,13 +35,14 @@ impl<'a> Checker<'a> {
             let raw = match self.is_wrong(entry) {
                 true => {
                     // What is right of it is checked all the same.
-                    let sound = self.sound(entry, &["sql", "from", "predict", "on_error"]);
+                    let sound = self.sound(entry, &["sql", "from", "predict", "dedup", "on_error"]);
                     sound.and_then(|value| raw::read::<RawTransform>(value).ok())
                 }
                 false => self.read::<RawTransform>(entry, entry.value.to_json()),
             };
-            let Some(raw) = raw.filter(|raw| raw.sql.is_some() || !self.is_wrong(entry) || raw.predict.is_some())
-            else {
+            let Some(raw) = raw.filter(|raw| {
+                raw.sql.is_some() || !self.is_wrong(entry) || raw.predict.is_some() || raw.dedup.is_some()
+            }) else {
                 continue;
             };
             if self.is_one_thing(entry, &raw) {
@@ -54,23 +55,35 @@ impl<'a> Checker<'a> {
 
     /// What a candidate is, when all that it reads has been checked.
     pub(super) fn transform(&mut self, candidate: &Candidate<'a>, models: &[ModelSpec]) -> Option<TransformSpec> {
-        let spec = match &candidate.raw.predict {
-            Some(predict) => self.predict(candidate, predict, models),
-            None => self.sql(candidate),
+        let spec = match (&candidate.raw.predict, &candidate.raw.dedup) {
+            (Some(predict), _) => self.predict(candidate, predict, models),
+            (None, Some(dedup)) => self.dedup(candidate, dedup),
+            (None, None) => self.sql(candidate),
         }?;
+        self.set_event_time(&candidate.entry.key, spec.event_time);
         let partitions = candidate.inputs.iter().flatten().map(|name| self.partitions(name)).max().unwrap_or(1);
         self.set(&candidate.entry.key, spec.schema.clone(), partitions);
         Some(spec)
     }
 
-    /// Either `sql`, or `from` and `predict`.
+    /// Either `sql`, or `from` and one of `predict` and `dedup`.
     fn is_one_thing(&mut self, entry: &Entry, raw: &RawTransform) -> bool {
         let at = |key: &str| entry.value.entry(key).map_or(&entry.place, |e| &e.place);
         let name = &entry.key;
-        let (place, message, help) = match (&raw.sql, &raw.from, &raw.predict) {
-            (Some(_), _, Some(_)) => (
-                at("predict"),
-                format!("`{name}` has both `sql` and `predict`"),
+        let step = match (&raw.predict, &raw.dedup) {
+            (Some(_), Some(_)) => {
+                let message = format!("`{name}` has both `predict` and `dedup`");
+                self.error(at("dedup"), message, Some("make two transforms, one reading the other".into()));
+                return false;
+            }
+            (Some(_), None) => Some("predict"),
+            (None, Some(_)) => Some("dedup"),
+            (None, None) => None,
+        };
+        let (place, message, help) = match (&raw.sql, &raw.from, step) {
+            (Some(_), _, Some(step)) => (
+                at(step),
+                format!("`{name}` has both `sql` and `{step}`"),
                 "make two transforms, one reading the other",
             ),
             (Some(_), Some(_), None) => {
@@ -78,18 +91,20 @@ impl<'a> Checker<'a> {
             }
             (None, Some(_), None) => (
                 &entry.place,
-                format!("missing key `predict` in `transforms.{name}`"),
+                format!("missing key `predict` or `dedup` in `transforms.{name}`"),
                 "or write `sql` instead of `from`",
             ),
             (None, None, Some(_)) => (
                 &entry.place,
                 format!("missing key `from` in `transforms.{name}`"),
-                "`from`: the source or transform that `predict` takes",
+                "`from`: the source or transform whose rows it takes",
             ),
-            (None, None, None) => {
-                (&entry.place, format!("`{name}` does nothing"), "write `sql`, or `from` and `predict`")
-            }
-            (None, Some(_), Some(_)) if raw.on_error.is_some() => {
+            (None, None, None) => (
+                &entry.place,
+                format!("`{name}` does nothing"),
+                "write `sql`, or `from` and one of `predict` and `dedup`",
+            ),
+            (None, Some(_), Some("predict")) if raw.on_error.is_some() => {
                 (at("on_error"), "`on_error` beside `predict`".to_owned(), "write it inside of `predict`")
             }
             _ => return true,
@@ -131,6 +146,7 @@ impl<'a> Checker<'a> {
                 Some(TransformSpec {
                     name: candidate.entry.key.as_str().into(),
                     schema: sql.schema(),
+                    event_time: self.time_through(&sql),
                     on_error: candidate.raw.on_error.unwrap_or_default().into(),
                     kind: TransformKind::Sql(sql),
                 })
@@ -180,9 +196,57 @@ impl<'a> Checker<'a> {
         Some(TransformSpec {
             name,
             schema: Arc::new(Schema::new(fields)),
+            event_time: self.time_of(from),
             on_error,
             kind: TransformKind::Predict(Box::new(spec)),
         })
+    }
+
+    fn dedup(&mut self, candidate: &Candidate<'a>, raw: &RawDedup) -> Option<TransformSpec> {
+        let node = candidate.entry.value.get("dedup")?;
+        let from = candidate.inputs.as_ref()?.first()?;
+        let schema = self.schema(from)?;
+        let key = self.key_columns(node.get("key")?, &schema);
+        if raw.within.0.is_zero() {
+            let within = node.entry("within").map_or(&node.place, |within| &within.place);
+            self.error(within, "`within` is zero: nothing would be a repeat", None);
+        }
+        let Some(event_time) = self.time_of(from) else {
+            let place = candidate.entry.value.entry("from").map_or(&candidate.entry.place, |from| &from.place);
+            let help = match self.relations.get(from.as_str()).map(|relation| relation.kind) {
+                Some(Kind::Source) => format!("say when it happened: `event_time` in `sources.{from}`"),
+                Some(Kind::Transform) => {
+                    format!("let `{from}` select the column that is the `event_time` of its source, unchanged")
+                }
+                _ => "take a source or a transform".to_owned(),
+            };
+            self.error(place, format!("`{from}` has no event time, which `within` is counted in"), Some(help));
+            return None;
+        };
+        let kind = DedupSpec { from: from.as_str().into(), key, event_time, within: raw.within.0 };
+        Some(TransformSpec {
+            name: candidate.entry.key.as_str().into(),
+            schema,
+            event_time: Some(event_time),
+            on_error: candidate.raw.on_error.unwrap_or_default().into(),
+            kind: TransformKind::Dedup(kind),
+        })
+    }
+
+    /// The column of a relation that is its event time.
+    fn time_of(&self, name: &str) -> Option<usize> {
+        self.relations.get(name)?.event_time
+    }
+
+    /// The column of a SELECT that is the event time of all that it reads, unchanged.
+    fn time_through(&self, sql: &SqlTransform) -> Option<usize> {
+        let through = |name: &String| {
+            let time = self.time_of(name)?;
+            sql.lineage(name).iter().position(|column| *column == Some(time))
+        };
+        let mut columns = sql.inputs().iter().map(through);
+        let first = columns.next()??;
+        columns.all(|column| column == Some(first)).then_some(first)
     }
 
     fn model<'m>(&mut self, node: &Node, name: &str, models: &'m [ModelSpec]) -> Option<&'m ModelSpec> {

@@ -9,7 +9,7 @@ async fn a_reader_at_the_end_is_woken_by_a_control_chunk_and_gets_it_once() {
     log.append(append("wire", 1, vec![chunk(0, 3, "abc")])).await.unwrap();
     let mut reader = log.reader(0, 3).unwrap();
     assert!(reader.read(100).unwrap().is_empty());
-    for (sequence, watermark) in [(2, Watermark::At(-7)), (3, Watermark::Idle), (4, Watermark::At(9))] {
+    for (sequence, watermark) in [(2, Watermark::At(-7)), (3, Watermark::Idle), (4, Watermark::End)] {
         let waiting = log.changed(0, reader.position());
         let answer = log.append(append("wire", sequence, vec![Chunk::control(0, watermark)])).await.unwrap();
         waiting.await.unwrap();
@@ -73,6 +73,9 @@ async fn what_is_no_chunk_is_refused() {
         Chunk { payload: "x".into(), ..control.clone() },
         Chunk { target: Some("step".into()), ..control.clone() },
         Chunk { watermark: Some(Watermark::Idle), ..chunk(0, 1, "x") },
+        Chunk { watermark: Some(Watermark::End), ..chunk(0, 1, "x") },
+        Chunk { late: [Late { row: 1, watermark_us: 0 }].into(), ..chunk(0, 1, "x") },
+        Chunk { late: [Late { row: 0, watermark_us: 0 }].into(), ..control.clone() },
     ];
     for chunk in wrong {
         let error = log.append(append("wire", None, vec![chunk])).await.unwrap_err();

@@ -65,7 +65,10 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 /// A chunk as it was appended, at this offset: producer, sequence, number in its append.
-type Stored = (u64, u32, Bytes, (Arc<str>, Option<u64>, u32), (Option<i64>, Option<Watermark>));
+type Stored = (u64, u32, Bytes, (Arc<str>, Option<u64>, u32), Times);
+
+/// Newest event time, watermark, late records.
+type Times = (Option<i64>, Option<Watermark>, Arc<[Late]>);
 
 /// What the log should hold: all of it, deleted or not.
 #[derive(Debug, Clone, Default)]
@@ -102,7 +105,13 @@ impl Model {
             let base = self.end(chunk.partition);
             first_offsets.push(base);
             let from = (append.producer.clone(), append.sequence, index as u32);
-            let stored = (base, chunk.count, chunk.payload.clone(), from, (chunk.event_time_max_us, chunk.watermark));
+            let stored = (
+                base,
+                chunk.count,
+                chunk.payload.clone(),
+                from,
+                (chunk.event_time_max_us, chunk.watermark, chunk.late.clone()),
+            );
             self.partitions.entry(chunk.partition).or_default().push(stored);
         }
         Appended { first_offsets, duplicate: false }
@@ -124,7 +133,7 @@ impl Model {
             };
             let stored = |c: LogChunk| {
                 let from = (c.producer, c.sequence, c.index);
-                (c.base_offset, c.count, c.payload, from, (c.event_time_max_us, c.watermark))
+                (c.base_offset, c.count, c.payload, from, (c.event_time_max_us, c.watermark, c.late))
             };
             let found: Vec<Stored> = found.into_iter().map(stored).collect();
             let all = self.partitions.get(&partition).cloned().unwrap_or_default();
@@ -198,14 +207,15 @@ impl World {
             .collect();
         let chunks = small.chunks.iter().enumerate().map(|(i, &(partition, count, len))| {
             let partition = if partition >= self.partitions { DEAD_LETTERS } else { partition };
-            let watermark = if len % 2 == 0 { Watermark::At(len as i64 - 30) } else { Watermark::Idle };
+            let watermark = [Watermark::At(len as i64 - 30), Watermark::Idle, Watermark::End][len % 3];
             if count == 0 && partition != DEAD_LETTERS {
                 return Chunk::control(partition, watermark);
             }
             let mut payload = format!("{id}/{i}/").into_bytes();
             payload.resize(payload.len() + len, id as u8);
             Chunk {
-                watermark: Some(watermark).filter(|w| *w != Watermark::Idle),
+                watermark: Some(watermark).filter(|w| matches!(w, Watermark::At(_))),
+                late: (0..len as u32 % count.max(1)).map(|row| Late { row, watermark_us: -3 }).collect(),
                 event_time_max_us: (len % 3 == 0).then_some(-(len as i64)),
                 ..chunk(partition, count.max(1), payload)
             }

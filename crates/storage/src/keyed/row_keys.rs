@@ -1,4 +1,4 @@
-//! Keys as bytes that sort like the values they stand for.
+//! Keys of rows, as bytes that sort like the values they stand for.
 //!
 //! A key is the concatenation of its columns; no column is null.
 //!
@@ -19,18 +19,18 @@ use arrow::datatypes::DataType;
 use bytes::Bytes;
 use millstream_core::{Error, Result};
 
-/// The keys of the rows of a batch, one behind the other, each led by the prefix of its table.
+/// The keys of the rows of a batch, one behind the other, each led by the prefix of its state.
 #[derive(Debug)]
-pub(crate) struct Keys {
+pub struct RowKeys {
     pub(crate) bytes: Bytes,
     ends: Vec<usize>,
     /// Of each row: the key column that is null, where there is one. Such a row has no key.
     nulls: Vec<(usize, usize)>,
 }
 
-impl Keys {
+impl RowKeys {
     /// The key of row `i`, as a slice of the common buffer.
-    pub(crate) fn get(&self, i: usize) -> Bytes {
+    pub fn get(&self, i: usize) -> Bytes {
         self.bytes.slice(self.range(i))
     }
 
@@ -39,7 +39,7 @@ impl Keys {
     }
 
     /// Rows without a key, ascending, and the column (position in the key) that is null.
-    pub(crate) fn nulls(&self) -> &[(usize, usize)] {
+    pub fn nulls(&self) -> &[(usize, usize)] {
         &self.nulls
     }
 
@@ -53,7 +53,7 @@ impl Keys {
 ///
 /// # Errors
 /// `Config` for a column of a type that can't be part of a key.
-pub(crate) fn encode(prefix: &[u8], columns: &[ArrayRef]) -> Result<Keys> {
+pub fn encode_row_keys(prefix: &[u8], columns: &[ArrayRef]) -> Result<RowKeys> {
     let rows = columns.first().map_or(0, |c| c.len());
     let parts = columns.iter().map(|c| Part::of(c.as_ref())).collect::<Result<Vec<_>>>()?;
     let mut bytes = Vec::with_capacity(rows * (prefix.len() + 24 * parts.len()));
@@ -69,11 +69,11 @@ pub(crate) fn encode(prefix: &[u8], columns: &[ArrayRef]) -> Result<Keys> {
         }
         ends.push(bytes.len());
     }
-    Ok(Keys { bytes: bytes.into(), ends, nulls })
+    Ok(RowKeys { bytes: bytes.into(), ends, nulls })
 }
 
-/// True where a column of this type can be part of a table's key.
-pub(crate) fn supports(data_type: &DataType) -> bool {
+/// True where a column of this type can be part of a key.
+pub fn can_be_key(data_type: &DataType) -> bool {
     use DataType as T;
     matches!(data_type, T::Boolean | T::Utf8 | T::LargeUtf8 | T::Utf8View | T::Binary | T::LargeBinary | T::BinaryView)
         || number_kind(data_type).is_some()
@@ -236,7 +236,7 @@ mod tests {
                 Arc::new(Int32Array::from_iter_values([a.5, b.5])),
                 Arc::new(UInt16Array::from_iter_values([a.6, b.6])),
             ];
-            let keys = encode(b"t", &columns).unwrap();
+            let keys = encode_row_keys(b"t", &columns).unwrap();
             let canonical = |f: f64| if f.is_nan() { f64::NAN } else { f + 0.0 };
             let expected = a.0.as_bytes().cmp(b.0.as_bytes())
                 .then(a.1.cmp(&b.1)).then(canonical(a.2).total_cmp(&canonical(b.2))).then(a.3.cmp(&b.3))
@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn equal_floats_are_one_key() {
         let key = |column: ArrayRef| {
-            let keys = encode(b"", &[column]).unwrap();
+            let keys = encode_row_keys(b"", &[column]).unwrap();
             (0..keys.ends.len()).map(|i| keys.bytes_of(i).to_vec()).collect::<Vec<_>>()
         };
         let wide = key(Arc::new(Float64Array::from(vec![0.0, -0.0, f64::NAN, -f64::NAN, f64::INFINITY])));
@@ -269,7 +269,7 @@ mod tests {
             Arc::new(StringArray::from(vec![Some("a\0b"), Some("a"), None])),
             Arc::new(Int64Array::from(vec![Some(-1), None, Some(1)])),
         ];
-        let keys = encode(b"p", &columns).unwrap();
+        let keys = encode_row_keys(b"p", &columns).unwrap();
         assert_eq!(keys.bytes_of(0), b"pa\0\xFFb\0\x01\x7F\xFF\xFF\xFF\xFF\xFF\xFF\xFF");
         assert_eq!(keys.nulls(), [(1, 1), (2, 0)]);
         assert!(keys.bytes_of(1).is_empty() && keys.get(2).is_empty());

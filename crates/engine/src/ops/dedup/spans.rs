@@ -1,16 +1,8 @@
-//! De-duplication: of the rows with a key, only the first of a span of event time.
-//!
-//! A row that goes through opens a span of `within` from its event time on. Rows of its key with a time below the end
-//! of that are repeats; the next one from there on goes through and opens the next. "First" is by arrival, which is the
-//! order of the log. A span is forgotten when the watermark has reached its end: what is behind the watermark by so
-//! much can't be told from a repeat any more, and is called late.
-//!
-//! The answer depends on the rows and the watermarks between them, not on how they were cut into batches and commits,
-//! nor on when [`Dedup::forget`] is called.
+//! Which rows are the first of a span of event time, by key.
 //!
 //! ```text
-//! "d/" name 00 "k" key → event time, µs, i64 LE, at which the last span of the key begins
-//! "d/" name 00 "x" …   → timers at the ends of spans
+//! lane "d/" name 00 "k" key → event time, µs, i64 LE, at which the last span of the key begins
+//! lane "d/" name 00 "x" …   → timers at the ends of spans
 //! ```
 
 use bytes::Bytes;
@@ -18,13 +10,24 @@ use millstream_core::{Error, Result, ResultExt};
 use millstream_storage::keyed::{KeySet, KeyedState, Slot, StateTx, Timers};
 use millstream_storage::state::{State, Writes};
 
-/// The operator of one partition.
+/// The spans of one partition.
 #[derive(Debug)]
-pub struct Dedup {
+pub struct Spans {
     spans: KeyedState,
     timers: Timers,
     prefix: Bytes,
     within_us: i64,
+}
+
+/// A row, as far as it matters here.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// Its key, behind [`Spans::prefix`].
+    pub key: Bytes,
+    /// Its event time, microseconds since the epoch.
+    pub time_us: i64,
+    /// The watermark of its source that was in front of it, where it came behind that.
+    pub late_behind_us: Option<i64>,
 }
 
 /// What a row is.
@@ -38,39 +41,38 @@ pub enum Verdict {
     Late,
 }
 
-impl Dedup {
-    /// Opens what the operator called `name` keeps in `state`; a span is `within_us` long, in microseconds, at least 1.
+impl Spans {
+    /// Opens what the operator called `name` keeps below `lane` of `state`; a span is `within_us` long, in microseconds,
+    /// at least 1.
     ///
     /// # Errors
     /// As for reading the state.
-    pub async fn open(state: State, name: &str, within_us: i64) -> Result<Self> {
-        let with = |kind: &[u8]| Bytes::from([b"d/", name.as_bytes(), b"\0", kind].concat());
+    pub async fn open(state: State, lane: &str, name: &str, within_us: i64) -> Result<Self> {
+        let with = |kind: &[u8]| Bytes::from([lane.as_bytes(), b"d/", name.as_bytes(), b"\0", kind].concat());
         let prefix = with(b"k");
         let timers = Timers::open(state.clone(), with(b"x")).await?;
         Ok(Self { spans: KeyedState::open(state, &prefix).await?, timers, prefix, within_us: within_us.max(1) })
     }
 
-    /// Judges rows, in order, by their keys and event times; the watermark is that in front of all of them. What is
-    /// kept of them goes into `writes`; the next call sees it before that is committed.
+    /// What every key begins with.
+    pub fn prefix(&self) -> &Bytes {
+        &self.prefix
+    }
+
+    /// Judges rows, in order. What is kept of them goes into `writes`; the next call sees it before that is committed.
     ///
     /// # Errors
     /// As for reading the state. The operator must be dropped then, as where a commit fails.
-    pub async fn judge(
-        &mut self,
-        rows: &[(Bytes, i64)],
-        watermark_us: i64,
-        writes: &mut Writes,
-    ) -> Result<Vec<Verdict>> {
+    pub async fn judge(&mut self, rows: &[Row], writes: &mut Writes) -> Result<Vec<Verdict>> {
         let mut wanted = KeySet::with_capacity(rows.len());
-        let keyed = |(key, time_us): &(Bytes, i64)| (wanted.insert(self.full(key)), *time_us);
-        let rows: Vec<(Slot, i64)> = rows.iter().map(keyed).collect();
+        let slots: Vec<Slot> = rows.iter().map(|row| wanted.insert(row.key.clone())).collect();
         let mut tx = self.spans.look_up(wanted).await?;
         let (mut verdicts, mut ends) = (Vec::with_capacity(rows.len()), Vec::new());
-        for (slot, time_us) in rows {
-            let verdict = self.judge_one(&tx, slot, time_us, watermark_us)?;
+        for (row, slot) in rows.iter().zip(slots) {
+            let verdict = self.judge_one(&tx, slot, row)?;
             if verdict == Verdict::First {
-                tx.put(slot, time_us.to_le_bytes().to_vec().into());
-                ends.push((self.end_of(time_us), tx.key(slot).slice(self.prefix.len()..)));
+                tx.put(slot, row.time_us.to_le_bytes().to_vec().into());
+                ends.push((self.end_of(row.time_us), tx.key(slot).slice(self.prefix.len()..)));
             }
             verdicts.push(verdict);
         }
@@ -80,12 +82,14 @@ impl Dedup {
         Ok(verdicts)
     }
 
-    fn judge_one(&self, tx: &StateTx, slot: Slot, time_us: i64, watermark_us: i64) -> Result<Verdict> {
-        // A span whose end the watermark has reached is forgotten, whether it is still stored or not.
-        let span = tx.get(slot).map(begin_of).transpose()?.filter(|begin| self.end_of(*begin) > watermark_us);
+    fn judge_one(&self, tx: &StateTx, slot: Slot, row: &Row) -> Result<Verdict> {
+        // A span whose end the watermark has reached is forgotten, whether it is still stored or not. Only a row that is
+        // behind the watermark can see the difference.
+        let is_past = |end: i64| row.late_behind_us.is_some_and(|watermark| end <= watermark);
+        let span = tx.get(slot).map(begin_of).transpose()?.filter(|begin| !is_past(self.end_of(*begin)));
         Ok(match span {
-            Some(begin) if time_us < self.end_of(begin) => Verdict::Repeat,
-            _ if self.end_of(time_us) <= watermark_us => Verdict::Late,
+            Some(begin) if row.time_us < self.end_of(begin) => Verdict::Repeat,
+            _ if is_past(self.end_of(row.time_us)) => Verdict::Late,
             _ => Verdict::First,
         })
     }
@@ -146,33 +150,38 @@ mod tests {
 
     const WITHIN_US: i64 = 10;
 
-    async fn open(dir: &std::path::Path) -> (State, Dedup) {
+    async fn open(dir: &std::path::Path) -> (State, Spans) {
         let options = MemoryBudget::new(1 << 20).share(1);
         let state = State::open(local_store(dir).unwrap(), "s/0", &options).await.unwrap();
-        (state.clone(), Dedup::open(state, "once", WITHIN_US).await.unwrap())
+        (state.clone(), Spans::open(state, "", "once", WITHIN_US).await.unwrap())
     }
 
-    async fn judge(dedup: &mut Dedup, rows: &[(u8, i64)], watermark_us: i64, writes: &mut Writes) -> Vec<Verdict> {
-        let rows: Vec<(Bytes, i64)> = rows.iter().map(|(key, time)| (vec![*key].into(), *time)).collect();
-        dedup.judge(&rows, watermark_us, writes).await.unwrap()
+    async fn judge(spans: &mut Spans, rows: &[(u8, i64)], watermark_us: i64, writes: &mut Writes) -> Vec<Verdict> {
+        let row = |&(key, time_us): &(u8, i64)| Row {
+            key: spans.full(&[key]),
+            time_us,
+            late_behind_us: (time_us < watermark_us).then_some(watermark_us),
+        };
+        let rows: Vec<Row> = rows.iter().map(row).collect();
+        spans.judge(&rows, writes).await.unwrap()
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn the_first_of_each_span_goes_through_and_is_forgotten_behind_the_watermark() {
         let dir = tempfile::tempdir().unwrap();
-        let (state, mut dedup) = open(dir.path()).await;
+        let (state, mut spans) = open(dir.path()).await;
         let mut writes = Writes::new();
-        let verdicts = judge(&mut dedup, &[(1, 100), (2, 95), (1, 109), (1, 92), (1, 110)], 90, &mut writes).await;
+        let verdicts = judge(&mut spans, &[(1, 100), (2, 95), (1, 109), (1, 92), (1, 110)], 90, &mut writes).await;
         assert_eq!(verdicts, [First, First, Repeat, Repeat, First]);
-        assert_eq!(judge(&mut dedup, &[(1, 111), (3, 95)], 105, &mut writes).await, [Repeat, Late]);
-        assert_eq!(dedup.next_us(), Some(105));
-        while dedup.next_us().is_some_and(|next| next <= 110) {
-            dedup.forget(110, 1, &mut writes).await.unwrap();
+        assert_eq!(judge(&mut spans, &[(1, 111), (3, 95)], 105, &mut writes).await, [Repeat, Late]);
+        assert_eq!(spans.next_us(), Some(105));
+        while spans.next_us().is_some_and(|next| next <= 110) {
+            spans.forget(110, 1, &mut writes).await.unwrap();
         }
-        assert_eq!(dedup.next_us(), Some(120), "the later span of the first key");
+        assert_eq!(spans.next_us(), Some(120), "the later span of the first key");
         state.commit(writes).await.unwrap();
         let mut writes = Writes::new();
-        dedup.forget(i64::MAX, 100, &mut writes).await.unwrap();
+        spans.forget(i64::MAX, 100, &mut writes).await.unwrap();
         state.commit(writes).await.unwrap();
         let left = state.scan(Bytes::from("d/")..Bytes::from("d0")).await.unwrap().next().await.unwrap();
         assert_eq!(left, None, "nothing stays behind");
@@ -217,26 +226,26 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
             runtime.block_on(async {
                 let dir = tempfile::tempdir().unwrap();
-                let (mut state, mut dedup) = open(dir.path()).await;
+                let (mut state, mut spans) = open(dir.path()).await;
                 let (mut model, mut durable, mut watermark) = (HashMap::new(), HashMap::new(), 0);
                 let mut writes = Writes::new();
                 for action in actions {
                     match action {
                         Action::Judge(rows) => {
                             let rows: Vec<(u8, i64)> = rows.into_iter().map(|(k, t)| (k, watermark + t)).collect();
-                            let verdicts = judge(&mut dedup, &rows, watermark, &mut writes).await;
+                            let verdicts = judge(&mut spans, &rows, watermark, &mut writes).await;
                             let expected = rows.iter().map(|row| expected(&mut model, *row, watermark));
                             assert_eq!(verdicts, expected.collect::<Vec<_>>());
                         }
                         Action::Advance(by) => watermark += by,
-                        Action::Forget => dedup.forget(watermark, 3, &mut writes).await.unwrap(),
+                        Action::Forget => spans.forget(watermark, 3, &mut writes).await.unwrap(),
                         Action::Commit => {
                             state.commit(std::mem::take(&mut writes)).await.unwrap();
                             durable = model.clone();
                         }
                         Action::Crash => {
                             (writes, model) = (Writes::new(), durable.clone());
-                            (state, dedup) = open(dir.path()).await;
+                            (state, spans) = open(dir.path()).await;
                         }
                     }
                 }

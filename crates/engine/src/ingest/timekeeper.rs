@@ -1,0 +1,139 @@
+//! The event time of a source on its way into the log: each chunk says how far it is, and so does a control chunk to each
+//! partition that gets no rows, where somebody waits for that.
+
+use std::sync::Arc;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::TimestampMicrosecondType;
+use millstream_core::source::{Cursor, CursorDelta};
+use millstream_core::{Error, Result};
+use millstream_storage::log::{Chunk, Watermark};
+use parking_lot::Mutex;
+
+use crate::event_time::{EventClock, Told};
+use crate::metrics::Metrics;
+use crate::spec::SourceSpec;
+use crate::streams::Stream;
+
+/// The event time of one source.
+pub(super) struct Timekeeper {
+    column: usize,
+    /// Batches may be stored in another order than they are prepared in: they come from several requests at once.
+    is_unordered: bool,
+    is_kept: bool,
+    idle_us: Option<i64>,
+    // A `parking_lot` mutex: nothing awaits while it is held.
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    clock: EventClock,
+    told: Told,
+    /// When a record came last, by the machine's clock.
+    heard_us: i64,
+}
+
+/// Batches that are prepared and not stored yet. What is promised meanwhile takes them into account.
+#[derive(Default)]
+pub struct OnTheWay(Option<(Arc<Mutex<State>>, u64)>);
+
+impl Drop for OnTheWay {
+    fn drop(&mut self) {
+        if let Some((state, number)) = self.0.take() {
+            state.lock().clock.settled(number);
+        }
+    }
+}
+
+impl std::fmt::Debug for OnTheWay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("OnTheWay").field(&self.0.as_ref().map(|(_, number)| number)).finish()
+    }
+}
+
+impl Timekeeper {
+    /// That of a source; none where its records have no event time.
+    pub fn of(spec: &SourceSpec, stream: &Stream, is_unordered: bool, now_us: i64) -> Option<Self> {
+        let column = spec.event_time?;
+        let cursor: Cursor = stream.log.producer(&spec.name).map(|producer| producer.cursor).unwrap_or_default();
+        let state = State {
+            clock: EventClock::new(&spec.watermark, &cursor),
+            told: Told::new(stream.plan.partitions),
+            heard_us: now_us,
+        };
+        Some(Self {
+            column,
+            is_unordered,
+            is_kept: stream.plan.keeps_time,
+            idle_us: spec.watermark.idle.map(|idle| i64::try_from(idle.as_micros()).unwrap_or(i64::MAX)),
+            state: Arc::new(Mutex::new(state)),
+        })
+    }
+
+    /// True where somebody waits for this time.
+    pub fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+
+    /// The rows of a batch as chunks that say how far event time is.
+    pub fn stamp(
+        &self,
+        stream: &Stream,
+        batch: &RecordBatch,
+        turn: u32,
+        now_us: i64,
+    ) -> Result<(Vec<Chunk>, OnTheWay)> {
+        let times = batch.column(self.column).as_primitive_opt::<TimestampMicrosecondType>();
+        let times = times.ok_or_else(|| Error::bug("an event time that is no timestamp"))?;
+        let (observed, on_the_way) = {
+            let mut state = self.state.lock();
+            state.heard_us = now_us;
+            let observed = state.clock.observe(times, now_us);
+            let on_the_way = OnTheWay(Some((self.state.clone(), observed.number)));
+            (observed, on_the_way)
+        };
+        let watermark_us = if self.is_unordered { observed.unordered_us } else { observed.watermark_us };
+        let mut chunks = stream.chunks_with(batch, &observed.late, turn, None)?;
+        chunks.iter_mut().for_each(|chunk| chunk.watermark = watermark_us.map(Watermark::At));
+        Ok((chunks, on_the_way))
+    }
+
+    /// What the log has to know of it.
+    pub fn cursor(&self) -> CursorDelta {
+        self.state.lock().clock.cursor()
+    }
+
+    /// These partitions have been told.
+    pub fn told(&self, told: &[(u32, Watermark)]) {
+        let mut state = self.state.lock();
+        told.iter().for_each(|(partition, watermark)| state.told.tell(*partition, *watermark));
+    }
+
+    /// What has to be told to partitions that get no rows.
+    pub fn owed(&self, now_us: i64, has_ended: bool) -> Vec<Chunk> {
+        let state = self.state.lock();
+        let is_idle = self.idle_us.is_some_and(|idle| now_us.saturating_sub(state.heard_us) >= idle);
+        let watermark = match state.clock.safe_us() {
+            _ if has_ended => Watermark::End,
+            _ if is_idle => Watermark::Idle,
+            Some(time) => Watermark::At(time),
+            None => return Vec::new(),
+        };
+        state.told.owed(watermark).into_iter().map(|partition| Chunk::control(partition, watermark)).collect()
+    }
+
+    /// Takes the figures of event time: how old the newest record is, and the watermark.
+    pub fn take_figures(&self, metrics: &Metrics, source: &Arc<str>, now_us: i64) {
+        let (newest, watermark) = {
+            let state = self.state.lock();
+            (state.clock.newest_us(), state.clock.watermark_us())
+        };
+        let age = |us: i64| now_us.saturating_sub(us) as f64 / 1e6;
+        if let Some(newest) = newest {
+            metrics.source_lag(source, age(newest));
+        }
+        if let Some(watermark) = watermark {
+            metrics.watermark_lag("source", source, age(watermark));
+        }
+    }
+}
