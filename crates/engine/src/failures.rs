@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::TimestampMicrosecondType;
 use millstream_core::json::RowWriter;
 use millstream_core::{DeadLetter, Error, Result, RowFailure, Rows, Stage};
 
@@ -20,6 +22,8 @@ pub struct FailedRows<'a> {
     pub failures: &'a [RowFailure],
     /// `name@digest` of the model, for `predict`.
     pub model_version: Option<&'a str>,
+    /// The column of the rows that is their event time; none: that of the record that they come of.
+    event_time: Option<usize>,
     from: From<'a>,
 }
 
@@ -34,7 +38,7 @@ enum From<'a> {
 impl<'a> FailedRows<'a> {
     /// Those of `rows` that `failures` names.
     pub fn of(stage: Stage, rows: &'a Rows, failures: &'a [RowFailure]) -> Self {
-        Self { stage, rows, failures, model_version: None, from: From::Unsaid }
+        Self { stage, rows, failures, model_version: None, event_time: None, from: From::Unsaid }
     }
 
     /// All were taken from one relation.
@@ -53,6 +57,18 @@ impl<'a> FailedRows<'a> {
     #[must_use]
     pub fn model(self, version: Option<&'a str>) -> Self {
         Self { model_version: version, ..self }
+    }
+
+    /// The rows have their event time in this column: some come of no record of the batch.
+    #[must_use]
+    pub fn timed(self, event_time: Option<usize>) -> Self {
+        Self { event_time, ..self }
+    }
+
+    fn event_time_us(&self, row: u32, input: &StreamBatch) -> Option<i64> {
+        let Some(column) = self.event_time else { return input.event_time_us(self.rows.origin[row as usize]) };
+        let times = self.rows.batch.column(column).as_primitive_opt::<TimestampMicrosecondType>()?;
+        times.is_valid(row as usize).then(|| times.value(row as usize))
     }
 
     fn input(&self, row: u32) -> Option<String> {
@@ -108,7 +124,7 @@ impl Reject<'_> {
     }
 
     fn offset(&self, failed: &FailedRows<'_>, row: u32) -> u64 {
-        self.input.base_offset + u64::from(failed.rows.origin[row as usize])
+        self.input.offset_of(failed.rows.origin[row as usize])
     }
 
     /// One dead letter for each failure, with its row as JSON.
@@ -132,7 +148,7 @@ impl Reject<'_> {
                 header: None,
                 partition: Some(self.input.partition),
                 offset: Some(self.offset(failed, failure.row)),
-                event_time_us: self.input.event_time_us(failed.rows.origin[failure.row as usize]),
+                event_time_us: failed.event_time_us(failure.row, self.input),
                 failed_at_us: self.now_us,
                 attempts: self.input.attempt(),
                 pipeline_version: self.pipeline_version.into(),

@@ -13,6 +13,7 @@ use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use millstream_core::{DeadLetter, Error, ErrorKind, Result, RowFailure, Rows, Stage};
 use millstream_sql::SqlStep;
+use millstream_storage::codec::SchemaStore;
 use millstream_storage::log::Watermark;
 use millstream_storage::state::{State, Writes};
 use tokio_util::sync::CancellationToken;
@@ -45,6 +46,8 @@ pub struct Graph {
     /// Steps whose failures were dealt with when these records were read the first time.
     quiet: BTreeSet<String>,
     watched: Watched,
+    /// See [`Self::is_behind`].
+    is_behind: bool,
 }
 
 /// Whose rows are kept for those who watch.
@@ -82,13 +85,6 @@ pub struct Moment {
     pub now_us: i64,
     /// How far event time is behind the batch; none where nobody waits for it.
     pub watermark: Option<Watermark>,
-}
-
-impl Moment {
-    /// A moment by the clock alone.
-    pub fn now(now_us: i64) -> Self {
-        Self { now_us, watermark: None }
-    }
 }
 
 /// Where the operators with state by key keep it.
@@ -189,7 +185,7 @@ impl Graph {
     pub async fn open(
         plan: Arc<StagePlan>,
         models: &ModelSet,
-        kept: Kept<'_>,
+        (kept, schemas): (Kept<'_>, &Arc<SchemaStore>),
         pipeline_version: Arc<str>,
         metrics: Arc<Metrics>,
         stop: &CancellationToken,
@@ -211,12 +207,22 @@ impl Graph {
                 }
                 TransformKind::Dedup(spec) => {
                     let (state, lane) = kept.of(&op.name);
-                    Step::Dedup(Box::new(Dedup::open(state.clone(), lane, &op.name, spec.clone()).await?))
+                    let at = (state.clone(), lane);
+                    Step::Dedup(Box::new(Dedup::open(at, &op.name, &op.schema, schemas, spec.clone()).await?))
                 }
             }));
         }
         let readers = readers(&plan);
-        Ok(Self { plan, steps, readers, pipeline_version, metrics, quiet: BTreeSet::new(), watched: Watched::None })
+        Ok(Self {
+            plan,
+            steps,
+            readers,
+            pipeline_version,
+            metrics,
+            quiet: BTreeSet::new(),
+            watched: Watched::None,
+            is_behind: false,
+        })
     }
 
     /// The same for records that these steps have seen before.
@@ -241,17 +247,20 @@ impl Graph {
         let mut effects = Effects::default();
         let plan = self.plan.clone();
         let mut inboxes = Inboxes::new(&plan);
+        self.is_behind = false;
         if !input.is_empty() && !self.take_in(input, moment, &mut inboxes, &mut effects)? {
             return Ok(effects);
         }
         for op in 1..plan.ops.len() {
             let inbox = std::mem::take(&mut inboxes.ops[op]);
-            let mut rows = None;
-            if !inbox.is_empty() {
-                rows = Some(self.step(op, inbox, input, moment, (&mut effects, &mut *writes)).await?);
+            let rows = match &self.steps[op] {
+                Some(Step::Dedup(_)) => self.keyed_step(op, inbox, input, moment, (&mut effects, &mut *writes)).await?,
+                _ if inbox.is_empty() => continue,
+                _ => self.step(op, inbox, input, moment.now_us, &mut effects).await?,
+            };
+            if rows.is_empty() {
+                continue;
             }
-            self.on_time(op, input, moment, writes).await?;
-            let Some(rows) = rows.filter(|rows| !rows.is_empty()) else { continue };
             inboxes.take_in(&self.readers[op], &rows);
             if self.watched.wants(&plan.ops[op].name) {
                 effects.seen.push((op, rows));
@@ -297,14 +306,38 @@ impl Graph {
         Ok(true)
     }
 
-    /// What an operator does because event time has passed.
-    async fn on_time(&mut self, op: usize, input: &StreamBatch, moment: Moment, writes: &mut Writes) -> Result<()> {
-        match (self.steps[op].as_mut(), moment.watermark) {
-            (Some(Step::Dedup(dedup)), Some(watermark)) => {
-                dedup.on_time(watermark, input.batch.num_rows(), writes).await
+    /// What an operator with state by key makes of rows, if there are any, and of the time that has passed.
+    async fn keyed_step(
+        &mut self,
+        op: usize,
+        inbox: Inbox,
+        input: &StreamBatch,
+        moment: Moment,
+        (effects, writes): (&mut Effects, &mut Writes),
+    ) -> Result<Rows> {
+        let plan = self.plan.clone();
+        let OpPlan { name, inputs, step, .. } = &plan.ops[op];
+        let from = &plan.ops[inputs[0]];
+        let (rows, _) = merge(inbox, &from.schema, input)?;
+        let Some(Step::Dedup(dedup)) = self.steps[op].as_mut() else {
+            return Err(Error::bug(format!("`{name}` has no state by key")));
+        };
+        let judged = dedup.run(&rows, input, moment.watermark, writes).await?;
+        self.is_behind |= dedup.is_behind(moment.watermark);
+        effects.counted.push(Counted::Passed { op, received: rows.len(), sent: judged.through.len() });
+        let on_error = step.as_ref().map_or(OnError::DeadLetter, |step| step.on_error);
+        for (rows, failures) in [(&rows, &judged.unjudged), (&judged.turn, &judged.too_late)] {
+            if !failures.is_empty() && !self.is_quiet(name) {
+                let failed = FailedRows::of(Stage::Transform, rows, failures).from(&from.name).timed(from.event_time);
+                self.reject(name, "transform", on_error, input, moment.now_us).put_aside(&failed, effects)?;
             }
-            _ => Ok(()),
         }
+        Ok(judged.through)
+    }
+
+    /// True where the last run has left work that its moment asks for: to be run again, with no rows.
+    pub fn is_behind(&self) -> bool {
+        self.is_behind
     }
 
     /// The steps whose failures were dealt with when these records were read the first time.
@@ -341,11 +374,11 @@ impl Graph {
         op: usize,
         mut inbox: Inbox,
         input: &StreamBatch,
-        moment: Moment,
-        (effects, writes): (&mut Effects, &mut Writes),
+        now_us: i64,
+        effects: &mut Effects,
     ) -> Result<Rows> {
         let plan = self.plan.clone();
-        let OpPlan { name, schema, inputs, step } = &plan.ops[op];
+        let OpPlan { name, schema, inputs, step, .. } = &plan.ops[op];
         let on_error = step.as_ref().map_or(OnError::DeadLetter, |step| step.on_error);
         inbox.sort_by_key(|(slot, _)| *slot);
         let mut outputs = Inbox::new();
@@ -356,13 +389,12 @@ impl Graph {
                 Some(Step::Predict(predict)) => {
                     (Stage::Predict, Some(predict.model_version()), predict.run(&rows).await?)
                 }
-                Some(Step::Dedup(dedup)) => (Stage::Transform, None, dedup.run(&rows, input, writes).await?),
-                None => return Err(Error::bug(format!("`{name}` is an input, not a step"))),
+                Some(Step::Dedup(_)) | None => return Err(Error::bug(format!("`{name}` is an input, not a step"))),
             };
             effects.counted.push(Counted::Passed { op, received: rows.len(), sent: output.len() });
             if !failures.is_empty() && !self.is_quiet(name) {
                 let failed = FailedRows::of(stage, &rows, &failures).from(from).model(model_version.as_deref());
-                self.reject(name, "transform", on_error, input, moment.now_us).put_aside(&failed, effects)?;
+                self.reject(name, "transform", on_error, input, now_us).put_aside(&failed, effects)?;
             }
             outputs.push((slot, output));
         }

@@ -16,7 +16,7 @@ use crate::models::ModelSet;
 use crate::plan::{EmitPlan, Plan, StagePlan};
 use crate::relations::AtRest;
 use crate::spec::{Pipeline, TransformKind};
-use crate::streams::StreamReader;
+use crate::streams::{StreamBatch, StreamReader};
 use crate::trial::without_caches;
 
 /// Name of the stream that takes the rows; no stream of a pipeline can have it.
@@ -78,7 +78,7 @@ async fn stage_rows(pipeline: &Pipeline, stage: StagePlan, opened: &AtRest, visi
         let path = format!("state/{partition}");
         let state = State::open(local_store(folder.path())?, &path, &StateOptions::default()).await?;
         let (version, stop) = (pipeline.version.clone(), CancellationToken::new());
-        let kept = Kept::Stage(&state);
+        let kept = (Kept::Stage(&state), &opened.schemas);
         let graph = Graph::open(stage.clone(), &models, kept, version, metrics.clone(), &stop).await?;
         let reader = StreamReader::new(&log, &opened.schemas, partition, log.start_offset(partition))?;
         let timekeepers = stage.timekeepers.iter().flat_map(|writer| writer.producers(partition)).collect();
@@ -125,8 +125,11 @@ impl Part {
                     ran => ran?,
                 };
                 state.commit(writes).await?;
+                if self.graph.is_behind() {
+                    waiting.push_front(StreamBatch::nothing(partition, batch.end_offset()));
+                }
                 for (_, rows) in effects.emits {
-                    let offsets = rows.origin.iter().map(|&row| batch.base_offset + u64::from(row)).collect();
+                    let offsets = rows.origin.iter().map(|&row| batch.offset_of(row)).collect();
                     if !visit(partition, offsets, rows.batch)? {
                         return Ok(false);
                     }

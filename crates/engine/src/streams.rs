@@ -85,9 +85,22 @@ impl StreamBatch {
         }
     }
 
+    /// No rows, in front of an offset: what comes of time alone.
+    pub fn nothing(partition: u32, offset: u64) -> Self {
+        let batch = RecordBatch::new_empty(Arc::new(Schema::empty()));
+        let base_offset = offset.saturating_sub(1);
+        Self { partition, base_offset, controls: offset - base_offset, ..Self::alone(batch, None, 0) }
+    }
+
     /// The offset behind all of it.
     pub fn end_offset(&self) -> u64 {
         self.rows_end() + self.controls
+    }
+
+    /// The offset of the record that a row comes of. Rows that come of time alone have one origin beyond the last: they
+    /// count to the last.
+    pub fn offset_of(&self, origin: u32) -> u64 {
+        self.base_offset + u64::from(origin).min((self.batch.num_rows() as u64).saturating_sub(1))
     }
 
     /// The offset behind the last row.

@@ -11,6 +11,7 @@ use millstream_connectors::format;
 use millstream_connectors::sink::preview::preview;
 use millstream_core::{Clock, DeadLetter, Decoder, Error, RawBatch, Result, ResultExt, Rows, Stage};
 use millstream_storage::codec::SchemaStore;
+use millstream_storage::log::Watermark;
 use millstream_storage::state::{State, Writes, local_store};
 use millstream_storage::table::Table;
 use serde::Serialize;
@@ -93,6 +94,7 @@ pub struct Trial<'a> {
     tables: BTreeMap<Arc<str>, (State, Table)>,
     /// What operators keep.
     state: State,
+    schemas: Arc<SchemaStore>,
     steps: Vec<Step>,
     _folder: tempfile::TempDir,
 }
@@ -119,7 +121,7 @@ impl<'a> Trial<'a> {
             tables.insert(table.name.clone(), (state, open));
         }
         let state = State::open(store, "operators", &state_options).await?;
-        Ok(Self { pipeline, plan, models, clock, left_out, tables, state, steps: Vec::new(), _folder: folder })
+        Ok(Self { pipeline, plan, models, clock, left_out, tables, state, schemas, steps: Vec::new(), _folder: folder })
     }
 
     /// Everything that the pipeline makes of it, step by step, in the order of the flow.
@@ -223,11 +225,14 @@ impl<'a> Trial<'a> {
         let Some(stage) = self.plan.stages.iter().find(|stage| &*stage.input == stream) else { return Ok(Vec::new()) };
         let plan = Arc::new(stage.clone());
         let (version, metrics) = (self.pipeline.version.clone(), Arc::new(Metrics::default()));
-        let (kept, stop) = (Kept::Stage(&self.state), CancellationToken::new());
+        let (kept, stop) = ((Kept::Stage(&self.state), &self.schemas), CancellationToken::new());
         let graph = Graph::open(plan.clone(), &self.models, kept, version, metrics, &stop).await?;
         let now_us = self.clock.now_us();
         let mut writes = Writes::new();
-        let effects = graph.watched(Watched::All).run(batch, Moment::now(now_us), &mut writes).await?;
+        let effects = graph
+            .watched(Watched::All)
+            .run(batch, Moment { now_us, watermark: Some(Watermark::End) }, &mut writes)
+            .await?;
         self.state.commit(writes).await?;
         for (op, rows) in &effects.seen {
             self.step(StepKind::Transform, &plan.ops[*op].name).out.extend(values(&rows.batch)?);

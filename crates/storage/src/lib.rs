@@ -6,5 +6,6 @@ pub mod codec;
 pub mod keyed;
 mod leb128;
 pub mod log;
+pub mod row;
 pub mod state;
 pub mod table;

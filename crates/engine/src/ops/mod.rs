@@ -2,6 +2,7 @@
 //! works for: that of the stage, or that of a filling, which begins with nothing and is gone with the filling.
 
 pub mod dedup;
+pub mod in_order;
 
 use bytes::Bytes;
 use millstream_core::Result;
@@ -12,7 +13,7 @@ pub const STAGE_LANE: &str = "";
 /// The lane of a filling.
 pub const FILL_LANE: &str = "fill/";
 /// What the keys of each kind of operator begin with, behind their lane.
-const KINDS: [&str; 1] = ["d/"];
+const KINDS: [&str; 2] = ["d/", "o/"];
 /// Keys that are removed in one commit.
 const REMOVE_KEYS: usize = 16 << 10;
 

@@ -131,6 +131,8 @@ pub struct OpPlan {
     pub name: Arc<str>,
     /// The columns of its rows.
     pub schema: SchemaRef,
+    /// The column of their event time, where they have one.
+    pub event_time: Option<usize>,
     /// What it does; none for the input.
     pub step: Option<StepPlan>,
     /// The operators whose rows it takes, in the order of the file. Rows of several are merged by their origin.

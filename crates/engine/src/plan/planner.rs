@@ -59,7 +59,13 @@ impl<'a> Planner<'a> {
     }
 
     fn stage(&mut self, stream: &StreamPlan, receiver: Option<Receiver<'a>>) -> StagePlan {
-        let root = OpPlan { name: stream.name.clone(), schema: stream.schema.clone(), step: None, inputs: Vec::new() };
+        let root = OpPlan {
+            name: stream.name.clone(),
+            schema: stream.schema.clone(),
+            event_time: stream.event_time,
+            step: None,
+            inputs: Vec::new(),
+        };
         let mut stage = StagePlan {
             id: stream.name.clone(),
             input: stream.name.clone(),
@@ -133,7 +139,7 @@ impl<'a> Planner<'a> {
     ) {
         let step = StepPlan { kind: transform.kind.clone(), on_error: transform.on_error };
         let (name, schema) = (transform.name.clone(), transform.schema.clone());
-        stage.ops.push(OpPlan { name, schema, step: Some(step), inputs });
+        stage.ops.push(OpPlan { name, schema, event_time: transform.event_time, step: Some(step), inputs });
         self.add_stream(stage, transform, stream);
     }
 

@@ -37,7 +37,8 @@ impl Task {
         self.sequence = commit.sequence;
         self.next_offset = next;
         let next_offset = next;
-        let reached = self.outputs.lowest(next_offset);
+        // Work that is left belongs to what was read: it is not done yet.
+        let reached = (!self.graph.is_behind()).then(|| self.outputs.lowest(next_offset));
         let (state, context, plan) = (self.state.clone(), self.context.clone(), self.plan.clone());
         let (producer, position, partition) = (self.producer.clone(), self.position.clone(), self.partition);
         Ok(tokio::spawn(async move {
@@ -45,7 +46,9 @@ impl Task {
             context.watchers.show(pending.seen);
             context.metrics.committed(&plan.id, partition, next_offset);
             outbox::publish(commit, &producer, &context.streams).await?;
-            context.progress.advance(&position, partition, reached);
+            if let Some(reached) = reached {
+                context.progress.advance(&position, partition, reached);
+            }
             Ok(())
         }))
     }

@@ -14,7 +14,6 @@ use crate::watch::Seen;
 impl Task {
     /// Computes everything that one commit will write.
     pub(super) async fn process(&mut self, input: &StreamBatch) -> Result<Pending> {
-        let now_us = self.context.clock.now_us();
         let mut heard = self.heard.clone();
         heard.take_all(&input.words);
         let watermark = heard.watermark(&self.timekeepers);
@@ -24,9 +23,17 @@ impl Task {
         let mut pending = Pending::new(input.end_offset(), heard);
         pending.event_time_max_us = input.event_time_max_us;
         (pending.rows_in, pending.watermark) = (input.batch.num_rows(), watermark);
-        let mut effects = self.graph.run(input, Moment { now_us, watermark }, &mut pending.writes).await?;
+        self.run_graph(input, &mut pending).await?;
+        self.context.metrics.received("stage", &self.plan.id, input.batch.num_rows());
+        Ok(pending)
+    }
+
+    /// Runs the operators, and keeps what comes of it.
+    async fn run_graph(&mut self, input: &StreamBatch, pending: &mut Pending) -> Result<()> {
+        let moment = Moment { now_us: self.context.clock.now_us(), watermark: pending.watermark };
+        let mut effects = self.graph.run(input, moment, &mut pending.writes).await?;
         for (table, arriving) in std::mem::take(&mut effects.tables) {
-            self.apply_to_table(table, &arriving, input, now_us, &mut effects, &mut pending).await?;
+            self.apply_to_table(table, &arriving, input, moment.now_us, &mut effects, pending).await?;
         }
         self.graph.count(&mut effects);
         for (stream, rows) in effects.emits {
@@ -40,8 +47,7 @@ impl Task {
         if self.filled_from.is_none() {
             pending.seen.extend(effects.seen.into_iter().map(|(op, rows)| self.seen(op, rows, input)));
         }
-        self.context.metrics.received("stage", &self.plan.id, input.batch.num_rows());
-        Ok(pending)
+        Ok(())
     }
 
     /// Rows for the stream of a transform, without those that a replay computes again.
@@ -52,7 +58,7 @@ impl Task {
         if !is_replayed || brings_a_table_rows {
             return Some(rows);
         }
-        let sent = |row: &u32| input.base_offset + u64::from(*row) < self.outputs.sent_below;
+        let sent = |row: &u32| input.offset_of(*row) < self.outputs.sent_below;
         let first = rows.origin.partition_point(sent);
         (first < rows.len())
             .then(|| Rows { batch: rows.batch.slice(first, rows.len() - first), origin: rows.origin[first..].into() })
@@ -62,7 +68,7 @@ impl Task {
         Seen {
             name: self.plan.ops[op].name.clone(),
             partition: self.partition,
-            offsets: rows.origin.iter().map(|&row| input.base_offset + u64::from(row)).collect(),
+            offsets: rows.origin.iter().map(|&row| input.offset_of(row)).collect(),
             batch: rows.batch,
         }
     }
@@ -111,8 +117,12 @@ impl Task {
     /// What comes of time alone: rows that expire, where that is looked for, and how far event time is.
     pub(super) async fn time_passed(&mut self, expire: bool) -> Result<Pending> {
         let now_us = self.context.clock.now_us();
-        let mut pending = Pending::new(self.next_offset, self.heard.clone());
+        let mut pending = Pending::new(self.next_offset(), self.heard.clone());
         pending.watermark = pending.heard.watermark(&self.timekeepers);
+        if self.graph.is_behind() {
+            let nothing = StreamBatch::nothing(self.partition, self.next_offset());
+            self.run_graph(&nothing, &mut pending).await?;
+        }
         if !expire {
             return Ok(pending);
         }

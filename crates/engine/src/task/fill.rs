@@ -79,6 +79,12 @@ impl Task {
         Ok(())
     }
 
+    /// Where the task reads on: for the stage, or for the filling under way.
+    pub(super) fn next_offset(&self) -> u64 {
+        let filling = self.filled_from.as_ref().and(self.outputs.fills.first());
+        filling.map_or(self.next_offset, |fill| fill.at)
+    }
+
     pub(super) fn move_fill(&mut self, offset: u64) {
         let heard = self.heard.to_vec();
         if let Some(fill) = self.outputs.fills.first_mut() {

@@ -353,7 +353,13 @@ impl Task {
         let mut waiting = VecDeque::from(batches);
         while let Some(batch) = waiting.pop_front() {
             match self.process_unless_stopped(&batch).await {
-                Ok(Some(pending)) => self.commit_behind(pending, committing).await?,
+                Ok(Some(pending)) => {
+                    self.commit_behind(pending, committing).await?;
+                    while self.graph.is_behind() && !self.context.stop.is_cancelled() {
+                        let pending = self.time_passed(false).await?;
+                        self.commit_behind(pending, committing).await?;
+                    }
+                }
                 Ok(None) => break,
                 Err(e) if e.kind() == ErrorKind::TooMuch => {
                     batch.halves().rev().for_each(|half| waiting.push_front(half));
@@ -412,7 +418,14 @@ impl Task {
         self.reader.seek(offset);
         let mut batches = self.reader.read_all(self.context.commit.bytes as usize).await?;
         self.heard.drop_repeats(&mut batches);
-        StreamBatch::regroup(batches, COMMIT_ROWS)
+        let batches = StreamBatch::regroup(batches, COMMIT_ROWS)?;
+        // What was sent before, and what was not, are never one batch: what comes of time was sent with one of them.
+        let sent_below = self.outputs.sent_below;
+        let halves = |batch: StreamBatch| match batch.base_offset < sent_below && sent_below < batch.end_offset() {
+            true => [batch.clone().before_offset(sent_below), Some(batch.from_offset(sent_below))],
+            false => [Some(batch), None],
+        };
+        Ok(batches.into_iter().flat_map(halves).flatten().collect())
     }
 
     fn report(&self) {
@@ -437,6 +450,7 @@ async fn open_tables(context: &TaskContext, state: &State, plan: &StagePlan) -> 
 impl TaskContext {
     async fn graph(&self, plan: &Arc<StagePlan>, models: &ModelSet, kept: Kept<'_>) -> Result<Graph> {
         let version = self.pipeline_version.clone();
+        let kept = (kept, &self.schemas);
         let graph = Graph::open(plan.clone(), models, kept, version, self.metrics.clone(), &self.stop).await?;
         Ok(graph.watched(Watched::By(self.watchers.clone())))
     }

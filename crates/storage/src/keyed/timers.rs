@@ -35,6 +35,15 @@ pub struct Timers {
     overlay: Arc<OrderedOverlay>,
     /// No entry is earlier. May be too early, never too late.
     first_us: Option<i64>,
+    /// What comes behind all that is due, while that is being taken away.
+    rest: Option<Rest>,
+}
+
+#[derive(Debug)]
+struct Rest {
+    /// Due entries that have not fired yet.
+    left: usize,
+    next_us: Option<i64>,
 }
 
 /// Keys whose time has come.
@@ -53,7 +62,7 @@ impl Timers {
     /// # Errors
     /// As for reading the state.
     pub async fn open(state: State, prefix: Bytes) -> Result<Self> {
-        let mut timers = Self { state, prefix, overlay: Arc::default(), first_us: None };
+        let mut timers = Self { state, prefix, overlay: Arc::default(), first_us: None, rest: None };
         let mut scan = timers.state.scan(timers.from(i64::MIN)).await?;
         if let Some((entry, _)) = scan.next().await? {
             timers.first_us = Some(timers.time_of(&entry)?);
@@ -103,6 +112,7 @@ impl Timers {
     /// As for reading the state; `Corruption` where an entry does not read back.
     pub async fn due(&mut self, until_us: i64, keys_max: usize) -> Result<Vec<Due>> {
         let (mut due, mut keys) = (Vec::new(), 0);
+        self.rest = None;
         let Some(first) = self.first_us.filter(|first| *first <= until_us) else { return Ok(due) };
         // In this order: what becomes durable in between is seen twice, not never.
         let mut pending = self.overlay.range(self.from(first)).into_iter().peekable();
@@ -141,6 +151,7 @@ impl Timers {
                 }
                 None => {
                     self.first_us = due.first().map(|due| due.time_us).or(time_us);
+                    self.rest = Some(Rest { left: due.len(), next_us: time_us });
                     break;
                 }
             }
@@ -151,10 +162,20 @@ impl Timers {
     /// Takes away what was due.
     pub fn fired(&mut self, due: &Due, writes: &mut Writes) {
         self.overlay.write(due.entry.clone(), None, writes);
+        if let Some(rest) = &mut self.rest {
+            rest.left = rest.left.saturating_sub(1);
+            if rest.left == 0 {
+                self.first_us = rest.next_us;
+                self.rest = None;
+            }
+        }
     }
 
     fn write(&mut self, time_us: i64, value: Vec<u8>, writes: &mut Writes) {
         self.first_us = Some(self.first_us.map_or(time_us, |first| first.min(time_us)));
+        if let Some(rest) = &mut self.rest {
+            rest.next_us = Some(rest.next_us.map_or(time_us, |next| next.min(time_us)));
+        }
         let key = [self.start_of(time_us).as_ref(), &xxh3_64(&value).to_be_bytes()].concat();
         self.overlay.write(key.into(), Some(value.into()), writes);
     }

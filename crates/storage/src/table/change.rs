@@ -11,7 +11,7 @@ use millstream_core::Result;
 use millstream_core::schema::timestamp_type;
 
 use super::TableSpec;
-use super::row::RowCodec;
+use crate::row::RowCodec;
 
 /// The columns of the change stream of a table.
 ///

@@ -9,8 +9,8 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use millstream_core::Result;
 
-use super::row::{self, RowCodec};
 use crate::keyed::{KeySet, KeyedState, Slot, Timers, copy};
+use crate::row::{self, RowCodec};
 use crate::state::{State, Writes};
 
 /// Rows that were written this close together share an entry when they are put back.

@@ -11,9 +11,7 @@
 //! Limits: keys of 32 KiB, rows of 64 MiB. Memory: see [`crate::keyed`].
 
 mod change;
-mod decode;
 mod expiry;
-mod row;
 mod scan;
 mod spec;
 
@@ -30,10 +28,10 @@ pub use spec::TableSpec;
 
 use crate::codec::SchemaStore;
 use crate::keyed::{KeySet, KeyedState, RowKeys, Slot, StateTx, copy, encode_row_keys};
+use crate::row::{self, EncodedRows, ROW_BYTES_MAX, RowCodec};
 use crate::state::{State, StateView, Writes};
 use change::{Changes, Op};
 use expiry::Expiry;
-use row::{EncodedRows, ROW_BYTES_MAX, RowCodec};
 use spec::{Stored, TableKeys, range_of};
 
 /// Longest key, in bytes, with the table's prefix; the state's own limit is twice that.

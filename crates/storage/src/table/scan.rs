@@ -10,10 +10,10 @@ use millstream_core::partition::partition_rows;
 use millstream_core::{Error, Result, ResultExt};
 use serde_json::Value;
 
-use super::row::{RowCodec, batch_of, written_at};
 use super::spec::{TableKeys, TableSpec, range_of};
 use crate::codec::SchemaStore;
 use crate::keyed::encode_row_keys;
+use crate::row::{RowCodec, batch_of, written_at};
 use crate::state::{StateScan, StateView};
 
 /// Rows of a batch of a scan.

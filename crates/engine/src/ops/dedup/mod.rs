@@ -1,23 +1,27 @@
 //! De-duplication: of the rows with a key, only the first of a span of event time.
 //!
-//! A row that goes through opens a span of `within` from its event time on. Rows of its key with a time below the end
-//! of that are repeats; the next one from there on goes through and opens the next. "First" is by arrival, which is the
-//! order of the log. A span is forgotten when the watermark has reached its end: a row that is behind the watermark by
-//! so much can't be told from a repeat any more, and is late.
+//! Rows are judged in the order of their event time, so each waits until the watermark has reached it (`in_order.rs`). A
+//! row that goes through opens a span of `within` from its event time on. Rows of its key with a time below the end of
+//! that are repeats; the next one from there on goes through and opens the next. A span is forgotten when the watermark
+//! has reached its end: a row that came late by so much can't be told from a repeat any more.
 //!
 //! The answer depends on the rows and the watermarks in front of them, not on how they were cut into batches and
 //! commits, nor on when spans are forgotten.
 
 mod spans;
 
-use arrow::array::{Array, ArrayRef, AsArray};
-use arrow::datatypes::TimestampMicrosecondType;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray};
+use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
 use millstream_core::{Error, Failure, FailureKind, HumanDuration, Result, RowFailure, Rows};
-use millstream_storage::keyed::encode_row_keys;
+use millstream_storage::codec::SchemaStore;
+use millstream_storage::keyed::{RowKeys, encode_row_keys};
 use millstream_storage::log::Watermark;
 use millstream_storage::state::{State, Writes};
 
 pub use self::spans::{Row, Spans, Verdict};
+use super::in_order::{InOrder, Place};
 use crate::spec::DedupSpec;
 use crate::streams::StreamBatch;
 
@@ -28,20 +32,46 @@ const FORGET_KEYS: usize = 1024;
 #[derive(Debug)]
 pub struct Dedup {
     spec: DedupSpec,
+    waiting: InOrder,
     spans: Spans,
 }
 
+/// What became of a batch.
+#[derive(Debug)]
+pub struct Judged {
+    /// The rows that go through.
+    pub through: Rows,
+    /// Rows that were given and can't be judged.
+    pub unjudged: Vec<RowFailure>,
+    /// Rows whose turn it was, and those of them that came too late.
+    pub turn: Rows,
+    /// See `turn`.
+    pub too_late: Vec<RowFailure>,
+}
+
 impl Dedup {
-    /// Opens the operator called `name` below `lane` of a task's state.
+    /// Opens the operator called `name` below `lane` of a task's state. Its rows have the columns of `schema`.
     ///
     /// # Errors
     /// As for reading the state.
-    pub async fn open(state: State, lane: &str, name: &str, spec: DedupSpec) -> Result<Self> {
+    pub async fn open(
+        (state, lane): (State, &str),
+        name: &str,
+        schema: &SchemaRef,
+        schemas: &Arc<SchemaStore>,
+        spec: DedupSpec,
+    ) -> Result<Self> {
         let within_us = i64::try_from(spec.within.as_micros()).unwrap_or(i64::MAX);
-        Ok(Self { spans: Spans::open(state, lane, name, within_us).await?, spec })
+        let waiting = InOrder::open(state.clone(), lane, name, schema, schemas).await?;
+        Ok(Self { waiting, spans: Spans::open(state, lane, name, within_us).await?, spec })
     }
 
-    /// The rows that go through, and those that can't be judged.
+    /// True where rows have their turn and were not judged yet.
+    pub fn is_behind(&self, watermark: Option<Watermark>) -> bool {
+        self.waiting.is_behind(watermark)
+    }
+
+    /// Takes rows, and judges those whose turn it is.
     ///
     /// # Errors
     /// As for reading the state: the operator must be dropped then.
@@ -49,57 +79,88 @@ impl Dedup {
         &mut self,
         rows: &Rows,
         input: &StreamBatch,
+        watermark: Option<Watermark>,
         writes: &mut Writes,
-    ) -> Result<(Rows, Vec<RowFailure>)> {
-        let columns: Vec<ArrayRef> = self.spec.key.iter().map(|&column| rows.batch.column(column).clone()).collect();
-        let keys = encode_row_keys(self.spans.prefix(), &columns)?;
-        let times = rows.batch.column(self.spec.event_time);
-        let times = times
-            .as_primitive_opt::<TimestampMicrosecondType>()
-            .ok_or_else(|| Error::bug("an event time that is no timestamp"))?;
+    ) -> Result<Judged> {
+        let times = self.times(&rows.batch)?;
+        let keys = self.keys(&rows.batch)?;
         let name = |column: usize| rows.batch.schema_ref().field(column).name().clone();
         let mut nulls = keys.nulls().iter().peekable();
-        let (mut judged, mut of, mut failures) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut given, mut unjudged) = (Vec::with_capacity(rows.len()), Vec::new());
         for row in 0..rows.len() {
             let null = nulls.next_if(|(null, _)| *null == row);
             let missing = null.map(|(_, column)| self.spec.key[*column]);
             if let Some(column) = missing.or_else(|| times.is_null(row).then_some(self.spec.event_time)) {
                 let message = format!("`{}` is null: without it nothing tells whether this is a repeat", name(column));
-                failures.push(failure(row, FailureKind::MissingField, message));
+                unjudged.push(failure(row, FailureKind::MissingField, message));
                 continue;
             }
-            of.push(row as u32);
-            let late_behind_us = input.late_behind(rows.origin[row]);
-            judged.push(Row { key: keys.get(row), time_us: times.value(row), late_behind_us });
+            let origin = rows.origin[row];
+            let late_behind = input.late_behind(origin);
+            let (time_us, offset) = (late_behind.unwrap_or(times.value(row)), input.base_offset + u64::from(origin));
+            given.push((row as u32, Place { time_us, is_late: late_behind.is_some(), offset }));
         }
-        let verdicts = self.spans.judge(&judged, writes).await?;
-        let mut first = Vec::with_capacity(verdicts.len());
-        for ((row, judged), verdict) in of.iter().zip(&judged).zip(&verdicts) {
+        let passed = self.waiting.pass(&rows.batch, &given, watermark, writes).await?;
+        // What has waited comes of no record of this batch.
+        let beyond = input.batch.num_rows() as u32;
+        let origin: Arc<[u32]> = match &passed.given {
+            Some(given) => given.iter().map(|&row| rows.origin[row as usize]).collect(),
+            None => std::iter::repeat_n(beyond, passed.places.len()).collect(),
+        };
+        let turn = Rows { batch: passed.batch, origin };
+        let (first, too_late) = self.judge(&turn, &passed.places, writes).await?;
+        let through = if first.len() == turn.len() { turn.clone() } else { turn.take(&first)? };
+        self.forget(watermark, rows.len() + turn.len(), writes).await?;
+        Ok(Judged { through, unjudged, turn, too_late })
+    }
+
+    /// Which rows are the first of their span, and which came too late to tell.
+    async fn judge(
+        &mut self,
+        turn: &Rows,
+        places: &[Place],
+        writes: &mut Writes,
+    ) -> Result<(Vec<u32>, Vec<RowFailure>)> {
+        let (times, keys) = (self.times(&turn.batch)?, self.keys(&turn.batch)?);
+        let row = |(row, place): (usize, &Place)| Row {
+            key: keys.get(row),
+            time_us: times.value(row),
+            late_behind_us: place.is_late.then_some(place.time_us),
+        };
+        let rows: Vec<Row> = places.iter().enumerate().map(row).collect();
+        let verdicts = self.spans.judge(&rows, writes).await?;
+        let (mut first, mut too_late) = (Vec::with_capacity(verdicts.len()), Vec::new());
+        for (row, verdict) in verdicts.into_iter().enumerate() {
             match verdict {
-                Verdict::First => first.push(*row),
+                Verdict::First => first.push(row as u32),
                 Verdict::Repeat => {}
                 Verdict::Late => {
-                    let behind = judged.late_behind_us.unwrap_or(judged.time_us).saturating_sub(judged.time_us);
-                    let (behind, within) = (micros(behind), HumanDuration(self.spec.within));
+                    let behind = micros(places[row].time_us.saturating_sub(rows[row].time_us));
+                    let within = HumanDuration(self.spec.within);
                     let message = format!(
                         "it came {behind} behind the watermark: what was here {within} ago is forgotten, so nothing \
                          tells whether it is a repeat"
                     );
-                    failures.push(failure(*row as usize, FailureKind::Late, message));
+                    too_late.push(failure(row, FailureKind::Late, message));
                 }
             }
         }
-        failures.sort_by_key(|failure| failure.row);
-        let through = if first.len() == rows.len() { rows.clone() } else { rows.take(&first)? };
-        Ok((through, failures))
+        Ok((first, too_late))
     }
 
-    /// Event time has passed: forgets what is over. At the end of a source nothing is, since it may go on one day.
-    ///
-    /// # Errors
-    /// As for [`Self::run`].
-    pub async fn on_time(&mut self, watermark: Watermark, rows: usize, writes: &mut Writes) -> Result<()> {
-        let Watermark::At(time) = watermark else { return Ok(()) };
+    fn keys(&self, batch: &RecordBatch) -> Result<RowKeys> {
+        let columns: Vec<ArrayRef> = self.spec.key.iter().map(|&column| batch.column(column).clone()).collect();
+        encode_row_keys(self.spans.prefix(), &columns)
+    }
+
+    fn times<'b>(&self, batch: &'b RecordBatch) -> Result<&'b TimestampMicrosecondArray> {
+        let times = batch.column(self.spec.event_time).as_primitive_opt::<TimestampMicrosecondType>();
+        times.ok_or_else(|| Error::bug("an event time that is no timestamp"))
+    }
+
+    /// Forgets what is over. At the end of a source nothing is, since it may go on one day.
+    async fn forget(&mut self, watermark: Option<Watermark>, rows: usize, writes: &mut Writes) -> Result<()> {
+        let Some(Watermark::At(time)) = watermark.filter(|_| !self.is_behind(watermark)) else { return Ok(()) };
         if self.spans.next_us().is_some_and(|next| next <= time) {
             self.spans.forget(time, rows + FORGET_KEYS, writes).await?;
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use millstream_models::output_type;
 use millstream_sql::{SqlError, SqlTransform};
+use millstream_storage::table::can_hold;
 use serde_json::Value;
 
 use super::{Checker, Kind};
@@ -210,6 +211,11 @@ impl<'a> Checker<'a> {
         if raw.within.0.is_zero() {
             let within = node.entry("within").map_or(&node.place, |within| &within.place);
             self.error(within, "`within` is zero: nothing would be a repeat", None);
+        }
+        if let Some(field) = schema.fields().iter().find(|field| !can_hold(field.data_type())) {
+            let message = format!("`{}` of `{from}` is {}, which can't be kept", field.name(), field.data_type());
+            self.error(&node.place, message, Some("cast it in a transform in front of this one".into()));
+            return None;
         }
         let Some(event_time) = self.time_of(from) else {
             let place = candidate.entry.value.entry("from").map_or(&candidate.entry.place, |from| &from.place);

@@ -1,4 +1,4 @@
-//! Building columns from encoded values; the format is that of [`super::row`].
+//! Building columns from encoded values; the format is that of [`super`].
 
 use std::sync::Arc;
 

@@ -13,6 +13,8 @@
 //! A row that was written with other columns is read by name: a column that it lacks is null, one that is gone is
 //! dropped, one of another type is cast. Limit: 64 MiB per row.
 
+mod decode;
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -23,7 +25,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 use millstream_core::{Error, Result};
 
-use super::decode::{Builder, Cursor, skip_fields};
+use self::decode::{Builder, Cursor, skip_fields};
 use crate::codec::SchemaStore;
 use crate::leb128::append_length;
 
@@ -37,14 +39,14 @@ pub(crate) const ROW_BYTES_MAX: usize = 64 << 20;
 
 /// Encoded rows of a batch, one behind the other.
 #[derive(Debug)]
-pub(crate) struct EncodedRows {
+pub struct EncodedRows {
     pub(crate) bytes: Bytes,
     ends: Vec<usize>,
 }
 
 impl EncodedRows {
     /// Row `i`, as a slice of the common buffer.
-    pub(crate) fn get(&self, i: usize) -> Bytes {
+    pub fn get(&self, i: usize) -> Bytes {
         self.bytes.slice(self.range(i))
     }
 
@@ -82,9 +84,9 @@ fn fixed(bytes: &[u8]) -> [u8; 8] {
     bytes.try_into().expect("callers cut eight bytes")
 }
 
-/// Writes and reads the rows of one table.
+/// Writes and reads rows of one kind.
 #[derive(Debug, Clone)]
-pub(crate) struct RowCodec {
+pub struct RowCodec {
     /// The columns, as they are now; all may be null when read.
     schema: SchemaRef,
     id: u64,
@@ -95,8 +97,8 @@ impl RowCodec {
     /// A codec for rows with these columns, which get the id `id`.
     ///
     /// # Errors
-    /// `Config` for a column of a type that a table can't hold.
-    pub(crate) fn new(schema: &SchemaRef, id: u64, schemas: Arc<SchemaStore>) -> Result<Self> {
+    /// `Config` for a column of a type that has no such form.
+    pub fn new(schema: &SchemaRef, id: u64, schemas: Arc<SchemaStore>) -> Result<Self> {
         if let Some(field) = schema.fields().iter().find(|f| !supports(f.data_type())) {
             return Err(Error::config(format!(
                 "column `{}` is of type {}, which a table can't hold: cast it in the transform in front of the table",
@@ -108,12 +110,12 @@ impl RowCodec {
     }
 
     /// The columns that [`Self::read`] gives.
-    pub(crate) fn schema(&self) -> &SchemaRef {
+    pub fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
     /// Encodes all rows; `columns` are those of the schema, in its order.
-    pub(crate) fn encode(&self, columns: &[ArrayRef], rows: usize, written_at: impl Fn(usize) -> i64) -> EncodedRows {
+    pub fn encode(&self, columns: &[ArrayRef], rows: usize, written_at: impl Fn(usize) -> i64) -> EncodedRows {
         let values: Vec<Column<'_>> = columns.iter().map(|c| Column::of(c.as_ref())).collect();
         let estimate: usize = columns.iter().map(|c| c.to_data().get_slice_memory_size().unwrap_or(0)).sum();
         let mut out = Vec::with_capacity(estimate + rows * (FIELDS_AT + 2 * values.len()));
@@ -147,7 +149,7 @@ impl RowCodec {
     /// # Errors
     /// `Corruption` where a row does not read back, `Config` where a column's type has changed and its values can't be
     /// cast.
-    pub(crate) fn read(&self, rows: &[Option<Bytes>], projection: Option<&[usize]>) -> Result<Vec<ArrayRef>> {
+    pub fn read(&self, rows: &[Option<Bytes>], projection: Option<&[usize]>) -> Result<Vec<ArrayRef>> {
         let id_of = |row: &Option<Bytes>| row.as_ref().map_or(self.id, |r| schema_id(r));
         let mut runs: Vec<Vec<ArrayRef>> = Vec::new();
         let mut from = 0;
