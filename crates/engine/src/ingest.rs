@@ -240,6 +240,12 @@ impl Ingest {
         }
     }
 
+    /// True where some partition has yet to be told how far event time is.
+    pub fn owes(&self) -> bool {
+        let kept = self.time.as_ref().filter(|time| time.is_kept());
+        kept.is_some_and(|time| !time.owed(self.clock.now_us(), false).is_empty())
+    }
+
     /// Tells partitions that get no rows how far event time is, until the pipeline stops.
     ///
     /// # Errors

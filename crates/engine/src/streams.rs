@@ -188,12 +188,13 @@ impl StreamBatch {
     fn join(batches: Vec<Self>) -> Result<Self> {
         let mut rest = batches.iter();
         let mut joined = rest.next().cloned().ok_or_else(|| Error::bug("nothing to join"))?;
+        let mut shift = joined.batch.num_rows() as u32;
         for next in rest {
-            let shift = joined.batch.num_rows() as u32;
             joined.late.extend(next.late.iter().map(|late| Late { row: late.row + shift, ..*late }));
             next.words.iter().for_each(|word| say(&mut joined.words, word));
             joined.event_time_max_us = joined.event_time_max_us.max(next.event_time_max_us);
             joined.controls += next.controls;
+            shift += next.batch.num_rows() as u32;
         }
         let with_rows: Vec<&RecordBatch> = batches.iter().map(|b| &b.batch).filter(|b| b.num_rows() > 0).collect();
         if with_rows.len() > 1 {

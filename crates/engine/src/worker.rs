@@ -198,7 +198,9 @@ impl Running {
         let log_end = |reader: &super::progress::ReaderProgress, p| {
             self.streams.get(&reader.stream).map_or(0, |s| s.log.end_offset(p))
         };
-        self.progress.sources_at_end() && stages.all(|r| (0..r.partitions()).all(|p| r.offset(p) >= log_end(r, p)))
+        self.progress.sources_at_end()
+            && !self.ingests.values().any(|ingest| ingest.owes())
+            && stages.all(|r| (0..r.partitions()).all(|p| r.offset(p) >= log_end(r, p)))
     }
 
     pub(crate) fn take_figures(&self) {

@@ -29,6 +29,8 @@ pub(super) struct Timekeeper {
 struct State {
     clock: EventClock,
     told: Told,
+    /// Nothing came since the source was at its end.
+    has_ended: bool,
     /// When a record came last, by the machine's clock.
     heard_us: i64,
 }
@@ -59,6 +61,7 @@ impl Timekeeper {
         let state = State {
             clock: EventClock::new(&spec.watermark, &cursor),
             told: Told::new(stream.plan.partitions),
+            has_ended: false,
             heard_us: now_us,
         };
         Some(Self {
@@ -87,7 +90,7 @@ impl Timekeeper {
         let times = times.ok_or_else(|| Error::bug("an event time that is no timestamp"))?;
         let (observed, on_the_way) = {
             let mut state = self.state.lock();
-            state.heard_us = now_us;
+            (state.heard_us, state.has_ended) = (now_us, false);
             let observed = state.clock.observe(times, now_us);
             let on_the_way = OnTheWay(Some((self.state.clone(), observed.number)));
             (observed, on_the_way)
@@ -111,10 +114,11 @@ impl Timekeeper {
 
     /// What has to be told to partitions that get no rows.
     pub fn owed(&self, now_us: i64, has_ended: bool) -> Vec<Chunk> {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
+        state.has_ended |= has_ended;
         let is_idle = self.idle_us.is_some_and(|idle| now_us.saturating_sub(state.heard_us) >= idle);
         let watermark = match state.clock.safe_us() {
-            _ if has_ended => Watermark::End,
+            _ if state.has_ended => Watermark::End,
             _ if is_idle => Watermark::Idle,
             Some(time) => Watermark::At(time),
             None => return Vec::new(),

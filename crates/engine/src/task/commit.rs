@@ -37,8 +37,8 @@ impl Task {
         self.sequence = commit.sequence;
         self.next_offset = next;
         let next_offset = next;
-        // Work that is left belongs to what was read: it is not done yet.
-        let reached = (!self.graph.is_behind()).then(|| self.outputs.lowest(next_offset));
+        // What is left to do belongs to what was read: that is not done yet.
+        let reached = (!self.owes && !self.graph.is_behind()).then(|| self.outputs.lowest(next_offset));
         let (state, context, plan) = (self.state.clone(), self.context.clone(), self.plan.clone());
         let (producer, position, partition) = (self.producer.clone(), self.position.clone(), self.partition);
         Ok(tokio::spawn(async move {

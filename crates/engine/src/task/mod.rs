@@ -428,7 +428,11 @@ impl Task {
         Ok(batches.into_iter().flat_map(halves).flatten().collect())
     }
 
+    /// Says how far the task is, unless it owes something: work for which the time has come, or telling others the time.
     fn report(&self) {
+        if self.owes || self.graph.is_behind() {
+            return;
+        }
         let offset = match self.role {
             Role::Run => self.outputs.lowest(self.next_offset),
             // What lies behind the stage is not this run's.
