@@ -83,7 +83,7 @@ tables:
   few: { sql: \"SELECT * FROM again WHERE v <> 'last'\" }
 tables:
   ids: { from: of_id, key: [id] }
-  vs: { from: of_v, key: [id] }
+  vs: { from: of_v, key: [v, id] }
   rare: { from: few, key: [v] }
 ",
         &["ids", "vs", "rare"],

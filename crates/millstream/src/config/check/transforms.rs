@@ -218,7 +218,7 @@ impl<'a> Checker<'a> {
             return None;
         }
         let Some(event_time) = self.time_of(from) else {
-            let place = candidate.entry.value.entry("from").map_or(&candidate.entry.place, |from| &from.place);
+            let place = candidate.entry.value.get("from").map_or(&candidate.entry.place, |from| &from.place);
             let help = match self.relations.get(from.as_str()).map(|relation| relation.kind) {
                 Some(Kind::Source) => format!("say when it happened: `event_time` in `sources.{from}`"),
                 Some(Kind::Transform) => {
