@@ -141,3 +141,93 @@ impl Timekeeper {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use arrow::array::{ArrayRef, Int64Array, TimestampMicrosecondArray};
+    use millstream_core::ManualClock;
+    use millstream_storage::codec::SchemaStore;
+    use millstream_storage::log::{Log, LogOptions};
+
+    use super::*;
+    use crate::plan::{StreamKind, StreamPlan};
+    use crate::spec::{RetentionSpec, WatermarkSpec};
+
+    fn rows(rows: &[(i64, i64)]) -> RecordBatch {
+        let ids = Int64Array::from_iter_values(rows.iter().map(|row| row.0));
+        let times = TimestampMicrosecondArray::from_iter_values(rows.iter().map(|row| row.1));
+        let columns: [(&str, ArrayRef); 2] = [("id", Arc::new(ids)), ("at", Arc::new(times.with_timezone("UTC")))];
+        RecordBatch::try_from_iter(columns).unwrap()
+    }
+
+    /// A stream of four partitions that keeps time, with a delay of 10 µs, idle after 100.
+    fn world(is_unordered: bool) -> (tempfile::TempDir, Stream, Timekeeper) {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = StreamPlan {
+            name: "wire".into(),
+            partitions: 4,
+            schema: rows(&[]).schema(),
+            key: vec![0],
+            event_time: Some(1),
+            retention: RetentionSpec { time: None, size: None },
+            kind: StreamKind::Source,
+            keeps_time: true,
+        };
+        let log = Log::memory("wire", LogOptions::new(4), Arc::new(ManualClock::new(0)));
+        let stream = Stream::new(plan, log, SchemaStore::open(folder.path()).unwrap()).unwrap();
+        let micros = Duration::from_micros;
+        let spec = WatermarkSpec { delay: micros(10), max_ahead: micros(1_000), idle: Some(micros(100)) };
+        let state =
+            State { clock: EventClock::new(&spec, &Cursor::new()), told: Told::new(4), has_ended: false, heard_us: 0 };
+        let time = Timekeeper {
+            column: 1,
+            is_unordered,
+            is_kept: true,
+            idle_us: Some(100),
+            state: Arc::new(Mutex::new(state)),
+        };
+        (folder, stream, time)
+    }
+
+    fn said(chunks: &[Chunk]) -> Vec<(u32, Watermark)> {
+        chunks.iter().map(|chunk| (chunk.partition, chunk.watermark.unwrap())).collect()
+    }
+
+    #[test]
+    fn partitions_without_rows_are_told_once_what_was_stored() {
+        let (_folder, stream, time) = world(false);
+        assert!(time.owed(0, false).is_empty(), "nothing is known");
+        let (chunks, on_the_way) = time.stamp(&stream, &rows(&[(1, 50), (1, 20), (1, 55)]), 0, 0).unwrap();
+        let [chunk] = chunks.as_slice() else { panic!("one key, one partition") };
+        assert_eq!((chunk.watermark, chunk.late.len()), (Some(Watermark::At(45)), 1));
+        assert!(time.owed(0, false).is_empty(), "it is not stored");
+        time.told(&said(&chunks));
+        drop(on_the_way);
+        let owed = time.owed(0, false);
+        assert_eq!(owed.len(), 3);
+        assert!(owed.iter().all(|o| o.partition != chunk.partition && o.watermark == Some(Watermark::At(45))));
+        time.told(&said(&owed));
+        assert!(time.owed(99, false).is_empty());
+        assert_eq!(said(&time.owed(100, false)), [0, 1, 2, 3].map(|p| (p, Watermark::Idle)));
+        assert_eq!(said(&time.owed(0, true)), [0, 1, 2, 3].map(|p| (p, Watermark::End)));
+        time.told(&[0, 1, 2, 3].map(|p| (p, Watermark::End)));
+        assert!(time.owed(0, false).is_empty(), "at its end it has no time");
+        drop(time.stamp(&stream, &rows(&[(2, 56)]), 0, 0).unwrap());
+        assert_eq!(time.owed(0, false).len(), 4, "it goes on");
+    }
+
+    #[test]
+    fn requests_that_overtake_each_other_promise_nothing_that_is_not_so() {
+        let (_folder, stream, time) = world(true);
+        let (_, first) = time.stamp(&stream, &rows(&[(1, 50)]), 0, 0).unwrap();
+        let (chunks, second) = time.stamp(&stream, &rows(&[(1, 90)]), 0, 0).unwrap();
+        assert_eq!(chunks[0].watermark, None, "the first may hold anything");
+        drop(first);
+        let (chunks, _third) = time.stamp(&stream, &rows(&[(1, 120)]), 0, 0).unwrap();
+        assert_eq!(chunks[0].watermark, Some(Watermark::At(40)), "the second began at 40");
+        drop(second);
+        assert_eq!(time.owed(0, false)[0].watermark, Some(Watermark::At(80)));
+    }
+}
