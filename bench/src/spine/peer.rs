@@ -29,14 +29,14 @@ const MAPPING: &str = r#"        root = if this.language == "en" && this.urgency
         } else { deleted() }
 "#;
 
-/// The peer's binary: the one given, or built with Go into `dir`; none where there is no Go.
+/// The peer's binary: the one given, or built with Go into `dir`; else why there is none.
 ///
 /// # Errors
 /// Go is there, but does not build it.
-pub fn find(given: Option<&Path>, dir: &Path) -> Outcome<Option<PathBuf>> {
+pub fn find(given: Option<&Path>, dir: &Path) -> Outcome<Result<PathBuf, String>> {
     if let Some(path) = given {
         let found = std::fs::canonicalize(path).map_err(|e| format!("{}: {e}", path.display()))?;
-        return Ok(Some(found));
+        return Ok(Ok(found));
     }
     let binary = dir.join("peer");
     eprintln!("building the peer (the first time takes minutes)");
@@ -44,13 +44,13 @@ pub fn find(given: Option<&Path>, dir: &Path) -> Outcome<Option<PathBuf>> {
     let build =
         Command::new("go").args(["build", "-trimpath", "-o"]).arg(&binary).arg(".").current_dir(module).status();
     match build {
-        Ok(status) if status.success() => Ok(Some(binary)),
+        Ok(status) if status.success() => Ok(Ok(binary)),
         Ok(status) => {
             Err(format!("`go build` in bench/peer ended with {status}; --no-peer leaves the peer out").into())
         }
         Err(e) => {
             eprintln!("no Go ({e}): the peer is left out");
-            Ok(None)
+            Ok(Err(format!("there is no Go to build it with ({e}); or give its binary with --peer")))
         }
     }
 }
