@@ -1,9 +1,10 @@
-//! The second peer: Apache Flink, with the same filter and projection in its own SQL, and files that appear exactly once.
+//! The second peer: Apache Flink, with the same filter and projection in its own SQL, and files that appear exactly
+//! once.
 //!
-//! One process with Flink's own small cluster in it, so that nothing but work is measured: no network between job manager
-//! and task managers, no client. It takes a checkpoint every second, and its file sink publishes with them. Two jobs: one
-//! without state, which is Flink at its best and does less than Millstream (no table), and one that keeps the first row
-//! of each id in RocksDB, which is nearest to Millstream's keyed table.
+//! One process with Flink's own small cluster in it, so that nothing but work is measured: no network between job
+//! manager and task managers, no client. It takes a checkpoint every second, and its file sink publishes with them.
+//! Two jobs: one without state, which is Flink at its best and does less than Millstream (no table), and one that
+//! keeps the first row of each id in RocksDB, which is nearest to Millstream's keyed table.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

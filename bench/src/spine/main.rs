@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! Millstream   file → log → SQL filter and projection → table and change stream → file, durable at each commit
-//! the peer     file → the same filter and projection in Bloblang → file, nothing durable (Redpanda Connect's MIT core)
+//! the peer     file → the same filter and projection in Bloblang → file, nothing durable (Redpanda's)
 //! Flink        file → the same in Flink SQL, without state and with a row kept by key → file, exactly once
 //! ```
 //!
-//! `cargo run --release -p millstream-bench --bin spine -- [--only throughput,big-table] [--quick] [--millstream PATH]`.
-//! Prints JSON on standard output, what it is doing on standard error. All sides read the same file in the same run, in
-//! turns (A B C A B C), and their output is checked record by record. `docs/benchmarks.md` says what the figures mean and
+//! `cargo run --release -p millstream-bench --bin spine -- [--only throughput,big-table] [--quick]`. Prints
+//! JSON on standard output, what it is doing on standard error. All sides read the same file in the same run, in turns
+//! (A B C A B C), and their output is checked record by record. `docs/benchmarks.md` says what the figures mean and
 //! leave out.
 
 mod args;
@@ -101,7 +101,8 @@ fn measure(args: &Args) -> Outcome<Value> {
     Ok(report.into())
 }
 
-/// The parts that read the generated file, with the machine's limits. Gives Millstream's throughput where it was measured.
+/// The parts that read the generated file, with the machine's limits. Gives Millstream's throughput where it was
+/// measured.
 fn files(args: &Args, millstream: &Path, dir: &Path, report: &mut Map<String, Value>) -> Outcome<Option<f64>> {
     if !args.wants(Part::Throughput) && !args.wants(Part::Exchange) {
         return Ok(None);

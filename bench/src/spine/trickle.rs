@@ -1,8 +1,9 @@
-//! End-to-end latency of few records: from the moment that a record is due to be pushed over HTTP to its row on Millstream's
-//! standard output, by way of log, SQL, table and change stream, each durable; and how long the push was answered.
+//! End-to-end latency of few records: from the moment that a record is due to be pushed over HTTP to its row on
+//! Millstream's standard output, by way of log, SQL, table and change stream, each durable; and how long the push was
+//! answered.
 //!
-//! Each record is a request of its own. A connection that is late sends at once, and the time that was lost counts: what
-//! comes out is what a sender sees who does not wait for others.
+//! Each record is a request of its own. A connection that is late sends at once, and the time that was lost counts:
+//! what comes out is what a sender sees who does not wait for others.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! Canal's flat messages: the rows of one statement.
 //!
 //! ```json
-//! {"database": "shop", "table": "orders", "type": "UPDATE", "isDdl": false, "pkNames": ["id"], "data": [{…}], "old": [{…}]}
+//! {"database": "shop", "table": "orders", "type": "UPDATE", "pkNames": ["id"], "data": [{…}], "old": [{…}], …}
 //! ```
 //!
 //! Every value is a string or null. Format: `FlatMessage` of <https://github.com/alibaba/canal>; examples in

@@ -4,8 +4,8 @@
 //! {"schema": …, "payload": {"op": "u", "before": {…}, "after": {…}, "source": {"db": …, "schema": …, "table": …}}}
 //! ```
 //!
-//! `schema` and `payload` are Kafka Connect's, and left out with `schemas.enable=false`. Format: "Data change events" in
-//! <https://debezium.io/documentation/reference/stable/connectors/postgresql.html#postgresql-events>.
+//! `schema` and `payload` are Kafka Connect's, and left out with `schemas.enable=false`. Format: "Data change events"
+//! in <https://debezium.io/documentation/reference/stable/connectors/postgresql.html#postgresql-events>.
 
 use super::event::{Change, Event, Op, Record, Span, lacks, truncated};
 use crate::format::columns::{Built, Fault};

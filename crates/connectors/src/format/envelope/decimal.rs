@@ -1,5 +1,5 @@
-//! Decimals as Kafka Connect writes them: an integer in two's complement, the highest byte first, as base64, and how many
-//! of its digits stand behind the point.
+//! Decimals as Kafka Connect writes them: an integer in two's complement, the highest byte first, as base64, and how
+//! many of its digits stand behind the point.
 //!
 //! Format: `org.apache.kafka.connect.data.Decimal`,
 //! <https://kafka.apache.org/41/javadoc/org/apache/kafka/connect/data/Decimal.html>.

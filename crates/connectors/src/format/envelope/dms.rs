@@ -1,7 +1,7 @@
 //! Events of the AWS Database Migration Service, as it writes them into Kinesis and Kafka.
 //!
 //! ```json
-//! {"data": {…}, "metadata": {"record-type": "data", "operation": "update", "schema-name": "public", "table-name": "orders"}}
+//! {"data": {…}, "metadata": {"operation": "update", "schema-name": "public", "table-name": "orders", …}}
 //! ```
 //!
 //! Columns that are null or empty are left out, unless `IncludeNullAndEmpty` is set. Format:

@@ -57,7 +57,8 @@ pub(super) struct Event {
 }
 
 impl Event {
-    /// True where the event is of `wanted`: the table's name, with those of its schema and database in front or without.
+    /// True where the event is of `wanted`: the table's name, with those of its schema and database in front or
+    /// without.
     pub(super) fn is_of(&self, wanted: &str) -> bool {
         let full = self.table.join(".");
         full.strip_suffix(wanted).is_some_and(|front| front.is_empty() || front.ends_with('.'))

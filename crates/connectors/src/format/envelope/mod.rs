@@ -1,13 +1,13 @@
-//! Change events of databases, decoded: the rows of the declared columns, and what became of each in the column `_op`.
+//! Change events of databases, decoded: the rows of the declared columns, and what became of each in column `_op`.
 //!
 //! ```text
 //! record ──envelope──▶ Event: table, images of rows as places in the record ──row by row──▶ columns
 //! ```
 //!
-//! An insert or update gives the row after it, a delete the row before it, as far as the event has it: then fields may be
-//! missing that are not optional, so every column of the stream may be null. An event gives as many rows as it holds:
-//! none where it is of another table, or of no row at all (heartbeats, changes of definitions, borders of transactions,
-//! tombstones). The JSON around the row is checked as everywhere.
+//! An insert or update gives the row after it, a delete the row before it, as far as the event has it: then fields
+//! may be missing that are not optional, so every column of the stream may be null. An event gives as many rows as it
+//! holds: none where it is of another table, or of no row at all (heartbeats, changes of definitions, borders of
+//! transactions, tombstones). The JSON around the row is checked as everywhere.
 
 mod canal;
 mod config;

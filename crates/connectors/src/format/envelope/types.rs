@@ -1,8 +1,9 @@
 //! How Debezium writes values that JSON has no type for, and what they become in a declared column.
 //!
 //! With a `schema` in the event, the name of each column's type says it; without one, `units:` does, or the value
-//! itself. Names: "Data type mappings" of <https://debezium.io/documentation/reference/stable/connectors/postgresql.html>
-//! and <https://debezium.io/documentation/reference/stable/connectors/mysql.html>.
+//! itself. Names: "Data type mappings" of
+//! <https://debezium.io/documentation/reference/stable/connectors/postgresql.html> and
+//! <https://debezium.io/documentation/reference/stable/connectors/mysql.html>.
 
 use base64::Engine;
 use millstream_core::json::{TIMESTAMP_MAX_US, TIMESTAMP_MIN_US, write_timestamp_us};
