@@ -14,6 +14,8 @@ use crate::{Outcome, pipeline};
 
 /// Lines per batch.
 const BATCH: usize = 200;
+/// After which a batch that is not full goes on. Without one, the last batch of a file would never be sent.
+const BATCH_PERIOD: &str = "100ms";
 /// Go collects garbage when memory has grown by this many per cent; its own setting is 100.
 const GOGC: &str = "400";
 
@@ -73,7 +75,7 @@ fn file(input: &Path, out: &Path) -> String {
     format!(
         "http: {{ enabled: false }}\nlogger: {{ level: error }}\n\
          input:\n  batched:\n    child:\n      file:\n        paths: [ {} ]\n        scanner: {{ lines: {{}} }}\n    \
-         policy: {{ count: {BATCH} }}\n\
+         policy: {{ count: {BATCH}, period: {BATCH_PERIOD} }}\n\
          pipeline:\n  threads: {threads}\n  processors:\n    - mapping: |\n{MAPPING}    - archive: {{ format: lines }}\n\
          output:\n  file:\n    path: {}\n    codec: lines\n",
         input.display(),
