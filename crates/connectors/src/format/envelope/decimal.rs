@@ -7,13 +7,13 @@
 /// Longest integer, in bytes: about 2,400 digits. Turning one into digits takes time by the square of its length.
 const BYTES_MAX: usize = 1000;
 /// Largest scale, in either direction.
-const SCALE_MAX: i64 = 4000;
+const SCALE_MAX: u64 = 4000;
 /// What digits are cut off in: as many as fit 32 bits.
 const CHUNK: u64 = 1_000_000_000;
 
 /// The number as JSON writes it; none where integer or scale are beyond all reason.
 pub(super) fn text(integer: &[u8], scale: i64) -> Option<String> {
-    if integer.len() > BYTES_MAX || scale.abs() > SCALE_MAX {
+    if integer.len() > BYTES_MAX || scale.unsigned_abs() > SCALE_MAX {
         return None;
     }
     let is_negative = integer.first().is_some_and(|byte| byte & 0x80 != 0);
@@ -97,7 +97,9 @@ mod tests {
             assert_eq!(text(integer, scale).as_deref(), Some(wanted), "{integer:?} {scale}");
         }
         assert_eq!(text(&[1; 1001], 0), None);
-        assert_eq!(text(&[1], 4001), None);
+        for scale in [4001, -4001, i64::MAX, i64::MIN] {
+            assert_eq!(text(&[1], scale), None);
+        }
     }
 
     proptest! {

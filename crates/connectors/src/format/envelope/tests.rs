@@ -2,6 +2,7 @@
 
 use millstream_core::json::to_string;
 use millstream_core::{FailureKind, RowFailure};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::super::{DecodeConfig, build, effective_schema};
@@ -403,4 +404,29 @@ fn a_field_that_stands_twice_fails_unless_the_last_counts() {
     let decode_last = r#"{"format":"json","envelope":"debezium","duplicate_keys":"last"}"#;
     let last = decode(&decoder(decode_last, &[("state", "string")]), &[text.into()]);
     assert_eq!(to_string(&last.batch, 0), r#"{"state":"b","_op":"insert"}"#);
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic_and_none_are_both_rows_and_a_failure(
+        envelope in 0..4_usize,
+        at in 0..600_usize,
+        with in prop::collection::vec(prop::sample::select(b"{}[]\",:0-e null\\".to_vec()), 0..4),
+        cut in 0..3_usize,
+    ) {
+        let row = json!({ "id": 1, "state": "new", "total": { "scale": 1, "value": "AQ==" } });
+        let (name, event) = match envelope {
+            0 => ("debezium", with_schema(&[("id", "io.debezium.time.Date", Value::Null)], row)),
+            1 => ("maxwell", json!({ "type": "update", "table": "orders", "data": row, "old": { "id": 2 }, "primary_key_columns": ["id"] })),
+            2 => ("canal", json!({ "type": "UPDATE", "table": "orders", "data": [row], "old": [{ "id": "2" }], "pkNames": ["id"] })),
+            _ => ("dms", json!({ "data": row, "metadata": { "operation": "load", "table-name": "orders" } })),
+        };
+        let mut bytes = event.to_string().into_bytes();
+        let at = at.min(bytes.len());
+        let end = (at + cut).min(bytes.len());
+        bytes.splice(at..end, with);
+        let decoded = decode(&orders(name), &[String::from_utf8(bytes).unwrap_or_default()]);
+        prop_assert!(decoded.failures.is_empty() || decoded.batch.num_rows() == 0);
+        prop_assert_eq!(decoded.batch.num_rows(), decoded.record.len());
+    }
 }
