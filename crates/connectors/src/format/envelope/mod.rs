@@ -129,9 +129,18 @@ impl Decoder for EnvelopeDecoder {
         let mut rows = RowReader { decoder: self, schema: None, found: Vec::new(), scratch: Vec::new() };
         decode_with(raw, columns, &self.schema, &Text::Utf8, |record, columns| {
             let event = self.event(&mut Record::new(record))?;
-            let is_nothing = event.changes.is_empty() && event.refused.is_none();
-            if is_nothing || self.config.table.as_ref().is_some_and(|wanted| !event.is_of(wanted)) {
+            if event.changes.is_empty() && event.refused.is_none() {
                 return Ok(());
+            }
+            if let Some(wanted) = &self.config.table {
+                if event.table.is_empty() {
+                    return Err(Fault::malformed(format!(
+                        "it does not say of which table it is, and `{wanted}` is wanted"
+                    )));
+                }
+                if !event.is_of(wanted) {
+                    return Ok(());
+                }
             }
             if let Some(fault) = event.refused {
                 return Err(fault);

@@ -354,6 +354,7 @@ fn what_is_no_event_is_a_failure_that_says_why() {
             "`shop.public.orders` was truncated",
         ),
         ("debezium", debezium("u", Value::Null, unsent), FailureKind::MissingField, "REPLICA IDENTITY"),
+        ("debezium", json!({ "op": "c", "after": row() }), FailureKind::Malformed, "does not say of which table it is"),
         ("maxwell", json!({ "table": "orders" }), FailureKind::Malformed, "an event without `type`"),
         (
             "maxwell",
