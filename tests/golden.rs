@@ -27,7 +27,7 @@ macro_rules! cases {
 }
 
 cases! {
-    branches_meet, changes, csv_with_bad_rows, fan_in, fan_out, metadata, on_error_default, on_error_dead_letter, on_error_skip, predict,
+    branches_meet, change_events, changes, csv_with_bad_rows, debezium_postgres, fan_in, fan_out, metadata, on_error_default, on_error_dead_letter, on_error_skip, predict,
     sql, tabular, xml,
 }
 

@@ -14,6 +14,7 @@ mod begin;
 mod borders;
 mod branches;
 mod canary;
+mod change_events;
 mod chaos;
 mod commands;
 mod crash;

@@ -33,12 +33,29 @@ const SECTIONS: [&str; 5] = ["business", "politics", "science", "sport", "weathe
 #[derive(Debug)]
 pub struct Generator {
     next_id: u64,
-    random: u64,
+    random: Random,
+}
+
+/// Numbers that look like chance and are always the same.
+#[derive(Debug)]
+pub struct Random(u64);
+
+impl Random {
+    /// Other numbers for each seed.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// One below `limit`. Knuth's linear congruential generator (MMIX), its upper bits.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
 }
 
 impl Default for Generator {
     fn default() -> Self {
-        Self { next_id: 0, random: 7 }
+        Self::seeded(7)
     }
 }
 
@@ -46,6 +63,25 @@ impl Generator {
     /// Begins with this id.
     pub fn after(next_id: u64) -> Self {
         Self { next_id, ..Self::default() }
+    }
+
+    /// The same ids with other contents.
+    pub fn seeded(seed: u64) -> Self {
+        Self { next_id: 0, random: Random::new(seed) }
+    }
+
+    /// Appends a record with this id as a line.
+    pub fn write_id(&mut self, id: u64, line: &mut String) {
+        self.next_id = id;
+        self.write(None, line);
+    }
+
+    /// Appends the next record that passes the filter as a line.
+    pub fn write_passing(&mut self, sent_at_us: i64, line: &mut String) {
+        let before = line.len();
+        while !self.write(Some(sent_at_us), line) {
+            line.truncate(before);
+        }
     }
 
     /// Appends the next record as a line; true where it passes the filter. `sent_at_us` is in it where given.
@@ -89,10 +125,8 @@ impl Generator {
         of[self.below(of.len() as u64) as usize]
     }
 
-    /// Knuth's linear congruential generator (MMIX), its upper bits.
     fn below(&mut self, limit: u64) -> u64 {
-        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.random >> 33) % limit
+        self.random.below(limit)
     }
 }
 

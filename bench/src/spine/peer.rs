@@ -14,6 +14,8 @@ use crate::{Outcome, pipeline};
 
 /// Lines per batch.
 const BATCH: usize = 200;
+/// After which a batch that is not full goes on. Without one, the last batch of a file would never be sent.
+const BATCH_PERIOD: &str = "100ms";
 /// Go collects garbage when memory has grown by this many per cent; its own setting is 100.
 const GOGC: &str = "400";
 
@@ -29,14 +31,14 @@ const MAPPING: &str = r#"        root = if this.language == "en" && this.urgency
         } else { deleted() }
 "#;
 
-/// The peer's binary: the one given, or built with Go into `dir`; none where there is no Go.
+/// The peer's binary: the one given, or built with Go into `dir`; else why there is none.
 ///
 /// # Errors
 /// Go is there, but does not build it.
-pub fn find(given: Option<&Path>, dir: &Path) -> Outcome<Option<PathBuf>> {
+pub fn find(given: Option<&Path>, dir: &Path) -> Outcome<Result<PathBuf, String>> {
     if let Some(path) = given {
         let found = std::fs::canonicalize(path).map_err(|e| format!("{}: {e}", path.display()))?;
-        return Ok(Some(found));
+        return Ok(Ok(found));
     }
     let binary = dir.join("peer");
     eprintln!("building the peer (the first time takes minutes)");
@@ -44,13 +46,13 @@ pub fn find(given: Option<&Path>, dir: &Path) -> Outcome<Option<PathBuf>> {
     let build =
         Command::new("go").args(["build", "-trimpath", "-o"]).arg(&binary).arg(".").current_dir(module).status();
     match build {
-        Ok(status) if status.success() => Ok(Some(binary)),
+        Ok(status) if status.success() => Ok(Ok(binary)),
         Ok(status) => {
             Err(format!("`go build` in bench/peer ended with {status}; --no-peer leaves the peer out").into())
         }
         Err(e) => {
             eprintln!("no Go ({e}): the peer is left out");
-            Ok(None)
+            Ok(Err(format!("there is no Go to build it with ({e}); or give its binary with --peer")))
         }
     }
 }
@@ -73,7 +75,7 @@ fn file(input: &Path, out: &Path) -> String {
     format!(
         "http: {{ enabled: false }}\nlogger: {{ level: error }}\n\
          input:\n  batched:\n    child:\n      file:\n        paths: [ {} ]\n        scanner: {{ lines: {{}} }}\n    \
-         policy: {{ count: {BATCH} }}\n\
+         policy: {{ count: {BATCH}, period: {BATCH_PERIOD} }}\n\
          pipeline:\n  threads: {threads}\n  processors:\n    - mapping: |\n{MAPPING}    - archive: {{ format: lines }}\n\
          output:\n  file:\n    path: {}\n    codec: lines\n",
         input.display(),

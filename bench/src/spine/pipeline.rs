@@ -17,9 +17,28 @@ pub const SQL: &str = "SELECT id, upper(source) AS source, headline, body, urgen
 const SCHEMA: &str = "{ id: string, headline: string, body: string?, language: string?, source: string, section: string?, \
                       urgency: int, words: int?, published_at: timestamp";
 
-/// The pipeline file: `source` and `sink` are the connectors' own lines, `extra` is one more declared field, `model`
-/// the source of a model that scores every headline.
-pub fn file(source: &str, sink: &str, extra: Option<&str>, partitions: u32, model: Option<&str>) -> String {
+/// What may differ between pipelines.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape<'a> {
+    /// One more declared field, an int, which comes out too.
+    pub extra: Option<&'a str>,
+    /// The column that the source is partitioned by; the table's key is `id`.
+    pub source_key: &'a str,
+    /// Partitions of the source.
+    pub partitions: u32,
+    /// The source of a model that scores every headline.
+    pub model: Option<&'a str>,
+}
+
+impl Default for Shape<'_> {
+    fn default() -> Self {
+        Self { extra: None, source_key: "id", partitions: 1, model: None }
+    }
+}
+
+/// The pipeline file: `source` and `sink` are the connectors' own lines.
+pub fn file(source: &str, sink: &str, shape: &Shape<'_>) -> String {
+    let Shape { extra, source_key, partitions, model } = shape;
     let schema = extra.map_or_else(|| format!("{SCHEMA} }}"), |field| format!("{SCHEMA}, {field}: int }}"));
     let sql = extra.map_or_else(|| SQL.to_owned(), |field| SQL.replace(" FROM", &format!(", {field} FROM")));
     let (models, scored, rows) = match model {
@@ -32,21 +51,32 @@ pub fn file(source: &str, sink: &str, extra: Option<&str>, partitions: u32, mode
     };
     format!(
         "pipeline: spine\n{models}\
-         sources:\n  wire:\n    type: file\n{source}    decode: json\n    schema: {schema}\n    event_time: published_at\n    \
-         key: [id]\n    partitions: {partitions}\n\
+         sources:\n  wire:\n{source}    decode: json\n    schema: {schema}\n    event_time: published_at\n    \
+         key: [{source_key}]\n    partitions: {partitions}\n\
          transforms:\n  english:\n    sql: \"{sql}\"\n{scored}\
          tables:\n  news: {{ from: {rows}, key: [id] }}\n\
          sinks:\n  out:\n    from: news.changes\n    image: new\n{sink}"
     )
 }
 
+/// A pipeline that keeps every record of a folder in a table, by its id, and nothing else.
+pub fn plain_table(folder: &Path, partitions: u32) -> String {
+    format!(
+        "pipeline: big_table\n\
+         sources:\n  wire:\n    type: file\n    path: {}/*.jsonl\n    decode: json\n    schema: {SCHEMA} }}\n    \
+         key: [id]\n    partitions: {partitions}\n\
+         tables:\n  news: {{ from: wire, key: [id] }}\n",
+        folder.display()
+    )
+}
+
 /// One run into a new data folder, with its output checked. The time is that of the whole process.
-pub fn run(millstream: &Path, input: &Input, dir: &Path, partitions: u32, model: Option<&str>) -> Outcome<Usage> {
+pub fn run(millstream: &Path, input: &Input, dir: &Path, shape: &Shape<'_>) -> Outcome<Usage> {
     clear(dir)?;
     let (pipeline, out) = (dir.join("pipeline.yaml"), dir.join("out"));
-    let source = format!("    path: {}\n", input.path.display());
+    let source = format!("    type: file\n    path: {}\n", input.path.display());
     let sink = format!("    type: file\n    folder: {}\n", out.display());
-    std::fs::write(&pipeline, file(&source, &sink, None, partitions, model))?;
+    std::fs::write(&pipeline, file(&source, &sink, shape))?;
     let usage = process::run(command(millstream, &pipeline, dir).arg("--exit-when-idle"))?;
 
     let mut seen = Seen::new(input.records);
@@ -54,7 +84,7 @@ pub fn run(millstream: &Path, input: &Input, dir: &Path, partitions: u32, model:
         seen.read_file(&entry?.path())?;
     }
     seen.check("Millstream's files", input.passing)?;
-    let rows = rows_in_table(millstream, dir)?;
+    let rows = rows_in_table(millstream, dir, "news")?;
     if rows != input.passing {
         return Err(format!("the table holds {rows} rows, not {}", input.passing).into());
     }
@@ -66,7 +96,7 @@ pub fn run(millstream: &Path, input: &Input, dir: &Path, partitions: u32, model:
 pub fn command(millstream: &Path, pipeline: &Path, dir: &Path) -> Command {
     let mut command = Command::new(millstream);
     command.arg("run").arg(pipeline).arg("--data-dir").arg(dir.join("data")).args(["--listen", "127.0.0.1:0"]);
-    command.env("RUST_LOG", "warn");
+    command.env("MILLSTREAM_LOG", "warn");
     command
 }
 
@@ -78,9 +108,11 @@ pub fn clear(dir: &Path) -> Outcome<()> {
     Ok(std::fs::create_dir_all(dir)?)
 }
 
-fn rows_in_table(millstream: &Path, dir: &Path) -> Outcome<u64> {
-    let query = ["query", "SELECT count(*) AS n FROM news", "--format", "json", "--data-dir"];
-    let output = Command::new(millstream).args(query).arg(dir.join("data")).output()?;
+/// How many rows a table holds, of data at rest below `dir`.
+pub fn rows_in_table(millstream: &Path, dir: &Path, table: &str) -> Outcome<u64> {
+    let query = format!("SELECT count(*) AS n FROM {table}");
+    let mut command = Command::new(millstream);
+    let output = command.args(["query", &query, "--format", "json", "--data-dir"]).arg(dir.join("data")).output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let answer: Value = serde_json::from_str(&text)
         .map_err(|e| format!("`millstream query` said {text:?} ({e}): {}", String::from_utf8_lossy(&output.stderr)))?;

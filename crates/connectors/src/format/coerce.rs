@@ -11,7 +11,7 @@ use super::config::Bools;
 use super::json;
 
 /// Base64 as RFC 4648 section 4 has it; the padding may be missing.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
+pub(super) const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );

@@ -9,6 +9,7 @@ use serde::de::{MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::encoding::TextEncoding;
+use super::envelope::{Envelope, EnvelopeConfig, TimeUnit};
 use super::framing::RECORD_LINES_MAX;
 
 pub use csv::{CsvConfig, ShortRows};
@@ -54,6 +55,8 @@ pub struct JsonConfig {
     pub values: Values,
     /// The encoding of the bytes; none is UTF-8.
     pub encoding: Option<TextEncoding>,
+    /// Records are change events of a database.
+    pub envelope: Option<EnvelopeConfig>,
 }
 
 /// Settings of `format: text`.
@@ -154,6 +157,19 @@ struct RawDecode {
     /// json, csv: which words are a `bool`: `strict` (default) or `words`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     bools: Option<Bools>,
+    /// json: records are change events of a database, as this program writes them: `debezium`, `maxwell`, `canal` or
+    /// `dms`. Their rows get a column `_op`, which is `insert`, `update` or `delete`, and a table that has it deletes
+    /// by it (`docs/decoding.md`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    envelope: Option<Envelope>,
+    /// json, with an envelope: whose events count, by the table's name, with those of its schema and database in front
+    /// or without: `orders`, `public.orders`. Default: every table's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    table: Option<String>,
+    /// json, with an envelope: what numbers in these fields count from 1970 on, where the event does not say it:
+    /// `days`, `seconds`, `millis`, `micros` or `nanos`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    units: Option<Ordered<TimeUnit>>,
     /// csv: the character between fields (default a comma).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     delimiter: Option<char>,
@@ -245,6 +261,7 @@ impl TryFrom<RawDecode> for DecodeConfig {
                 duplicate_keys: raw.duplicate_keys.unwrap_or_default(),
                 values: Values { bools: raw.bools.unwrap_or_default(), decimal_comma: false },
                 encoding: text_encoding(raw.encoding.as_deref())?,
+                envelope: envelope(raw.envelope, raw.table, raw.units)?,
             })),
             FormatName::Csv => csv::checked(raw).map(Self::Csv),
             FormatName::Text => Ok(Self::Text(TextConfig { encoding: text_encoding(raw.encoding.as_deref())? })),
@@ -258,10 +275,13 @@ impl RawDecode {
     /// Every key belongs to some formats.
     fn check_keys(&self) -> Result<(), String> {
         use FormatName::{Csv, Json, Text, Xml};
-        let keys: [(&str, bool, &[FormatName]); 19] = [
+        let keys: [(&str, bool, &[FormatName]); 22] = [
             ("duplicate_keys", self.duplicate_keys.is_some(), &[Json]),
             ("encoding", self.encoding.is_some(), &[Json, Csv, Text]),
             ("bools", self.bools.is_some(), &[Json, Csv]),
+            ("envelope", self.envelope.is_some(), &[Json]),
+            ("table", self.table.is_some(), &[Json]),
+            ("units", self.units.is_some(), &[Json]),
             ("delimiter", self.delimiter.is_some(), &[Csv]),
             ("quote", self.quote.is_some(), &[Csv]),
             ("escape", self.escape.is_some(), &[Csv]),
@@ -309,6 +329,24 @@ fn text_encoding(name: Option<&str>) -> Result<Option<TextEncoding>, String> {
     name.map(TextEncoding::named).transpose()
 }
 
+fn envelope(
+    envelope: Option<Envelope>,
+    table: Option<String>,
+    units: Option<Ordered<TimeUnit>>,
+) -> Result<Option<EnvelopeConfig>, String> {
+    let Some(envelope) = envelope else {
+        let stray = if table.is_some() { "table" } else { "units" };
+        return match table.is_none() && units.is_none() {
+            true => Ok(None),
+            false => Err(format!("`{stray}` belongs to an `envelope`: debezium, maxwell, canal or dms")),
+        };
+    };
+    if table.as_ref().is_some_and(|name| name.trim().is_empty()) {
+        return Err("`table` is empty: name a table, or leave it out".into());
+    }
+    Ok(Some(EnvelopeConfig { envelope, table, units: units.map(|units| units.0).unwrap_or_default() }))
+}
+
 fn xml_config(raw: RawDecode) -> Result<XmlConfig, String> {
     match (raw.preset, raw.fields) {
         (Some(preset), None) => {
@@ -337,6 +375,9 @@ impl RawDecode {
             duplicate_keys: None,
             encoding: None,
             bools: None,
+            envelope: None,
+            table: None,
+            units: None,
             delimiter: None,
             quote: None,
             escape: None,
@@ -366,6 +407,11 @@ impl From<&DecodeConfig> for RawDecode {
                 raw.duplicate_keys = Some(json.duplicate_keys);
                 raw.bools = (json.values.bools != Bools::Strict).then_some(json.values.bools);
                 raw.encoding = name(json.encoding);
+                if let Some(config) = &json.envelope {
+                    raw.envelope = Some(config.envelope);
+                    raw.table.clone_from(&config.table);
+                    raw.units = (!config.units.is_empty()).then(|| Ordered(config.units.clone()));
+                }
             }
             DecodeConfig::Csv(csv) => {
                 let dialect = &csv.dialect;
@@ -573,12 +619,18 @@ mod tests {
         .unwrap();
         assert!(matches!(&all, DecodeConfig::Csv(csv) if csv.dialect.quote.is_none() && csv.values.decimal_comma));
         let text = read(r#"{"format":"text","encoding":"utf-16"}"#).unwrap();
+        let changes = read(
+            r#"{"format":"json","envelope":"debezium","table":"public.orders","units":{"z":"days","a":"micros"}}"#,
+        )
+        .unwrap();
+        let DecodeConfig::Json(JsonConfig { envelope: Some(envelope), .. }) = &changes else { panic!("{changes:?}") };
+        assert_eq!(envelope.units, [("z".to_owned(), TimeUnit::Days), ("a".to_owned(), TimeUnit::Micros)]);
         let xml =
             r#"{"format":"xml","record":"//item","fields":{"z":"a/@b","a":{"path":"c","type":"int","optional":true}}}"#;
         let xml = read(xml).unwrap();
         let DecodeConfig::Xml(XmlConfig::Mapping { fields, .. }) = &xml else { panic!("{xml:?}") };
         assert_eq!(fields.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>(), ["z", "a"]);
-        for config in [DecodeConfig::default(), text, DecodeConfig::Raw, csv, all, xml] {
+        for config in [DecodeConfig::default(), text, DecodeConfig::Raw, csv, all, xml, changes] {
             assert_eq!(read(&serde_json::to_string(&config).unwrap()).unwrap(), config);
         }
     }
@@ -606,6 +658,12 @@ mod tests {
             (r#"{"format":"xml","preset":"feed","fields":{"a":"b"}}"#, "not both"),
             (r#"{"format":"xml","fields":{"a":"b","a":"c"}}"#, "appears twice"),
             (r#"{"format":"json","x":1}"#, "unknown field `x`"),
+            (r#"{"format":"json","envelope":"goldengate"}"#, "unknown variant `goldengate`"),
+            (r#"{"format":"csv","envelope":"canal"}"#, "`envelope` belongs to `format: json`"),
+            (r#"{"format":"json","table":"orders"}"#, "`table` belongs to an `envelope`"),
+            (r#"{"format":"json","units":{"at":"millis"}}"#, "`units` belongs to an `envelope`"),
+            (r#"{"format":"json","envelope":"dms","table":" "}"#, "`table` is empty"),
+            (r#"{"format":"json","envelope":"dms","units":{"at":"hours"}}"#, "unknown variant `hours`"),
         ] {
             let message = read(json).unwrap_err();
             assert!(message.contains(part), "{json}: {message}");

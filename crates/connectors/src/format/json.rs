@@ -8,7 +8,7 @@ use millstream_core::{Decoded, Decoder, Failure, RawBatch, StreamSchema};
 
 use super::columns::{Built, Column, Columns, Fault, Text, decode_with, shorten};
 use super::config::{DuplicateKeys, JsonConfig};
-use super::encoding::to_utf8;
+use super::encoding::{TextEncoding, to_utf8};
 use super::framing::{self, Framing};
 use super::json_parser::Parser;
 
@@ -42,8 +42,17 @@ impl Decoder for JsonDecoder {
     }
 
     fn split(&self, body: Bytes, charset: Option<&str>) -> Result<RawBatch, Failure> {
-        split(to_utf8(body, charset, self.config.encoding)?)
+        split_body(body, charset, self.config.encoding)
     }
+}
+
+/// A body in any encoding, cut into records.
+pub(super) fn split_body(
+    body: Bytes,
+    charset: Option<&str>,
+    encoding: Option<TextEncoding>,
+) -> Result<RawBatch, Failure> {
+    split(to_utf8(body, charset, encoding)?)
 }
 
 /// Appends the JSON value that `text` is: a `json`, list or struct field in a CSV cell or an XML element.

@@ -3,6 +3,8 @@
 //! Limit: [`DEPTH_MAX`] objects and lists inside each other. Every string, skipped or not, is checked for control
 //! characters and halves of surrogate pairs.
 
+use std::ops::Range;
+
 use millstream_core::{FailureKind, FieldType};
 
 use super::coerce;
@@ -118,6 +120,31 @@ impl<'a, 's> Parser<'a, 's> {
             }
             if !self.comma_or(b'}')? {
                 return columns.end();
+            }
+        }
+    }
+
+    /// Goes through an object, and notes where the values lie of the members that `find` knows. `at` is on the brace.
+    pub(super) fn members(
+        &mut self,
+        depth: usize,
+        mut find: impl FnMut(&[u8]) -> Option<usize>,
+        found: &mut Vec<(usize, Range<usize>)>,
+    ) -> Built {
+        self.at += 1;
+        self.skip_spaces();
+        if self.peek() == Some(b'}') {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            let index = self.key(&mut find)?;
+            self.colon()?;
+            let start = self.at;
+            self.skip(depth + 1)?;
+            found.extend(index.map(|index| (index, start..self.at)));
+            if !self.comma_or(b'}')? {
+                return Ok(());
             }
         }
     }
@@ -491,13 +518,13 @@ impl<'a, 's> Parser<'a, 's> {
 
 /// Who is told about the items of a list.
 pub(super) trait Items {
-    fn item(&mut self, span: std::ops::Range<usize>);
+    fn item(&mut self, span: Range<usize>);
     /// How deep the list is.
     fn depth(&self) -> usize;
 }
 
-impl Items for Vec<std::ops::Range<usize>> {
-    fn item(&mut self, span: std::ops::Range<usize>) {
+impl Items for Vec<Range<usize>> {
+    fn item(&mut self, span: Range<usize>) {
         self.push(span);
     }
 
@@ -509,7 +536,7 @@ impl Items for Vec<std::ops::Range<usize>> {
 struct NoSpans(usize);
 
 impl Items for NoSpans {
-    fn item(&mut self, _: std::ops::Range<usize>) {}
+    fn item(&mut self, _: Range<usize>) {}
 
     fn depth(&self) -> usize {
         self.0

@@ -9,6 +9,7 @@ mod config;
 mod csv;
 mod encode;
 pub(crate) mod encoding;
+mod envelope;
 pub mod feed;
 pub(crate) mod framing;
 mod json;
@@ -19,6 +20,7 @@ mod xml;
 
 use std::sync::Arc;
 
+use arrow::datatypes::SchemaRef;
 use millstream_core::{Decoder, Field, FieldType, StreamSchema};
 
 pub use config::{
@@ -27,6 +29,7 @@ pub use config::{
 };
 pub use encode::CsvEncoder;
 pub use encoding::TextEncoding;
+pub use envelope::{Envelope, EnvelopeConfig, OP_COLUMN, TimeUnit};
 pub use framing::{CsvDialect, Framing};
 
 /// How a file source cuts what it reads for this decoder.
@@ -64,7 +67,26 @@ pub fn effective_schema(decode: &DecodeConfig, declared: Option<&StreamSchema>) 
         DecodeConfig::Xml(XmlConfig::Mapping { fields, .. }) => xml::mapping_schema(fields, declared)?,
     };
     schema.check()?;
-    Ok(schema)
+    match envelope(decode) {
+        Some(config) => envelope::fields(config, &schema),
+        None => Ok(schema),
+    }
+}
+
+/// The columns of the rows, whose fields are those that [`effective_schema`] gave.
+pub fn columns(decode: &DecodeConfig, schema: &StreamSchema) -> SchemaRef {
+    match envelope(decode) {
+        Some(_) => envelope::columns(schema),
+        None => schema.arrow(),
+    }
+}
+
+/// What says that records are change events of a database; their rows have the column [`OP_COLUMN`].
+pub fn envelope(decode: &DecodeConfig) -> Option<&EnvelopeConfig> {
+    match decode {
+        DecodeConfig::Json(json) => json.envelope.as_ref(),
+        _ => None,
+    }
 }
 
 /// The schema of a format with one field of a fixed type; a declared schema may rename it.
@@ -82,7 +104,10 @@ fn single(declared: Option<&StreamSchema>, name: &str, kind: &FieldType) -> Resu
 /// A path of an XML mapping is no path, or names a prefix that is not declared.
 pub fn build(decode: &DecodeConfig, schema: &StreamSchema) -> Result<Arc<dyn Decoder>, String> {
     Ok(match decode {
-        DecodeConfig::Json(config) => Arc::new(json::JsonDecoder::new(config, schema)),
+        DecodeConfig::Json(config) => match &config.envelope {
+            Some(envelope) => Arc::new(envelope::EnvelopeDecoder::new(envelope, config, schema)),
+            None => Arc::new(json::JsonDecoder::new(config, schema)),
+        },
         DecodeConfig::Csv(config) => Arc::new(csv::CsvDecoder::new(config, schema)?),
         DecodeConfig::Text(config) => Arc::new(text::TextDecoder::text(config, schema)),
         DecodeConfig::Raw => Arc::new(text::TextDecoder::raw(schema)),

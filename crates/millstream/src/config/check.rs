@@ -46,7 +46,14 @@ pub struct Input<'a> {
 
 /// Checks everything. The pipeline is only there where nothing is wrong.
 pub fn check(root: &Node, input: &Input<'_>) -> (Option<Pipeline>, Vec<Problem>) {
-    let mut checker = Checker { root, input, problems: Vec::new(), relations: BTreeMap::new(), used: BTreeSet::new() };
+    let mut checker = Checker {
+        root,
+        input,
+        problems: Vec::new(),
+        relations: BTreeMap::new(),
+        used: BTreeSet::new(),
+        with_ops: BTreeSet::new(),
+    };
     let pipeline = checker.pipeline();
     if checker.problems.iter().chain(input.known).any(Problem::is_error) {
         // What reads a source may be the very thing that is wrong: nothing is called unused before all is right.
@@ -84,6 +91,9 @@ struct Checker<'a> {
     relations: BTreeMap<&'a str, Relation<'a>>,
     /// Names of relations (as they are) and models (as `model NAME`) that something refers to.
     used: BTreeSet<String>,
+    /// Sources and transforms whose rows say what became of them in the database, in a column or (where a transform has
+    /// dropped it) no more.
+    with_ops: BTreeSet<&'a str>,
 }
 
 impl Kind {

@@ -270,7 +270,8 @@ pub struct RawTable {
     pub key: Vec<String>,
     /// How long a row is kept after its last change. Default: for ever.
     pub ttl: Option<HumanDuration>,
-    /// A condition on the incoming row, in SQL: where it is true, the row with that key is deleted.
+    /// A condition on the incoming row, in SQL: where it is true, the row with that key is deleted. Default: of rows
+    /// with a column `_op`, as a source with an `envelope` gives them, `_op = 'delete'`.
     pub delete_when: Option<String>,
     /// What happens to a row that can't be kept: its key is null, or `delete_when` fails on it. Default: `dead_letter`.
     #[serde(default)]

@@ -7,6 +7,8 @@
 //! | `feed` | yes: an entry is a JSON object | no | the object's text | its bytes | no |
 //! | `websocket` | yes | without a header | yes | yes | yes |
 //! | `http_stream` | yes | without a header | yes | yes | yes |
+//!
+//! An `envelope` goes with json, and not with a feed.
 
 use millstream_connectors::format::{self, DecodeConfig};
 use millstream_connectors::source::SourceConfig;
@@ -20,6 +22,10 @@ pub(super) fn refused(connector: &SourceConfig, decode: &DecodeConfig) -> Option
              left to decode"
                 .into(),
             "leave `decode` out: the fields are in docs/decoding.md, and `schema` may choose among them".into(),
+        )),
+        (SourceConfig::Feed(_), _) if format::envelope(decode).is_some() => Some((
+            "the entries of a feed are no change events of a database".into(),
+            "leave `envelope` out".into(),
         )),
         (SourceConfig::Websocket(_) | SourceConfig::HttpStream(_), DecodeConfig::Csv(csv))
             if csv.dialect.header =>
@@ -84,6 +90,7 @@ mod tests {
     fn every_combination_of_a_source_and_a_format_works_or_is_refused() {
         let formats = [
             (r#""json""#, &[][..]),
+            (r#"{"format":"json","envelope":"debezium"}"#, &["feed"]),
             (r#""csv""#, &["feed", "websocket", "http_stream"]),
             (r#"{"format":"csv","header":false}"#, &["feed"]),
             (r#""text""#, &[]),

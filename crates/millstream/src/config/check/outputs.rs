@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use millstream_connectors::format::OP_COLUMN;
 use millstream_connectors::sink::SinkConfig;
 use millstream_sql::Predicate;
 use millstream_storage::table::can_hold;
 
 use super::sources::resolved;
 use super::{Checker, Kind, type_name};
-use crate::config::diagnostics::suggestion;
+use crate::config::diagnostics::{Problem, suggestion};
 use crate::config::raw::{RawSink, RawTable};
 use crate::config::tree::{Entry, Node, Place};
 use millstream_engine::spec::{CHANGES_SUFFIX, SinkSpec, TableSpec};
@@ -56,8 +57,12 @@ impl<'a> Checker<'a> {
         })
     }
 
+    /// As written; else, where rows say that they were deleted in the database, by that.
     fn delete_when(&mut self, entry: &Entry, schema: &SchemaRef) -> Option<Predicate> {
-        let node = entry.value.get("delete_when").filter(|node| !node.is_null())?;
+        let Some(node) = entry.value.get("delete_when").filter(|node| !node.is_null()) else {
+            let has_op = schema.field_with_name(OP_COLUMN).is_ok_and(|field| *field.data_type() == DataType::Utf8);
+            return has_op.then(|| Predicate::compile(&format!("{OP_COLUMN} = 'delete'"), schema).ok())?;
+        };
         match Predicate::compile(node.text()?, schema) {
             Ok(predicate) => {
                 self.sql_warnings(node, predicate.warnings());
@@ -76,6 +81,14 @@ impl<'a> Checker<'a> {
         self.check_storable(&from.place, &schema);
         let key = self.key_columns(entry.value.get("key")?, &schema);
         let delete_when = self.delete_when(entry, &schema);
+        let lost = raw.from.names().iter().find(|name| self.with_ops.contains(name.as_str()));
+        if let Some(lost) = lost.filter(|_| delete_when.is_none()) {
+            let message =
+                format!("rows that were deleted in the database stay here: `{lost}` does not say which they are");
+            let help =
+                format!("select the column `{OP_COLUMN}` too, or write `WHERE {OP_COLUMN} <> 'delete'` to keep them");
+            self.problems.push(Problem::warning(&from.place, message, Some(help)));
+        }
         if raw.ttl.is_some_and(|ttl| ttl.0.is_zero())
             && let Some(node) = entry.value.get("ttl")
         {

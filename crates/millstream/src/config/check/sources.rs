@@ -32,6 +32,9 @@ impl<'a> Checker<'a> {
             if let Some(source) = self.source(entry, raw, retention) {
                 self.set(&entry.key, source.schema.clone(), source.partitions);
                 self.set_event_time(&entry.key, source.event_time);
+                if format::envelope(&source.decode).is_some() {
+                    self.with_ops.insert(&entry.key);
+                }
                 sources.push(source);
             }
         }
@@ -44,7 +47,7 @@ impl<'a> Checker<'a> {
         let raw = raw::read::<RawSourceEntry>(self.sound(entry, &keys)?).ok()?;
         let declared = self.declared(entry)??;
         let declared = format::effective_schema(&raw.decode, Some(&declared)).ok()?;
-        let schema = self.with_metadata(entry, &declared, &raw.metadata);
+        let schema = self.with_metadata(entry, &format::columns(&raw.decode, &declared), &raw.metadata);
         if let Some(node) = entry.value.get("event_time") {
             let event_time = self.event_time(node, &schema);
             self.set_event_time(&entry.key, event_time);
@@ -82,7 +85,7 @@ impl<'a> Checker<'a> {
             let at = entry.value.entry("decode").unwrap_or(at);
             self.error(&at.place, message, None);
         }
-        let schema = self.with_metadata(entry, &declared, &raw.metadata);
+        let schema = self.with_metadata(entry, &format::columns(&raw.decode, &declared), &raw.metadata);
         let event_time = entry.value.get("event_time").and_then(|node| self.event_time(node, &schema));
         let key = entry.value.get("key").map(|node| self.key_columns(node, &schema)).unwrap_or_default();
         Some(SourceSpec {
@@ -155,8 +158,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn with_metadata(&mut self, entry: &Entry, declared: &StreamSchema, metadata: &[Metadata]) -> SchemaRef {
-        let schema = declared.arrow();
+    fn with_metadata(&mut self, entry: &Entry, schema: &SchemaRef, metadata: &[Metadata]) -> SchemaRef {
         let mut fields: Vec<Arc<ArrowField>> = schema.fields().iter().cloned().collect();
         let nodes = entry.value.get("metadata").map(Node::items).unwrap_or_default();
         for (item, node) in metadata.iter().zip(nodes) {

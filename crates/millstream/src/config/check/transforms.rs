@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use millstream_connectors::format::OP_COLUMN;
 use millstream_models::output_type;
 use millstream_sql::{SqlError, SqlTransform};
 use millstream_storage::table::can_hold;
@@ -64,6 +65,12 @@ impl<'a> Checker<'a> {
         self.set_event_time(&candidate.entry.key, spec.event_time);
         let partitions = candidate.inputs.iter().flatten().map(|name| self.partitions(name)).max().unwrap_or(1);
         self.set(&candidate.entry.key, spec.schema.clone(), partitions);
+        let reads_ops = candidate.inputs.iter().flatten().any(|name| self.with_ops.contains(name.as_str()));
+        // SQL that names the column has seen to it.
+        let is_aware = candidate.raw.sql.as_ref().is_some_and(|sql| sql.contains(OP_COLUMN));
+        if reads_ops && (!is_aware || spec.schema.index_of(OP_COLUMN).is_ok()) {
+            self.with_ops.insert(&candidate.entry.key);
+        }
         Some(spec)
     }
 
