@@ -14,7 +14,7 @@ use arrow::datatypes::SchemaRef;
 use millstream_core::{DeadLetter, Error, ErrorKind, Result, RowFailure, Rows, Stage};
 use millstream_sql::SqlStep;
 use millstream_storage::codec::SchemaStore;
-use millstream_storage::log::Watermark;
+use millstream_storage::log::{Late, Watermark};
 use millstream_storage::state::{State, Writes};
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +22,7 @@ use crate::failures::{FailedRows, Reject};
 use crate::metrics::Metrics;
 use crate::models::ModelSet;
 use crate::ops::dedup::Dedup;
-use crate::ops::{FILL_LANE, STAGE_LANE};
+use crate::ops::{FILL_LANE, Origins, STAGE_LANE};
 use crate::plan::{At, OpPlan, StagePlan};
 use crate::predict::PredictStep;
 use crate::spec::{OnError, TransformKind};
@@ -113,13 +113,24 @@ pub struct Effects {
     /// Rows for table `i` of the plan, in order.
     pub tables: Vec<(usize, Arriving)>,
     /// Rows for output streams, in order.
-    pub emits: Vec<(Arc<str>, Rows)>,
+    pub emits: Vec<Emitted>,
     /// Rows that failed for good.
     pub dead_letters: Vec<DeadLetter>,
     /// Rows of steps that are watched, by operator.
     pub seen: Vec<(usize, Rows)>,
     /// What is counted once the whole batch is through: it may have to be done again in halves.
     counted: Vec<Counted>,
+}
+
+/// Rows for a stream.
+#[derive(Debug)]
+pub struct Emitted {
+    /// The stream.
+    pub stream: Arc<str>,
+    /// The rows.
+    pub rows: Rows,
+    /// Those of them that came late, by their number.
+    pub late: Vec<Late>,
 }
 
 /// What a step did.
@@ -241,10 +252,11 @@ impl Graph {
     /// enters in front of its target. What operators keep goes into `writes`.
     ///
     /// # Errors
-    /// `TooMuch` for a batch that has to be run in halves, after opening the operators anew: no more than what they keep
-    /// was done. What a step fails with.
+    /// `TooMuch` for a batch that has to be run in halves, after opening the operators anew: no more than what they
+    /// keep was done. What a step fails with.
     pub async fn run(&mut self, input: &StreamBatch, moment: Moment, writes: &mut Writes) -> Result<Effects> {
         let mut effects = Effects::default();
+        let mut origins = Origins::new(input);
         let plan = self.plan.clone();
         let mut inboxes = Inboxes::new(&plan);
         self.is_behind = false;
@@ -254,7 +266,10 @@ impl Graph {
         for op in 1..plan.ops.len() {
             let inbox = std::mem::take(&mut inboxes.ops[op]);
             let rows = match &self.steps[op] {
-                Some(Step::Dedup(_)) => self.keyed_step(op, inbox, input, moment, (&mut effects, &mut *writes)).await?,
+                Some(Step::Dedup(_)) => {
+                    let of = (input, &mut origins);
+                    self.keyed_step(op, inbox, of, moment, (&mut effects, &mut *writes)).await?
+                }
                 _ if inbox.is_empty() => continue,
                 _ => self.step(op, inbox, input, moment.now_us, &mut effects).await?,
             };
@@ -272,7 +287,9 @@ impl Graph {
         }
         for (emit, inbox) in inboxes.emits.into_iter().enumerate().filter(|(_, inbox)| !inbox.is_empty()) {
             let schema = inbox[0].1.batch.schema();
-            effects.emits.push((plan.emits[emit].stream.clone(), merge(inbox, &schema, input)?.0));
+            let rows = merge(inbox, &schema, input)?.0;
+            let late = origins.late_among(&rows.origin);
+            effects.emits.push(Emitted { stream: plan.emits[emit].stream.clone(), rows, late });
         }
         Ok(effects)
     }
@@ -311,7 +328,7 @@ impl Graph {
         &mut self,
         op: usize,
         inbox: Inbox,
-        input: &StreamBatch,
+        (input, origins): (&StreamBatch, &mut Origins<'_>),
         moment: Moment,
         (effects, writes): (&mut Effects, &mut Writes),
     ) -> Result<Rows> {
@@ -322,7 +339,7 @@ impl Graph {
         let Some(Step::Dedup(dedup)) = self.steps[op].as_mut() else {
             return Err(Error::bug(format!("`{name}` has no state by key")));
         };
-        let judged = dedup.run(&rows, input, moment.watermark, writes).await?;
+        let judged = dedup.run(&rows, origins, moment.watermark, writes).await?;
         self.is_behind |= dedup.is_behind(moment.watermark);
         effects.counted.push(Counted::Passed { op, received: rows.len(), sent: judged.through.len() });
         let on_error = step.as_ref().map_or(OnError::DeadLetter, |step| step.on_error);

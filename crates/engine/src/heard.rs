@@ -74,16 +74,16 @@ impl Heard {
         }
     }
 
-    /// Drops the rows of chunks that were taken before, or come twice here. The chunks are taken when what became of them
-    /// is committed.
+    /// Drops the rows of chunks that were taken before, or come twice here. The chunks are taken when what became of
+    /// them is committed.
     pub fn drop_repeats(&self, batches: &mut [StreamBatch]) {
         if batches.iter().flat_map(|batch| &batch.words).all(|word| word.place.is_none()) {
             return;
         }
         let mut ahead = self.clone();
         for batch in batches {
-            let is_fresh = batch.words.iter().fold(true, |fresh, word| ahead.take(word) && fresh);
-            if !is_fresh {
+            // Each is one chunk as it was read.
+            if !batch.words.iter().all(|word| ahead.take(word)) {
                 batch.repeated();
             }
         }

@@ -8,7 +8,7 @@ use millstream_core::{Error, ErrorKind, Result, ResultExt, SystemClock};
 use millstream_storage::state::{State, StateOptions, Writes, local_store};
 use tokio_util::sync::CancellationToken;
 
-use crate::graph::{Graph, Kept, Moment};
+use crate::graph::{Emitted, Graph, Kept, Moment};
 use crate::health::Health;
 use crate::heard::Heard;
 use crate::metrics::Metrics;
@@ -128,7 +128,7 @@ impl Part {
                 if self.graph.is_behind() {
                     waiting.push_front(StreamBatch::nothing(partition, batch.end_offset()));
                 }
-                for (_, rows) in effects.emits {
+                for Emitted { rows, .. } in effects.emits {
                     let offsets = rows.origin.iter().map(|&row| batch.offset_of(row)).collect();
                     if !visit(partition, offsets, rows.batch)? {
                         return Ok(false);

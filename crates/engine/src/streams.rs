@@ -146,8 +146,8 @@ impl StreamBatch {
         self.target.as_ref().map_or(1, |target| target.attempt)
     }
 
-    /// The same rows in batches of up to `rows_max`: neighbours are joined, and what is larger is cut. Redriven rows stay
-    /// alone, since they enter elsewhere, and so do those that were stored with other columns.
+    /// The same rows in batches of up to `rows_max`: neighbours are joined, and what is larger is cut. Redriven rows
+    /// stay alone, since they enter elsewhere, and so do those that were stored with other columns.
     ///
     /// # Errors
     /// `Bug` for columns that do not go together.

@@ -242,7 +242,7 @@ impl<'a> Trial<'a> {
             self.step(StepKind::Transform, &letter.component.as_str().into()).failures.push(failed);
         }
         let mut emitted: Vec<(Arc<str>, RecordBatch)> =
-            effects.emits.into_iter().map(|(stream, rows)| (stream, rows.batch)).collect();
+            effects.emits.into_iter().map(|emitted| (emitted.stream, emitted.rows.batch)).collect();
         for (table, arriving) in effects.tables {
             emitted.extend(self.change_table(&plan.tables[table], &arriving.rows, now_us).await?);
         }

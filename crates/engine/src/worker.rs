@@ -203,7 +203,8 @@ impl Running {
             && stages.all(|r| (0..r.partitions()).all(|p| r.offset(p) >= log_end(r, p)))
     }
 
-    pub(crate) fn take_figures(&self) {
+    /// Takes the figures that nobody counts as they change: lags.
+    pub fn take_figures(&self) {
         for reader in self.progress.readers() {
             let Some(stream) = self.streams.get(&reader.stream) else { continue };
             for partition in 0..reader.partitions() {

@@ -1,5 +1,5 @@
-//! The event time of a source on its way into the log: each chunk says how far it is, and so does a control chunk to each
-//! partition that gets no rows, where somebody waits for that.
+//! The event time of a source on its way into the log: each chunk says how far it is, and so does a control chunk to
+//! each partition that gets no rows, where somebody waits for that.
 
 use std::sync::Arc;
 

@@ -2,11 +2,12 @@
 //!
 //! A row's *place* is its event time. That of a row that came late is the watermark that was in front of it, behind
 //! all rows of that time. Rows of one place stay in the order in which they came. So the order is that of the rows and
-//! their sources alone, whatever way and in how many pieces they came; but for rows of exactly one time that came through
-//! different partitions.
+//! their sources alone, whatever way and in how many pieces they came; but for rows of exactly one time that came
+//! through different partitions.
 //!
 //! ```text
-//! lane "o/" name 00 time … → timers (`keyed::Timers`) whose keys are the rows: late u8 | offset u64 BE | row (`storage::row`)
+//! lane "o/" name 00 time … → timers (`keyed::Timers`) whose keys are the rows:
+//!                            late u8 | offset u64 BE | row (`storage::row`)
 //! ```
 
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Who has to know how far event time is, and who says so: only what leads to an operator that waits for it pays for it.
+//! Who has to know how far event time is, and who says so: only what leads to an operator that waits for it pays for
+//! it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

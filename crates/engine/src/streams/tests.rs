@@ -95,8 +95,10 @@ async fn rows_are_read_past_control_chunks_which_come_once_to_who_wants_them() {
     assert!(all.read_all(1).await.unwrap().is_empty());
 }
 
+type Said = (Option<Place>, Option<Watermark>);
+
 /// What a batch is, in short: offsets, values, late rows, what it says.
-fn shape(batch: &StreamBatch) -> (u64, u64, usize, Vec<u32>, Vec<(Option<Place>, Option<Watermark>)>) {
+fn shape(batch: &StreamBatch) -> (u64, u64, usize, Vec<u32>, Vec<Said>) {
     let late = batch.late.iter().map(|late| late.row).collect();
     let words = batch.words.iter().map(|word| (word.place, word.watermark)).collect();
     (batch.base_offset, batch.end_offset(), batch.batch.num_rows(), late, words)

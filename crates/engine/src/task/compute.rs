@@ -6,7 +6,7 @@ use millstream_storage::log::{Late, Watermark};
 use super::commit::Pending;
 use super::{EXPIRE_ROWS, Task};
 use crate::failures::{FailedRows, Reject};
-use crate::graph::{Arriving, Effects, Moment};
+use crate::graph::{Arriving, Effects, Emitted, Moment};
 use crate::streams::StreamBatch;
 use crate::table::{deletes, rows_without};
 use crate::watch::Seen;
@@ -36,11 +36,12 @@ impl Task {
             self.apply_to_table(table, &arriving, input, moment.now_us, &mut effects, pending).await?;
         }
         self.graph.count(&mut effects);
-        for (stream, rows) in effects.emits {
-            if let Some(rows) = self.not_yet_sent(&stream, rows, input) {
-                let late = late_among(&rows, input);
-                pending.rows.entry(stream).or_default().push(rows.batch, late.into_iter());
-            }
+        for emitted in effects.emits {
+            let Some(first) = self.first_unsent(&emitted, input) else { continue };
+            let Emitted { stream, rows, late } = emitted;
+            let late = late.into_iter().filter_map(|late| Some(Late { row: late.row.checked_sub(first)?, ..late }));
+            let left = rows.len() - first as usize;
+            pending.rows.entry(stream).or_default().push(rows.batch.slice(first as usize, left), late);
         }
         pending.dead_letters.extend(effects.dead_letters);
         // While an output is filled, these rows come a second time.
@@ -50,18 +51,17 @@ impl Task {
         Ok(())
     }
 
-    /// Rows for the stream of a transform, without those that a replay computes again.
-    fn not_yet_sent(&self, stream: &str, rows: Rows, input: &StreamBatch) -> Option<Rows> {
+    /// The first row for a stream that was not sent before: a replay computes again what was. None where all were.
+    fn first_unsent(&self, emitted: &Emitted, input: &StreamBatch) -> Option<u32> {
         let is_replayed =
             input.base_offset < self.outputs.sent_below && self.filled_from.is_none() && input.target.is_none();
-        let brings_a_table_rows = self.plan.written.get(stream).is_some_and(|written| written.table.is_some());
+        let brings_a_table_rows = self.plan.written.get(&emitted.stream).is_some_and(|written| written.table.is_some());
         if !is_replayed || brings_a_table_rows {
-            return Some(rows);
+            return Some(0);
         }
         let sent = |row: &u32| input.offset_of(*row) < self.outputs.sent_below;
-        let first = rows.origin.partition_point(sent);
-        (first < rows.len())
-            .then(|| Rows { batch: rows.batch.slice(first, rows.len() - first), origin: rows.origin[first..].into() })
+        let first = emitted.rows.origin.partition_point(sent);
+        (first < emitted.rows.len()).then_some(first as u32)
     }
 
     fn seen(&self, op: usize, rows: Rows, input: &StreamBatch) -> Seen {
@@ -133,13 +133,4 @@ impl Task {
         }
         Ok(pending)
     }
-}
-
-/// Those of `rows` that come of records that came late.
-fn late_among(rows: &Rows, input: &StreamBatch) -> Vec<Late> {
-    if input.late.is_empty() {
-        return Vec::new();
-    }
-    let late = (0_u32..).zip(&*rows.origin);
-    late.filter_map(|(row, &origin)| Some(Late { row, watermark_us: input.late_behind(origin)? })).collect()
 }

@@ -122,8 +122,8 @@ pub struct Task {
     tell_at: Instant,
     owes: bool,
     outputs: Outputs,
-    /// While the first filling of `outputs` is under way: what the stage itself has heard. `plan`, `graph`, `tables` and
-    /// `heard` are those of the filling.
+    /// While the first filling of `outputs` is under way: what the stage itself has heard. `plan`, `graph`, `tables`
+    /// and `heard` are those of the filling.
     filled_from: Option<Heard>,
     /// What began when the task was opened.
     begins: Vec<Begins>,
@@ -428,7 +428,8 @@ impl Task {
         Ok(batches.into_iter().flat_map(halves).flatten().collect())
     }
 
-    /// Says how far the task is, unless it owes something: work for which the time has come, or telling others the time.
+    /// Says how far the task is, unless it owes something: work for which the time has come, or telling others the
+    /// time.
     fn report(&self) {
         if self.owes || self.graph.is_behind() {
             return;

@@ -68,6 +68,7 @@ fn component(view: &ComponentView) -> Value {
 
 /// Prometheus text.
 pub async fn metrics(State(state): State<ApiState>) -> Response {
+    state.running.take_figures();
     let models = &state.running.models;
     let stats: Vec<_> = models.scorers.iter().map(|(name, scorer)| (name.clone(), scorer.model().stats())).collect();
     (

@@ -65,8 +65,8 @@ pub enum Watermark {
 pub struct Late {
     /// Its number in the chunk.
     pub row: u32,
-    /// The watermark of its source that was in front of it, microseconds since the epoch. Whether the record is too late
-    /// for something is asked of this, so the answer is the same however records were cut into chunks.
+    /// The watermark of its source that was in front of it, microseconds since the epoch. Whether the record is too
+    /// late for something is asked of this, so the answer is the same however records were cut into chunks.
     pub watermark_us: i64,
 }
 

@@ -1,9 +1,9 @@
 //! De-duplication: of the rows with a key, only the first of a span of event time.
 //!
-//! Rows are judged in the order of their event time, so each waits until the watermark has reached it (`in_order.rs`). A
-//! row that goes through opens a span of `within` from its event time on. Rows of its key with a time below the end of
-//! that are repeats; the next one from there on goes through and opens the next. A span is forgotten when the watermark
-//! has reached its end: a row that came late by so much can't be told from a repeat any more.
+//! Rows are judged in the order of their event time, so each waits until the watermark has reached it (`in_order.rs`).
+//! A row that goes through opens a span of `within` from its event time on. Rows of its key with a time below the end
+//! of that are repeats; the next one from there on goes through and opens the next. A span is forgotten when the
+//! watermark has reached its end: a row that came late by so much can't be told from a repeat any more.
 //!
 //! The answer depends on the rows and the watermarks in front of them, not on how they were cut into batches and
 //! commits, nor on when spans are forgotten.
@@ -21,9 +21,9 @@ use millstream_storage::log::Watermark;
 use millstream_storage::state::{State, Writes};
 
 pub use self::spans::{Row, Spans, Verdict};
+use super::Origins;
 use super::in_order::{InOrder, Place};
 use crate::spec::DedupSpec;
-use crate::streams::StreamBatch;
 
 /// Spans that one batch forgets, beside as many as it has rows.
 const FORGET_KEYS: usize = 1024;
@@ -78,7 +78,7 @@ impl Dedup {
     pub async fn run(
         &mut self,
         rows: &Rows,
-        input: &StreamBatch,
+        origins: &mut Origins<'_>,
         watermark: Option<Watermark>,
         writes: &mut Writes,
     ) -> Result<Judged> {
@@ -96,16 +96,17 @@ impl Dedup {
                 continue;
             }
             let origin = rows.origin[row];
-            let late_behind = input.late_behind(origin);
-            let (time_us, offset) = (late_behind.unwrap_or(times.value(row)), input.base_offset + u64::from(origin));
+            let late_behind = origins.late_behind(origin);
+            let (time_us, offset) = (late_behind.unwrap_or(times.value(row)), origins.offset(origin));
             given.push((row as u32, Place { time_us, is_late: late_behind.is_some(), offset }));
         }
         let passed = self.waiting.pass(&rows.batch, &given, watermark, writes).await?;
-        // What has waited comes of no record of this batch.
-        let beyond = input.batch.num_rows() as u32;
         let origin: Arc<[u32]> = match &passed.given {
             Some(given) => given.iter().map(|&row| rows.origin[row as usize]).collect(),
-            None => std::iter::repeat_n(beyond, passed.places.len()).collect(),
+            None => {
+                let late = passed.places.iter().map(|place| place.is_late.then_some(place.time_us));
+                late.map(|late| origins.of_waited(late)).collect()
+            }
         };
         let turn = Rows { batch: passed.batch, origin };
         let (first, too_late) = self.judge(&turn, &passed.places, writes).await?;

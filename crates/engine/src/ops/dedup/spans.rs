@@ -42,8 +42,8 @@ pub enum Verdict {
 }
 
 impl Spans {
-    /// Opens what the operator called `name` keeps below `lane` of `state`; a span is `within_us` long, in microseconds,
-    /// at least 1.
+    /// Opens what the operator called `name` keeps below `lane` of `state`; a span is `within_us` long, in
+    /// microseconds, at least 1.
     ///
     /// # Errors
     /// As for reading the state.
@@ -83,8 +83,8 @@ impl Spans {
     }
 
     fn judge_one(&self, tx: &StateTx, slot: Slot, row: &Row) -> Result<Verdict> {
-        // A span whose end the watermark has reached is forgotten, whether it is still stored or not. Only a row that is
-        // behind the watermark can see the difference.
+        // A span whose end the watermark has reached is forgotten, whether it is still stored or not. Only a row that
+        // is behind the watermark can see the difference.
         let is_past = |end: i64| row.late_behind_us.is_some_and(|watermark| end <= watermark);
         let span = tx.get(slot).map(begin_of).transpose()?.filter(|begin| !is_past(self.end_of(*begin)));
         Ok(match span {

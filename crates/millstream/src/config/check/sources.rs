@@ -15,8 +15,8 @@ use crate::config::raw::{self, RawRetention, RawSource, RawSourceEntry, RawWater
 use crate::config::tree::{Content, Entry, Node};
 use millstream_engine::spec::{Metadata, SourceSpec, WatermarkSpec};
 
-/// How far ahead of the clock an event time may be, where the file does not say: clocks and time zones that are wrong are
-/// believed, other nonsense is not.
+/// How far ahead of the clock an event time may be, where the file does not say: clocks and time zones that are wrong
+/// are believed, other nonsense is not.
 const MAX_AHEAD: Duration = Duration::from_secs(86_400);
 
 impl<'a> Checker<'a> {
