@@ -6,10 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use millstream_core::{Failure, RawBatch, RowFailure};
 
+use crate::context::SourceContext;
 use crate::format::TextEncoding;
 use crate::format::encoding::to_utf8;
 use crate::format::framing::{Framing, cut};
-use crate::source::SourceContext;
 
 /// A batch is full at this many bytes, or at [`BATCH_RECORDS_MAX`].
 const BATCH_BYTES_MAX: usize = 1 << 20;

@@ -1,5 +1,5 @@
 //! What every part of Millstream shares: declared schemas, batches with their origin, failures and dead letters, the
-//! traits of sources, decoders and sinks, errors, and the seams (clock, disk) that make tests repeatable.
+//! traits of sources, decoders, encoders and sinks, errors, and the seams (clock, disk) that make tests repeatable.
 //!
 //! This crate names no database, no broker, no model library and no SQL engine.
 
@@ -10,6 +10,7 @@ pub mod dead_letter;
 pub mod decode;
 pub mod descriptors;
 pub mod disk;
+pub mod encode;
 pub mod error;
 pub mod hidden;
 pub mod json;
@@ -25,6 +26,7 @@ pub use batch::{Failure, FailureKind, RowFailure, Rows};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use dead_letter::{DeadLetter, Stage};
 pub use decode::{Decoded, Decoder, RawBatch};
+pub use encode::{Encoded, Encoder};
 pub use error::{Error, ErrorKind, Result, ResultExt};
 pub use hidden::Hidden;
 pub use schema::{Field, FieldType, StreamSchema};

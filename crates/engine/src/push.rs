@@ -5,6 +5,7 @@ mod keys;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use millstream_connectors::PushLimits;
 use millstream_core::{Error, RawBatch, Result, RowFailure};
 use millstream_storage::log::Chunk;
 use parking_lot::Mutex;
@@ -36,6 +37,7 @@ const MESSAGE_CHARS_MAX: usize = 200;
 #[derive(Debug)]
 pub struct Push {
     ingest: Arc<Ingest>,
+    body_bytes_max: usize,
     part: Part,
     room: Arc<Room>,
     apart: Semaphore,
@@ -99,12 +101,17 @@ impl Stored {
 
 impl Push {
     /// Takes up the keys that the log remembers.
-    pub fn new(ingest: Arc<Ingest>, window_us: i64) -> Self {
+    pub fn new(ingest: Arc<Ingest>, limits: &PushLimits) -> Self {
         let known = ingest.stream.log.producer(&ingest.spec.name).map(|p| p.cursor).unwrap_or_default();
-        let keys = Mutex::new(Keys::restored(&known, window_us));
+        let keys = Mutex::new(Keys::restored(&known, limits.key_window_us));
         let part = ingest.part();
         let (room, apart) = (Room::new(BODIES_BYTES), Semaphore::new(APART));
-        Self { ingest, part, room, apart, keys }
+        Self { ingest, body_bytes_max: limits.body_bytes_max, part, room, apart, keys }
+    }
+
+    /// The largest body of a request, unpacked; bytes.
+    pub fn body_bytes_max(&self) -> usize {
+        self.body_bytes_max
     }
 
     /// Why no body is taken for want of room on the disk.

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use millstream_connectors::format::DecodeConfig;
-use millstream_connectors::sink::SinkConfig;
-use millstream_connectors::source::SourceConfig;
+use millstream_connectors::{SinkConnector, SourceConnector};
 use millstream_core::StreamSchema;
 use millstream_core::schema::timestamp_type;
 use millstream_models::{ColumnKind, FallbackConfig, ModelConfig, ModelInfo};
@@ -73,8 +72,8 @@ pub struct RetentionSpec {
 pub struct SourceSpec {
     /// Its name, and that of its stream.
     pub name: Arc<str>,
-    /// What it connects to. Paths are already relative to the working directory.
-    pub connector: SourceConfig,
+    /// What it connects to.
+    pub connector: Arc<dyn SourceConnector>,
     /// The format of its records.
     pub decode: DecodeConfig,
     /// The fields that the decoder yields: as declared, or as the format itself says.
@@ -227,8 +226,8 @@ pub struct SinkSpec {
     pub start: Start,
     /// The columns of all of them.
     pub schema: SchemaRef,
-    /// What it connects to. Paths are already relative to the working directory.
-    pub connector: SinkConfig,
+    /// What it connects to.
+    pub connector: Arc<dyn SinkConnector>,
     /// What happens to a record that the other side refuses.
     pub on_error: OnError,
 }

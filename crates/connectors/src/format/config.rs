@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::encoding::TextEncoding;
 use super::framing::RECORD_LINES_MAX;
 
+pub(super) use csv::one_byte;
 pub use csv::{CsvConfig, ShortRows};
 
 /// How the bytes of a record become fields. Written `decode: json`, or `decode: { format: csv, delimiter: ";" }`.

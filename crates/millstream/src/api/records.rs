@@ -8,7 +8,7 @@ use axum::extract::{Path, State};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use millstream_connectors::source::{SourceConfig, charset};
+use millstream_connectors::http::charset;
 
 use super::ApiState;
 use super::bodies::{self, Unread};
@@ -49,7 +49,6 @@ pub async fn push(
     if let Some(trouble) = running.whereabouts.trouble() {
         return Err(ApiError::new(StatusCode::INSUFFICIENT_STORAGE, trouble));
     }
-    let limit = body_limit(&state, &name);
     let charset = headers.get(CONTENT_TYPE).and_then(charset);
     let is_gzip = is_gzip(&headers)?;
     // Spawned, so that a client that goes away does not leave a half-told story: what was begun is finished.
@@ -60,6 +59,7 @@ pub async fn push(
             return Err(ApiError::new(StatusCode::INSUFFICIENT_STORAGE, format!("{shortage}; send this again later")));
         }
         let Some(mut share) = push.room() else { return Err(too_much()) };
+        let limit = push.body_bytes_max();
         let mut body = bodies::read(body, limit, &mut share, ROOM_WAIT).await.map_err(unread)?;
         if is_gzip {
             (body, share) = bodies::unpack(body, limit, share).await.map_err(unread)?;
@@ -103,14 +103,6 @@ pub async fn push(
 
 fn too_much() -> ApiError {
     ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too many records are waiting; send this again later")
-}
-
-fn body_limit(state: &ApiState, name: &str) -> usize {
-    let spec = state.running.pipeline.sources.iter().find(|s| *s.name == *name);
-    match spec.map(|s| &s.connector) {
-        Some(SourceConfig::Http(config)) => usize::try_from(config.max_body.0).unwrap_or(usize::MAX),
-        _ => 0,
-    }
 }
 
 /// Whether the body is compressed.

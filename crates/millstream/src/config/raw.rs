@@ -7,8 +7,7 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use millstream_connectors::format::DecodeConfig;
-use millstream_connectors::sink::SinkConfig;
-use millstream_connectors::source::SourceConfig;
+use millstream_connectors::{SinkConfig, SourceConfig};
 use millstream_core::{ByteSize, HumanDuration};
 use millstream_engine::spec::{Metadata, Start};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};

@@ -1,15 +1,13 @@
 //! Sources: their columns, event time and key, and what their connectors and formats say.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::{Field as ArrowField, Schema, SchemaRef};
-use millstream_connectors::format;
-use millstream_connectors::source::SourceConfig;
+use millstream_connectors::{Unfit, format};
 use millstream_core::schema::timestamp_type;
 use millstream_core::{Field, FieldType, StreamSchema};
 
-use super::{Checker, formats, retention_spec, type_name};
+use super::{Checker, retention_spec, type_name};
 use crate::config::raw::{self, RawRetention, RawSource, RawSourceEntry};
 use crate::config::tree::{Content, Entry, Node};
 use millstream_engine::spec::{Metadata, SourceSpec};
@@ -24,10 +22,7 @@ impl<'a> Checker<'a> {
             }
             let read = RawSource::read(entry.value.to_json());
             let Some(raw) = self.found(entry, read) else { continue };
-            if let Some(source) = self.source(entry, raw, retention) {
-                self.set(&entry.key, source.schema.clone(), source.partitions);
-                sources.push(source);
-            }
+            sources.extend(self.source(entry, raw, retention));
         }
         sources
     }
@@ -50,21 +45,18 @@ impl<'a> Checker<'a> {
     }
 
     fn source(&mut self, entry: &'a Entry, raw: RawSource, retention: &RawRetention) -> Option<SourceSpec> {
-        let RawSource { entry: raw, mut connector } = raw;
-        if let Err(problems) = connector.check() {
-            self.connector_problems(entry, problems);
-        }
-        if let SourceConfig::File(file) = &mut connector {
-            file.path = resolved(self.input.base, &file.path);
-        }
+        let RawSource { entry: raw, connector } = raw;
+        let settings = connector.settings();
+        let checked = settings.check(self.input.base);
+        let connector = checked.map_err(|problems| self.connector_problems(entry, problems)).ok();
         let declared = self.declared(entry)?;
         let at = entry.value.entry("schema").or_else(|| entry.value.entry("decode")).unwrap_or(entry);
-        if let Some((message, help)) = formats::refused(&connector, &raw.decode) {
+        if let Some(Unfit { message, help }) = settings.unfit(&raw.decode) {
             let at = entry.value.entry("decode").unwrap_or(entry);
             self.error(&at.place, message, Some(help));
             return None;
         }
-        let declared = match formats::fields(&connector, &raw.decode, declared.as_ref()) {
+        let declared = match settings.fields(&raw.decode, declared.as_ref()) {
             Ok(schema) => schema,
             Err(message) => {
                 self.error(&at.place, message, None);
@@ -78,16 +70,19 @@ impl<'a> Checker<'a> {
         let schema = self.with_metadata(entry, &declared, &raw.metadata);
         let event_time = entry.value.get("event_time").and_then(|node| self.event_time(node, &schema));
         let key = entry.value.get("key").map(|node| self.key_columns(node, &schema)).unwrap_or_default();
+        let partitions = raw.partitions.unwrap_or(1);
+        // What reads it is checked even where the connector's settings are wrong.
+        self.set(&entry.key, schema.clone(), partitions);
         Some(SourceSpec {
             name: entry.key.as_str().into(),
-            connector,
+            connector: connector?,
             decode: raw.decode,
             declared,
             schema,
             event_time,
             watermark: raw.watermark.map(|w| w.0).unwrap_or_default(),
             key,
-            partitions: raw.partitions.unwrap_or(1),
+            partitions,
             on_error: raw.on_error.into(),
             metadata: raw.metadata,
             retention: retention_spec(&raw.retention.or(retention)),
@@ -174,13 +169,4 @@ impl<'a> Checker<'a> {
         }
         Some(index)
     }
-}
-
-/// A path of the file, which starts from the folder of the file.
-pub(super) fn resolved(base: &Path, path: &str) -> String {
-    if path.is_empty() || Path::new(path).is_absolute() || base.as_os_str().is_empty() {
-        return path.to_owned();
-    }
-    let relative = path.strip_prefix("./").unwrap_or(path);
-    base.join(relative).to_string_lossy().into_owned()
 }

@@ -10,8 +10,8 @@ use millstream_core::{
 use parking_lot::Mutex;
 
 use super::{HttpStreamSource, HttpStreamSourceConfig, StreamFormat};
+use crate::context::{SourceContext, SourceStatus};
 use crate::format::Framing;
-use crate::source::{SourceContext, SourceStatus};
 use crate::test_server::{Part, answer, chunked, install_tls, serve};
 
 fn config(url: &str, format: StreamFormat) -> HttpStreamSourceConfig {
@@ -29,7 +29,7 @@ fn open(config: HttpStreamSourceConfig, cursor: &Cursor) -> (HttpStreamSource, A
         cursor: cursor.clone(),
         ..SourceContext::new("posts", Framing::Lines)
     };
-    (HttpStreamSource::new(config, context).unwrap(), said)
+    (HttpStreamSource::new(&config.checked().unwrap(), context).unwrap(), said)
 }
 
 async fn read(source: &mut HttpStreamSource, records: usize) -> (Vec<String>, Vec<SourceBatch>) {
