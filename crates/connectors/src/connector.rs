@@ -17,7 +17,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use millstream_core::{AnySink, Result, Source, StreamSchema};
+use millstream_core::{AnySink, Metadata, Result, Source, StreamSchema};
 
 use crate::check::Problem;
 use crate::context::{SinkContext, SourceContext};
@@ -39,11 +39,25 @@ pub trait SourceSettings: fmt::Debug {
     /// What is declared does not fit, or nothing is and something must be; the message says what to write.
     fn fields(&self, decode: &DecodeConfig, declared: Option<&StreamSchema>) -> Result<StreamSchema, String>;
 
+    /// Whether its system knows this of a record. Not asked of what is known of every record.
+    fn carries(&self, metadata: Metadata) -> Carries;
+
     /// Checks the settings. Paths start from the folder `base`. Looks at neither disk nor network.
     ///
     /// # Errors
     /// Everything that is wrong.
     fn check(&self, base: &Path) -> Result<Arc<dyn SourceConnector>, Vec<Problem>>;
+}
+
+/// Whether a source knows something of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carries {
+    /// It does.
+    Yes,
+    /// It would with another setting: what to write.
+    With(&'static str),
+    /// It never does.
+    No,
 }
 
 /// Why a format does not go with a source.
@@ -87,7 +101,7 @@ pub enum Intake<'a> {
     /// The pipeline reads them.
     Pull(&'a dyn Pull),
     /// Others send them to this server.
-    Push(&'a PushLimits),
+    Push(&'a PushSpec),
 }
 
 impl dyn SourceConnector {
@@ -117,13 +131,15 @@ pub trait Pull: fmt::Debug {
     fn open(&self, context: SourceContext) -> Result<Box<dyn Source>>;
 }
 
-/// What this server keeps to when it takes in the records of a source.
+/// What this server takes in for a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PushLimits {
+pub struct PushSpec {
     /// The largest body of a request, unpacked; bytes.
     pub body_bytes_max: usize,
     /// How long a request's key is remembered, in microseconds.
     pub key_window_us: i64,
+    /// The headers of a request that are kept with its records, as they were written.
+    pub headers: Vec<Arc<str>>,
 }
 
 /// The settings of a sink as they were typed.

@@ -26,7 +26,9 @@ mod test_server;
 pub mod websocket;
 
 pub use check::Problem;
-pub use connector::{Intake, Pull, PushLimits, SinkConnector, SinkSettings, SourceConnector, SourceSettings, Unfit};
+pub use connector::{
+    Carries, Intake, Pull, PushSpec, SinkConnector, SinkSettings, SourceConnector, SourceSettings, Unfit,
+};
 pub use context::{SinkContext, SourceContext, SourceStatus, Status};
 pub use payload::Image;
 pub use preview::Preview;

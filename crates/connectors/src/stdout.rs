@@ -25,7 +25,7 @@ use crate::template::Place;
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct StdoutSinkConfig {
     /// How a row is printed: `json` (one object per line; indented with `pretty: true`), `csv`, `text` (a line made
-    /// from a template) or `raw` (the bytes of one column).
+    /// from a template) or `raw` (the bytes of one column). Default: `json`.
     #[serde(default)]
     pub encode: EncodeConfig,
     /// What to print of a change stream.

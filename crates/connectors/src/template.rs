@@ -286,7 +286,7 @@ fn walk<'f>(path: &str, fields: &'f Fields, known: impl Iterator<Item = &'f Fiel
 }
 
 /// "did you mean …" and the list of what there is.
-fn nearest(name: &str, known: &[&str]) -> String {
+pub(crate) fn nearest(name: &str, known: &[&str]) -> String {
     let lower = name.to_lowercase();
     let score = |k: &str| strsim::jaro_winkler(&lower, &k.to_lowercase());
     let best = known.iter().map(|&k| (score(k), k)).max_by(|a, b| a.0.total_cmp(&b.0));

@@ -174,8 +174,8 @@ pub(crate) fn open_ingests(
 pub(crate) fn open_pushes(pipeline: &Pipeline, ingests: &BTreeMap<Arc<str>, Arc<Ingest>>) -> BTreeMap<Arc<str>, Push> {
     let mut pushes = BTreeMap::new();
     for spec in &pipeline.sources {
-        if let (Intake::Push(limits), Some(ingest)) = (spec.connector.intake(), ingests.get(&spec.name)) {
-            pushes.insert(spec.name.clone(), Push::new(ingest.clone(), limits));
+        if let (Intake::Push(push), Some(ingest)) = (spec.connector.intake(), ingests.get(&spec.name)) {
+            pushes.insert(spec.name.clone(), Push::new(ingest.clone(), push));
         }
     }
     pushes

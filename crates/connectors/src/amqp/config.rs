@@ -62,7 +62,7 @@ pub struct AmqpSinkConfig {
     #[serde(default = "default_connect_timeout")]
     pub connect_timeout: HumanDuration,
     /// What the body of a message is: `json` (an object), `csv` (a line, with `header: false`), `text` (made from a
-    /// template) or `raw` (the bytes of one column).
+    /// template) or `raw` (the bytes of one column). Default: `json`.
     #[serde(default)]
     pub encode: EncodeConfig,
     /// What to publish of a change stream.

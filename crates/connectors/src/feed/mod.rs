@@ -9,10 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use millstream_core::{Result, Source, StreamSchema};
+use millstream_core::{Metadata, Result, Source, StreamSchema};
 
 use crate::check::Problem;
-use crate::connector::{Intake, Pull, SourceConnector, SourceSettings, Unfit};
+use crate::connector::{Carries, Intake, Pull, SourceConnector, SourceSettings, Unfit};
 use crate::context::SourceContext;
 use crate::format::{self, DecodeConfig};
 use crate::http_client::Access;
@@ -41,6 +41,10 @@ impl SourceSettings for FeedSourceConfig {
             DecodeConfig::Json(_) => format::feed::record_schema(declared),
             _ => format::effective_schema(decode, declared),
         }
+    }
+
+    fn carries(&self, _: Metadata) -> Carries {
+        Carries::No
     }
 
     fn check(&self, _: &Path) -> Result<Arc<dyn SourceConnector>, Vec<Problem>> {

@@ -26,10 +26,10 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use millstream_core::{AnySink, Result, Source, StreamSchema};
+use millstream_core::{AnySink, Metadata, Result, Source, StreamSchema};
 
 use crate::check::Problem;
-use crate::connector::{Intake, Pull, SinkConnector, SinkSettings, SourceConnector, SourceSettings, Unfit};
+use crate::connector::{Carries, Intake, Pull, SinkConnector, SinkSettings, SourceConnector, SourceSettings, Unfit};
 use crate::context::{SinkContext, SourceContext};
 use crate::format::{self, DecodeConfig};
 use crate::payload::Body;
@@ -53,6 +53,13 @@ impl SourceSettings for FileSourceConfig {
 
     fn fields(&self, decode: &DecodeConfig, declared: Option<&StreamSchema>) -> Result<StreamSchema, String> {
         format::effective_schema(decode, declared)
+    }
+
+    fn carries(&self, metadata: Metadata) -> Carries {
+        match metadata {
+            Metadata::Position => Carries::Yes,
+            _ => Carries::No,
+        }
     }
 
     fn check(&self, base: &Path) -> Result<Arc<dyn SourceConnector>, Vec<Problem>> {

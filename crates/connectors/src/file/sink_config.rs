@@ -28,7 +28,7 @@ pub struct FileSinkConfig {
     pub name: Option<String>,
     /// What the files hold: `json` (one object per line, `.jsonl`), `csv` (with a header, `.csv`; lists and objects are
     /// written as JSON), `text` (lines, `.txt`), `raw` (the bytes of one column, one after another, `.bin`) or `parquet`
-    /// (compressed with zstd, `.parquet`).
+    /// (compressed with zstd, `.parquet`). Default: `json`.
     #[serde(default)]
     pub encode: EncodeConfig,
     /// When to close a file and begin another.

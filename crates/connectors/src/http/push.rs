@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use millstream_core::{ByteSize, HumanDuration, Result, StreamSchema};
+use millstream_core::{ByteSize, HumanDuration, Metadata, Result, StreamSchema};
+use reqwest::header::HeaderName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::check::{Problem, Problems};
-use crate::connector::{Intake, PushLimits, SourceConnector, SourceSettings, Unfit};
+use crate::connector::{Carries, Intake, PushSpec, SourceConnector, SourceSettings, Unfit};
 use crate::format::{self, DecodeConfig};
 use crate::probe::Depth;
 
@@ -27,7 +28,15 @@ pub struct HttpPushConfig {
     /// again. At most 32 MiB of keys and answers are remembered, about 130,000; the oldest go first.
     #[serde(default = "default_idempotency_window")]
     pub idempotency_window: HumanDuration,
+    /// Headers of a request that are kept with each of its records, for the column `_headers` (`metadata: [headers]`):
+    /// `[X-Request-Id]`. Several of one name are joined by commas. Those of passwords (`Authorization`, `Cookie`) can't
+    /// be kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<String>,
 }
+
+/// Headers that hold what lets others in. They are never kept.
+const SECRET_HEADERS: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "set-cookie"];
 
 fn default_max_body() -> ByteSize {
     ByteSize(8 << 20)
@@ -39,7 +48,7 @@ fn default_idempotency_window() -> HumanDuration {
 
 impl Default for HttpPushConfig {
     fn default() -> Self {
-        Self { max_body: default_max_body(), idempotency_window: default_idempotency_window() }
+        Self { max_body: default_max_body(), idempotency_window: default_idempotency_window(), headers: Vec::new() }
     }
 }
 
@@ -56,24 +65,45 @@ impl SourceSettings for HttpPushConfig {
         format::effective_schema(decode, declared)
     }
 
+    fn carries(&self, metadata: Metadata) -> Carries {
+        match metadata {
+            Metadata::Headers if self.headers.is_empty() => {
+                Carries::With("name those of a request that are to be kept: `headers: [X-Request-Id]`")
+            }
+            Metadata::Headers => Carries::Yes,
+            _ => Carries::No,
+        }
+    }
+
     fn check(&self, _: &Path) -> Result<Arc<dyn SourceConnector>, Vec<Problem>> {
         let mut problems = Problems::default();
         if self.max_body.0 == 0 {
             problems.add("max_body", "is zero: nothing could be received");
         }
+        for (i, name) in self.headers.iter().enumerate() {
+            let field = format!("headers[{i}]");
+            if HeaderName::from_bytes(name.as_bytes()).is_err() {
+                problems.add(field, format!("`{name}` is no valid header name"));
+            } else if SECRET_HEADERS.iter().any(|secret| name.eq_ignore_ascii_case(secret)) {
+                problems.add(field, format!("names `{name}`, which lets others in: it is never kept"));
+            } else if self.headers[..i].iter().any(|other| name.eq_ignore_ascii_case(other)) {
+                problems.add(field, format!("names `{name}` again"));
+            }
+        }
         problems.finish(|| {
-            let limits = PushLimits {
+            let spec = PushSpec {
                 body_bytes_max: usize::try_from(self.max_body.0).unwrap_or(usize::MAX),
                 key_window_us: i64::try_from(self.idempotency_window.0.as_micros()).unwrap_or(i64::MAX),
+                headers: self.headers.iter().map(|name| name.as_str().into()).collect(),
             };
-            Some(Arc::new(HttpPushSpec(limits)) as Arc<dyn SourceConnector>)
+            Some(Arc::new(HttpPushSpec(spec)) as Arc<dyn SourceConnector>)
         })
     }
 }
 
 /// A source of pushed records whose settings were checked.
 #[derive(Debug)]
-pub struct HttpPushSpec(PushLimits);
+pub struct HttpPushSpec(PushSpec);
 
 #[async_trait]
 impl SourceConnector for HttpPushSpec {

@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use arrow::datatypes::SchemaRef;
-use millstream_core::StreamSchema;
+use millstream_core::{Metadata, StreamSchema};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::Intake;
 use crate::check::Problem;
 use crate::format::{self, DecodeConfig};
 use crate::payload::tests::{change_schema, context, row_schema};
+use crate::{Carries, Intake};
 
 fn source(json: Value) -> SourceConfig {
     serde_json::from_value(json).unwrap()
@@ -138,6 +138,20 @@ fn a_feed_has_its_fields_by_itself_and_a_schema_chooses_among_them() {
 }
 
 #[test]
+fn a_source_says_what_it_knows_of_a_record() {
+    let known = |json: Value| -> Vec<&'static str> {
+        let source = source(json);
+        let carries = |metadata: &Metadata| source.settings().carries(*metadata) == Carries::Yes;
+        Metadata::ALL.into_iter().filter(carries).map(Metadata::as_str).collect()
+    };
+    let of_each: Vec<_> = sources().into_iter().map(known).collect();
+    assert_eq!(of_each, [&["position"][..], &[], &[], &[], &["event", "key"]]);
+    assert_eq!(known(json!({"type": "http", "headers": ["X-Trace"]})), ["headers"]);
+    let lines = source(json!({"type": "http_stream", "url": "https://a.example/"}));
+    assert!(matches!(lines.settings().carries(Metadata::Key), Carries::With(what) if what.contains("format: sse")));
+}
+
+#[test]
 fn paths_start_from_the_folder_of_the_pipeline_file() {
     let of_source = |path: &str| {
         format!("{:?}", source(json!({"type": "file", "path": path})).settings().check(Path::new("base")).unwrap())
@@ -152,6 +166,11 @@ fn paths_start_from_the_folder_of_the_pipeline_file() {
 #[test]
 fn every_problem_of_a_source_is_named_with_its_field() {
     let of = |json| fields(source_problems(json));
+    let headers = json!(["X-A", "authorization", "a b", "Cookie", "x-a"]);
+    assert_eq!(
+        of(json!({"type": "http", "max_body": 0, "headers": headers})),
+        ["max_body", "headers[1]", "headers[2]", "headers[3]", "headers[4]"]
+    );
     assert_eq!(
         of(
             json!({"type": "feed", "urls": ["https://a.example/", "ftp://b.example/"], "interval": "0s", "remember": 0})

@@ -12,10 +12,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use millstream_core::{Result, Source, StreamSchema};
+use millstream_core::{Metadata, Result, Source, StreamSchema};
 
 use crate::check::Problem;
-use crate::connector::{Intake, Pull, SourceConnector, SourceSettings, Unfit};
+use crate::connector::{Carries, Intake, Pull, SourceConnector, SourceSettings, Unfit};
 use crate::context::SourceContext;
 use crate::format::{self, DecodeConfig};
 use crate::probe::{Depth, reach};
@@ -34,6 +34,10 @@ impl SourceSettings for WebsocketSourceConfig {
 
     fn fields(&self, decode: &DecodeConfig, declared: Option<&StreamSchema>) -> Result<StreamSchema, String> {
         format::effective_schema(decode, declared)
+    }
+
+    fn carries(&self, _: Metadata) -> Carries {
+        Carries::No
     }
 
     fn check(&self, _: &Path) -> Result<Arc<dyn SourceConnector>, Vec<Problem>> {

@@ -6,6 +6,7 @@ use arrow::datatypes::{DataType, Schema};
 use millstream_core::{Encoded, Encoder, Failure, FailureKind, Result};
 
 use super::{Push, is_text, only, with_room};
+use crate::template::nearest;
 
 /// Writes the bytes of a column.
 #[derive(Debug)]
@@ -20,7 +21,7 @@ impl RawEncoder {
         let column = match column {
             Some(name) => schema.index_of(name).map_err(|_| {
                 let known: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-                format!("names `{name}`, which is no column (there are: {})", known.join(", "))
+                format!("names `{name}`, which is no column{}", nearest(name, &known))
             })?,
             None => only(schema, is_binary).ok_or(
                 "needs a column such as `{ format: raw, column: body }`: the rows have none of bytes, or several",

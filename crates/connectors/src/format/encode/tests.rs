@@ -153,7 +153,7 @@ fn wrong_settings_say_what_to_do() {
     }
     for (json, part) in [
         (r#""raw""#, "needs a column such as"),
-        (r#"{"format":"raw","column":"no"}"#, "names `no`, which is no column (there are: a,b, n, f, t, l)"),
+        (r#"{"format":"raw","column":"xyz"}"#, "names `xyz`, which is no column (there are: a,b, n, f, t, l)"),
         (r#"{"format":"raw","column":"n"}"#, "neither bytes nor a string"),
         (r#"{"format":"text","template":"{no}"}"#, "which is no column"),
     ] {

@@ -50,7 +50,7 @@ pub struct HttpSinkConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bearer_token: Option<Secret>,
     /// What a row is in the body of a request: `json` (an object), `csv`, `text` (a line made from a template) or `raw`
-    /// (the bytes of one column).
+    /// (the bytes of one column). Default: `json`.
     #[serde(default)]
     pub encode: EncodeConfig,
     /// How the rows of a request make its body. Default: `array` of `json`, `lines` of `csv` and `text`, `single` of

@@ -13,11 +13,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use millstream_core::{Result, Source, StreamSchema};
+use millstream_core::{Metadata, Result, Source, StreamSchema};
 use reqwest::Method;
 
 use crate::check::Problem;
-use crate::connector::{Intake, Pull, SourceConnector, SourceSettings, Unfit};
+use crate::connector::{Carries, Intake, Pull, SourceConnector, SourceSettings, Unfit};
 use crate::context::SourceContext;
 use crate::format::{self, DecodeConfig, TextEncoding};
 use crate::http_client::Access;
@@ -45,6 +45,16 @@ impl SourceSettings for HttpStreamSourceConfig {
 
     fn fields(&self, decode: &DecodeConfig, declared: Option<&StreamSchema>) -> Result<StreamSchema, String> {
         format::effective_schema(decode, declared)
+    }
+
+    fn carries(&self, metadata: Metadata) -> Carries {
+        match metadata {
+            Metadata::Key | Metadata::Event if self.format != StreamFormat::Sse => {
+                Carries::With("server-sent events have it: set `format: sse`")
+            }
+            Metadata::Key | Metadata::Event => Carries::Yes,
+            _ => Carries::No,
+        }
     }
 
     fn check(&self, _: &Path) -> Result<Arc<dyn SourceConnector>, Vec<Problem>> {

@@ -198,7 +198,7 @@ impl HttpStreamSource {
                 let wanted = |kind: &str| self.config.events.is_empty() || self.config.events.iter().any(|e| e == kind);
                 match event {
                     Some(event) if wanted(&event.kind) => {
-                        self.records.push_event(&event.kind, &event.data, event.refused)
+                        self.records.push_event(&event.kind, &self.last_id, &event.data, event.refused);
                     }
                     // A comment is a sign of life.
                     _ => {}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{Field as ArrowField, Schema, SchemaRef};
-use millstream_connectors::{Unfit, format};
+use millstream_connectors::{Carries, SourceSettings, Unfit, format};
 use millstream_core::schema::timestamp_type;
 use millstream_core::{Field, FieldType, StreamSchema};
 
@@ -67,6 +67,7 @@ impl<'a> Checker<'a> {
             let at = entry.value.entry("decode").unwrap_or(at);
             self.error(&at.place, message, None);
         }
+        self.metadata_fits(entry, settings, &raw.metadata);
         let schema = self.with_metadata(entry, &declared, &raw.metadata);
         let event_time = entry.value.get("event_time").and_then(|node| self.event_time(node, &schema));
         let key = entry.value.get("key").map(|node| self.key_columns(node, &schema)).unwrap_or_default();
@@ -155,6 +156,24 @@ impl<'a> Checker<'a> {
             fields.push(Arc::new(field));
         }
         Arc::new(Schema::new(fields))
+    }
+
+    /// What the source's system does not know of a record is refused, rather than null for ever.
+    fn metadata_fits(&mut self, entry: &Entry, source: &dyn SourceSettings, metadata: &[Metadata]) {
+        let has = |metadata: Metadata| metadata.is_of_every_source() || source.carries(metadata) == Carries::Yes;
+        let nodes = entry.value.get("metadata").map(Node::items).unwrap_or_default();
+        for (&item, node) in metadata.iter().zip(nodes).filter(|(item, _)| !has(**item)) {
+            let help = match source.carries(item) {
+                Carries::With(setting) => setting.to_owned(),
+                Carries::Yes | Carries::No => {
+                    let known: Vec<&str> =
+                        Metadata::ALL.into_iter().filter(|m| has(*m)).map(Metadata::as_str).collect();
+                    format!("it has {}", known.join(", "))
+                }
+            };
+            let message = format!("a source of `type: {}` has no `{}` of a record", source.kind(), item.as_str());
+            self.error(&node.place, message, Some(help));
+        }
     }
 
     fn event_time(&mut self, node: &Node, schema: &SchemaRef) -> Option<usize> {
