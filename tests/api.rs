@@ -73,7 +73,7 @@ fn headers_that_are_named_are_kept_with_each_record_of_a_request_and_no_others()
         ]
     );
     assert!(
-        !place.stdout(&["tap", "posts", "--from", "earliest", "--no-follow", "--url", server.url()]).contains("hush")
+        !place.stdout(&["tap", "posts", "--from", "earliest", "--no-follow", "--url", &server.url()]).contains("hush")
     );
 }
 

@@ -27,6 +27,11 @@ pub struct BackoffConfig {
     pub max: HumanDuration,
 }
 
+/// How long a connection may be silent where the settings do not say.
+pub(crate) fn default_stall_timeout() -> HumanDuration {
+    HumanDuration(Duration::from_secs(30))
+}
+
 fn default_initial() -> HumanDuration {
     HumanDuration(Duration::from_millis(500))
 }

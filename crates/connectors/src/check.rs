@@ -17,6 +17,11 @@ pub(crate) const ENCODE_PASSWORD: &str = "has a character in its user or passwor
 /// No record may be larger than this, whatever the settings.
 const MAX_RECORD_LIMIT: u64 = 1 << 30;
 
+/// The largest record where the settings do not say: 16 MiB.
+pub(crate) fn default_max_record() -> ByteSize {
+    ByteSize(16 << 20)
+}
+
 /// Something that is wrong with some settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {

@@ -1,8 +1,9 @@
 //! Sources, sinks and formats: the only crate that names client libraries and file formats.
 //!
-//! A system is a folder (or a file): its settings, and what they become when they are checked. `registry.rs` lists them,
-//! `connector.rs` is what each of them answers to. What several of them need lies beside them: the HTTP client,
-//! templates, back-off, formats. Edges go one way: the registry knows the folders, no folder knows the registry.
+//! A system is a folder (or a file): its settings, and what they become when they are checked. `registry.rs` lists
+//! them, `connector.rs` is what each of them answers to. What several of them need lies beside them: the HTTP client,
+//! templates, back-off, formats. Edges go one way: the registry knows the folders, no folder knows the registry or
+//! another folder.
 
 pub mod amqp;
 mod backoff;

@@ -20,8 +20,8 @@ use crate::template::{Place, SHORT_STRING_MAX, Template};
 ///
 /// A row is delivered when the broker has confirmed it. A message carries `message_id` (folder/stream/partition/offset,
 /// where folder is the identity of the data folder; the same whenever it is published again), `timestamp`,
-/// `app_id: millstream`, `content_type` (`application/json`, or that of `encode`) and the headers `x-folder`, `x-stream`, `x-partition` and
-/// `x-offset`. Delivery is at least once: consumers drop repeats by `message_id`.
+/// `app_id: millstream`, `content_type` (`application/json`, or that of `encode`) and the headers `x-folder`,
+/// `x-stream`, `x-partition` and `x-offset`. Delivery is at least once: consumers drop repeats by `message_id`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct AmqpSinkConfig {

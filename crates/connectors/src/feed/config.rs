@@ -41,7 +41,7 @@ pub struct FeedSourceConfig {
     #[serde(default = "default_remember")]
     pub remember: usize,
     /// The largest document; a larger one goes to the dead letter queue with its first MiB.
-    #[serde(default = "crate::file::config::default_max_record")]
+    #[serde(default = "crate::check::default_max_record")]
     pub max_body: ByteSize,
     /// Other hosts that a redirect may lead to: `cdn.example.com`, `*.example.com`, or `*` for any. The headers of this
     /// source, and user and password of `url`, go to none of them. Without it, a redirect is followed on the host of
@@ -76,7 +76,7 @@ impl FeedSourceConfig {
             headers: BTreeMap::new(),
             timeout: default_timeout(),
             remember: default_remember(),
-            max_body: crate::file::config::default_max_record(),
+            max_body: crate::check::default_max_record(),
             allow_hosts: Vec::new(),
             deny_private: false,
         }

@@ -12,8 +12,8 @@ use reqwest::header::{
 use reqwest::{StatusCode, Url};
 use serde::{Deserialize, Serialize};
 
-use crate::file::KEPT_BYTES_MAX;
 use crate::format::feed::{FeedEntry, parse_feed};
+use crate::format::framing::KEPT_BYTES_MAX;
 use crate::http_client::{HttpClient, Outgoing, charset, describe, retry_after};
 
 /// What a server wants to see again in order to answer "not modified".

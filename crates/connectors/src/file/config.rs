@@ -7,7 +7,7 @@ use millstream_core::{ByteSize, HumanDuration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::check::{Problem, Problems, resolved};
+use crate::check::{Problem, Problems, default_max_record, resolved};
 
 /// Reads a file, the files of a folder, or all files that match a glob.
 ///
@@ -85,11 +85,6 @@ pub enum Identity {
     Inode,
     /// The content: a file that begins with all that was read of another one is a copy of it, however short that was.
     Content,
-}
-
-/// 16 MiB.
-pub(crate) fn default_max_record() -> ByteSize {
-    ByteSize(16 << 20)
 }
 
 fn default_poll_interval() -> HumanDuration {

@@ -36,7 +36,6 @@ use crate::payload::Body;
 use crate::preview::{self, Preview};
 use crate::probe::{Depth, writable};
 
-pub(crate) use crate::format::framing::{KEPT_BYTES_MAX, too_large};
 pub use config::{Compression, FileSourceConfig, FileSourceSpec, Identity, StartAt};
 pub use sink::FileSink;
 pub use sink_config::{FileSinkConfig, FileSinkSpec, RollConfig};

@@ -27,8 +27,8 @@ pub struct FileSinkConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// What the files hold: `json` (one object per line, `.jsonl`), `csv` (with a header, `.csv`; lists and objects are
-    /// written as JSON), `text` (lines, `.txt`), `raw` (the bytes of one column, one after another, `.bin`) or `parquet`
-    /// (compressed with zstd, `.parquet`). Default: `json`.
+    /// written as JSON), `text` (lines, `.txt`), `raw` (the bytes of one column, one after another, `.bin`) or
+    /// `parquet` (compressed with zstd, `.parquet`). Default: `json`.
     #[serde(default)]
     pub encode: EncodeConfig,
     /// When to close a file and begin another.

@@ -11,10 +11,10 @@ use futures::FutureExt;
 use millstream_core::{Cursor, ErrorKind, FailureKind, HumanDuration, RawBatch, Source, SourceBatch, SourceRead};
 use proptest::prelude::*;
 
-use super::KEPT_BYTES_MAX;
 use super::identity::FileId;
 use super::{FileSource, FileSourceConfig, StartAt};
 use crate::context::{SourceContext, SourceStatus};
+use crate::format::framing::KEPT_BYTES_MAX;
 use crate::format::{CsvDialect, Framing};
 
 /// What a pipeline would keep: the records, and the cursor stored with them.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
 
-use crate::backoff::BackoffConfig;
+use crate::backoff::{BackoffConfig, default_stall_timeout};
 use crate::check::{Problem, Problems};
 
 /// Reads the messages of a WebSocket; each text or binary message is one record.
@@ -41,7 +41,7 @@ pub struct WebsocketSourceConfig {
     pub ping_interval: HumanDuration,
     /// The largest message. A larger one is not received: it goes to the dead letter queue without its bytes, and the
     /// connection is made again.
-    #[serde(default = "crate::file::config::default_max_record")]
+    #[serde(default = "crate::check::default_max_record")]
     pub max_record: ByteSize,
     /// Messages that are no records, such as a service's own heartbeats: regular expressions, of which one must be
     /// found in the message. `['^\{"type":"ping"', '^pong$']`
@@ -68,10 +68,6 @@ pub struct Heartbeat {
     pub every: HumanDuration,
 }
 
-pub(crate) fn default_stall_timeout() -> HumanDuration {
-    HumanDuration(Duration::from_secs(30))
-}
-
 fn default_ping_interval() -> HumanDuration {
     HumanDuration(Duration::from_secs(10))
 }
@@ -86,7 +82,7 @@ impl WebsocketSourceConfig {
             subscribe: Vec::new(),
             stall_timeout: default_stall_timeout(),
             ping_interval: default_ping_interval(),
-            max_record: crate::file::config::default_max_record(),
+            max_record: crate::check::default_max_record(),
             ignore: Vec::new(),
             heartbeat: None,
             backoff: BackoffConfig::default(),

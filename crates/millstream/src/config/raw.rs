@@ -124,10 +124,10 @@ pub struct RawSourceEntry {
     #[serde(default)]
     pub retention: RawRetention,
     /// What else becomes a column: `raw` (`_raw`, the bytes as received), `origin` (`_origin`, a path or URL),
-    /// `received_at` (`_received_at`, a timestamp); and where the system has it, `position` (`_position`, where it began
-    /// there), `key` (`_key`, bytes), `headers` (`_headers`, json), `timestamp` (`_timestamp`, when it was made),
-    /// `tombstone` (`_tombstone`, its key is gone), `event` (`_event`, the type of a server-sent event). Which source has
-    /// what is in `docs/decoding.md`.
+    /// `received_at` (`_received_at`, a timestamp); and where the system has it, `position` (`_position`, where it
+    /// began there), `key` (`_key`, bytes), `headers` (`_headers`, json), `timestamp` (`_timestamp`, when it was made),
+    /// `tombstone` (`_tombstone`, its key is gone), `event` (`_event`, the type of a server-sent event). Which source
+    /// has what is in `docs/decoding.md`.
     #[serde(default)]
     pub metadata: Vec<Metadata>,
 }

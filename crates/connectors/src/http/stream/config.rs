@@ -37,11 +37,11 @@ pub struct HttpStreamSourceConfig {
     pub body: Option<SecretValue>,
     /// Connect again when no byte has come for this long. Servers of such streams send an empty line or a comment now
     /// and then to show that they are there.
-    #[serde(default = "crate::websocket::config::default_stall_timeout")]
+    #[serde(default = "crate::backoff::default_stall_timeout")]
     pub stall_timeout: HumanDuration,
     /// The largest record. A larger one goes to the dead letter queue with its first MiB, and the rest of it is
     /// skipped.
-    #[serde(default = "crate::file::config::default_max_record")]
+    #[serde(default = "crate::check::default_max_record")]
     pub max_record: ByteSize,
     /// Waits between attempts to connect.
     #[serde(default)]
@@ -88,8 +88,8 @@ impl HttpStreamSourceConfig {
             headers: BTreeMap::new(),
             bearer_token: None,
             body: None,
-            stall_timeout: crate::websocket::config::default_stall_timeout(),
-            max_record: crate::file::config::default_max_record(),
+            stall_timeout: crate::backoff::default_stall_timeout(),
+            max_record: crate::check::default_max_record(),
             backoff: BackoffConfig::default(),
             format: StreamFormat::default(),
             events: Vec::new(),

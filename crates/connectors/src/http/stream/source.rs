@@ -23,8 +23,8 @@ use super::events::Events;
 use super::lines::{Line, Lines};
 use crate::backoff::Reconnect;
 use crate::context::SourceContext;
-use crate::file::too_large;
 use crate::format::Framing;
+use crate::format::framing::too_large;
 use crate::http_client::{HttpClient, Outgoing, SERVER_WAIT_MAX, charset, describe, retry_after};
 use crate::record_buffer::RecordBuffer;
 
