@@ -298,3 +298,50 @@ impl Sink for AmqpSink {
         Ok(self.progress.finish(std::mem::take(&mut records.failures)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::amqp::AmqpSinkConfig;
+    use crate::payload::tests::{context, row_schema, rows};
+
+    /// Without a broker: what would be published.
+    #[test]
+    fn a_message_is_what_the_format_makes_of_its_row_and_says_so() {
+        let of = |encode: serde_json::Value| {
+            let settings = json!({"url": "amqp://h", "exchange": "e", "routing_key": "{id}", "encode": encode});
+            let config: AmqpSinkConfig = serde_json::from_value(settings).unwrap();
+            let sink = AmqpSink::new(&config.checked(&row_schema()).unwrap(), context());
+            let values = [json!({"id": 1, "headline": "a"}), json!({"id": 2}), json!({"id": 3, "headline": "b\nc"})];
+            let batch = rows(7, &values);
+            let records = sink.spec.body.encode(&batch.batch).unwrap();
+            let mut failures = records.failures.clone();
+            let messages = sink.messages(&batch, &records, 0..records.len(), &mut failures).unwrap();
+            let sent: Vec<_> = messages
+                .iter()
+                .map(|m| {
+                    let body = String::from_utf8(records.data[m.body.clone()].to_vec()).unwrap();
+                    let id = m.properties.message_id().as_ref().unwrap().to_string();
+                    assert_eq!(m.routing_key.to_string(), (m.row + 1).to_string());
+                    (id, body)
+                })
+                .collect();
+            let kind = messages[0].properties.content_type().as_ref().unwrap().to_string();
+            (kind, sent, failures.into_iter().map(|f| f.row).collect::<Vec<_>>())
+        };
+        let sent = |all: &[(u64, &str)]| -> Vec<(String, String)> {
+            all.iter().map(|(offset, body)| (format!("f0/wire/0/{offset}"), (*body).to_owned())).collect()
+        };
+        let raw = of(json!({"format": "raw", "column": "headline"}));
+        assert_eq!(raw, ("application/octet-stream".into(), sent(&[(7, "a"), (9, "b\nc")]), vec![1]));
+        let text = of(json!({"format": "text", "template": "{id}: {headline}"}));
+        let lines = sent(&[(7, "1: a"), (8, "2: null"), (9, "3: b\nc")]);
+        assert_eq!(text, ("text/plain; charset=utf-8".into(), lines, vec![]));
+        let csv = of(json!({"format": "csv", "header": false}));
+        let cells = sent(&[(7, "1,a,,"), (8, "2,,,"), (9, "3,\"b\nc\",,")]);
+        assert_eq!(csv, ("text/csv".into(), cells, vec![]));
+        assert_eq!(of(json!("json")).0, "application/json");
+    }
+}
