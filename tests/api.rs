@@ -44,6 +44,40 @@ fn rows(server: &Server) -> u64 {
 }
 
 #[test]
+fn headers_that_are_named_are_kept_with_each_record_of_a_request_and_no_others() {
+    let pipeline = PIPELINE
+        .replace(
+            "    key: [id]\n    partitions",
+            "    headers: [X-Trace]\n    metadata: [headers]\n    key: [id]\n    partitions",
+        )
+        .replace("10 / n AS share FROM", "10 / n AS share, _headers ->> 'X-Trace' AS trace FROM");
+    let place = Place::new(&pipeline);
+    let server = place.start(&[]);
+    let url = format!("{}/streams/posts/records", server.url());
+    let send = |headers: &[(&str, &str)], body: &str| try_send(Method::POST, &url, headers, body).unwrap().status;
+    let headers = [("x-trace", "one"), ("X-TRACE", "two"), ("X-Other", "no"), ("Cookie", "hush")];
+    assert_eq!(send(&headers, r#"[{"id":"a","n":1},{"id":"b","n":1}]"#), 200);
+    assert_eq!(send(&[], r#"{"id":"c","n":1}"#), 200);
+    eventually("three rows", || (rows(&server) == 3).then_some(()));
+    let query = |sql: &str| {
+        let answer = http::post(&format!("{}/api/v1/query", server.url()), json!({ "sql": sql }).to_string());
+        crate::support::json_lines(&answer.text)
+    };
+    let traces = query("SELECT id, trace FROM items ORDER BY id");
+    assert_eq!(
+        traces,
+        [
+            json!({"id": "a", "trace": "one, two"}),
+            json!({"id": "b", "trace": "one, two"}),
+            json!({"id": "c", "trace": null})
+        ]
+    );
+    assert!(
+        !place.stdout(&["tap", "posts", "--from", "earliest", "--no-follow", "--url", &server.url()]).contains("hush")
+    );
+}
+
+#[test]
 fn records_come_one_by_one_as_an_array_or_as_lines() {
     let place = Place::new(PIPELINE);
     let server = place.start(&[]);

@@ -76,7 +76,7 @@ tables:
   heard: {{ from: socket, key: [id] }}
 sinks:
   refused: {{ type: http, from: wire, url: "{refused}", bearer_token: canary-bearer-refused, {h_refused} }}
-  partly: {{ type: http, from: wire, format: json, url: "{partly}", bearer_token: canary-bearer-partly, {h_partly} }}
+  partly: {{ type: http, from: wire, framing: single, url: "{partly}", bearer_token: canary-bearer-partly, {h_partly} }}
   moved: {{ type: http, from: wire, url: "{moved}", {h_moved} }}
   each: {{ type: http, from: wire, url: "{each}", {h_each} }}
   queue: {{ type: amqp, from: wire, url: "amqp://canary-user-queue:canary-password-queue@{host}/v", exchange: e }}

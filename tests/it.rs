@@ -21,6 +21,7 @@ mod crash;
 mod crash_letters;
 mod data_dir;
 mod doors;
+mod encodings;
 mod endpoints;
 mod examples;
 mod failures;

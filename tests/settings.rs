@@ -18,7 +18,7 @@ transforms:
   short:
     sql: SELECT id, text FROM wire WHERE id < 10
 sinks:
-  out: { type: file, from: short, folder: ./out, format: json_lines }
+  out: { type: file, from: short, folder: ./out, encode: json }
   queue:
     type: amqp
     from: short

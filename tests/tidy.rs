@@ -99,3 +99,31 @@ fn clocks_chance_and_ids_come_through_their_seams() {
         }
     }
 }
+
+/// A connector is a folder that nothing knows but the registry, and that knows neither the registry nor another folder.
+#[test]
+fn no_system_is_known_outside_of_its_folder() {
+    let mut found = Vec::new();
+    for (path, text) in sources("crates/connectors/src") {
+        let is_list = path.ends_with("src/lib.rs") || path.ends_with("src/registry.rs");
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        if is_list || path.contains("/tests") {
+            continue;
+        }
+        for name in ["registry", "amqp", "feed", "file", "http", "stdout", "websocket"] {
+            let is_own = path.starts_with(&format!("crates/connectors/src/{name}"));
+            if !is_own && code.contains(&format!("crate::{name}::")) {
+                found.push(format!("{path} knows {name}"));
+            }
+        }
+    }
+    for (path, text) in ["crates/engine/src", "crates/millstream/src"].into_iter().flat_map(sources) {
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        for name in ["SourceConfig::", "SinkConfig::", "connectors::file", "connectors::amqp", "connectors::stdout"] {
+            if !path.contains("/tests") && code.contains(name) {
+                found.push(format!("{path} knows {name}"));
+            }
+        }
+    }
+    assert_eq!(found, Vec::<String>::new());
+}

@@ -42,8 +42,8 @@ sinks:
     url: amqp://me:s3cret@127.0.0.1:9
     exchange: moods
     routing_key: \"mood.{mood.label}\"
-  hook: { type: http, from: cheap, url: 'https://example.org/secret-path/{id}', method: PUT, format: json }
-  terminal: { type: stdout, from: told, format: text, template: '{id}' }
+  hook: { type: http, from: cheap, url: 'https://example.org/secret-path/{id}', method: PUT, framing: single }
+  terminal: { type: stdout, from: told, encode: { format: text, template: '{id}' } }
 ";
 
 fn place() -> Place {

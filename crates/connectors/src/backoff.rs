@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::source::{SourceContext, SourceStatus, Status};
+use crate::context::{SourceContext, SourceStatus, Status};
 
 /// Waits between attempts: a random time up to `initial`, then up to twice as long after each failure, up to `max`.
 /// They start over after a connection that was of use for at least `max`; one that a server accepts, uses once and
@@ -25,6 +25,11 @@ pub struct BackoffConfig {
     /// The longest wait of all.
     #[serde(default = "default_max")]
     pub max: HumanDuration,
+}
+
+/// How long a connection may be silent where the settings do not say.
+pub(crate) fn default_stall_timeout() -> HumanDuration {
+    HumanDuration(Duration::from_secs(30))
 }
 
 fn default_initial() -> HumanDuration {
@@ -42,8 +47,8 @@ impl Default for BackoffConfig {
 }
 
 impl BackoffConfig {
-    /// Finds settings that can't work; see [`crate::source::SourceConfig::check`].
-    pub(crate) fn check(&self, problems: &mut crate::source::Problems) {
+    /// Finds settings that can't work.
+    pub(crate) fn check(&self, problems: &mut crate::check::Problems) {
         problems.check_not_zero("backoff.initial", self.initial);
         if self.max < self.initial {
             problems.add("backoff.max", format!("is below `backoff.initial` ({})", self.initial));

@@ -14,10 +14,7 @@ use reqwest::header::HeaderMap;
 use tokio::net::TcpStream;
 use url::Url;
 
-use crate::feed::FeedSourceConfig;
 use crate::http_client::{Access, HttpClient, Outgoing, public_addresses};
-use crate::sink::SinkConfig;
-use crate::source::{SourceConfig, request_headers};
 
 /// How far a probe goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,66 +28,10 @@ pub enum Depth {
 /// How long a probe may take, in all.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Looks at a source's system; what was found, in a few words.
-///
-/// # Errors
-/// `Retry`: it can't be reached now. `Config`, `Environment`: it never will be with these settings.
-pub async fn source(config: &SourceConfig, depth: Depth) -> Result<String> {
-    within(async {
-        match config {
-            SourceConfig::File(config) => crate::file::probe(config),
-            SourceConfig::Http(_) => Ok("records are posted to this server".into()),
-            SourceConfig::Feed(config) => feeds(config, depth).await,
-            // A handshake would be a subscriber more, or take the place of the one that is there.
-            SourceConfig::Websocket(config) => reach(config.url.expose(), config.deny_private).await,
-            SourceConfig::HttpStream(config) => match depth {
-                Depth::Full if config.method.eq_ignore_ascii_case("GET") => {
-                    let access = Access { allow_hosts: config.allow_hosts.clone(), deny_private: config.deny_private };
-                    let headers = request_headers(&config.headers, config.bearer_token.as_ref())?;
-                    ask(config.url.expose(), headers, access).await
-                }
-                _ => reach(config.url.expose(), config.deny_private).await,
-            },
-        }
-    })
-    .await
-}
-
-/// Looks at a sink's system; what was found, in a few words.
-///
-/// # Errors
-/// As of [`source`].
-pub async fn sink(config: &SinkConfig) -> Result<String> {
-    within(async {
-        match config {
-            SinkConfig::Amqp(config) => crate::amqp::probe(config).await,
-            // The host must not depend on a row, so what a template leaves open does not matter.
-            SinkConfig::Http(config) => reach(&config.url.expose().replace(['{', '}'], "x"), config.deny_private).await,
-            SinkConfig::File(config) => writable(Path::new(&config.folder)),
-            SinkConfig::Stdout(_) => Ok("standard output".into()),
-        }
-    })
-    .await
-}
-
-async fn feeds(config: &FeedSourceConfig, depth: Depth) -> Result<String> {
-    let urls = config.all_urls();
-    for (url, shown) in &urls {
-        let access = Access { allow_hosts: config.allow_hosts.clone(), deny_private: config.deny_private };
-        let found = match depth {
-            Depth::Quick => reach(url, config.deny_private).await,
-            Depth::Full => ask(url, request_headers(&config.headers, None)?, access).await,
-        };
-        found.map_err(|e| if urls.len() > 1 { e.context(shown.clone()) } else { e })?;
-    }
-    Ok(if urls.len() == 1 { "the feed answers".into() } else { format!("{} feeds answer", urls.len()) })
-}
-
 /// Asks for a document, and reads only what the server says of it.
-async fn ask(url: &str, headers: HeaderMap, access: Access) -> Result<String> {
+pub(crate) async fn ask(url: &Url, headers: HeaderMap, access: Access) -> Result<String> {
     let client = HttpClient::new(headers, Some(TIMEOUT), access)?;
-    let url = Url::parse(url).map_err(|e| Error::config(format!("`url` is no URL: {e}")))?;
-    let answer = client.send(&url, Outgoing::default()).await.map_err(Error::retry)?;
+    let answer = client.send(url, Outgoing::default()).await.map_err(Error::retry)?;
     let (host, status) = (answer.url().host_str().unwrap_or_default().to_owned(), answer.status());
     match status {
         _ if status.is_success() || status == StatusCode::NOT_MODIFIED => Ok(format!("{host} answers {status}")),
@@ -101,7 +42,11 @@ async fn ask(url: &str, headers: HeaderMap, access: Access) -> Result<String> {
     }
 }
 
-async fn within(probe: impl Future<Output = Result<String>>) -> Result<String> {
+/// Lets a probe take as long as any may.
+///
+/// # Errors
+/// What it says; `Retry` where it takes longer.
+pub(crate) async fn within(probe: impl Future<Output = Result<String>>) -> Result<String> {
     let late = |_| Err(Error::retry(format!("no answer within {} s", TIMEOUT.as_secs())));
     tokio::time::timeout(TIMEOUT, probe).await.unwrap_or_else(late)
 }
@@ -110,7 +55,7 @@ async fn within(probe: impl Future<Output = Result<String>>) -> Result<String> {
 ///
 /// # Errors
 /// `Retry`: the name is not known or nobody answers.
-pub async fn reach(url: &str, deny_private: bool) -> Result<String> {
+pub(crate) async fn reach(url: &str, deny_private: bool) -> Result<String> {
     // The text may hold a password, so it is not repeated.
     let url = Url::parse(url).map_err(|e| Error::config(format!("`url` is no URL: {e}")))?;
     let host = url.host_str().ok_or_else(|| Error::config("`url` names no host"))?;
@@ -141,7 +86,7 @@ pub async fn reach(url: &str, deny_private: bool) -> Result<String> {
 ///
 /// # Errors
 /// `Environment`: it is a file, or it can't be written.
-pub fn writable(folder: &Path) -> Result<String> {
+pub(crate) fn writable(folder: &Path) -> Result<String> {
     let there = folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
     let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
     if !there.is_dir() {

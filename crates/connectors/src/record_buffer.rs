@@ -6,10 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use millstream_core::{Failure, RawBatch, RowFailure};
 
+use crate::context::SourceContext;
 use crate::format::TextEncoding;
 use crate::format::encoding::to_utf8;
 use crate::format::framing::{Framing, cut};
-use crate::source::SourceContext;
 
 /// A batch is full at this many bytes, or at [`BATCH_RECORDS_MAX`].
 const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -29,6 +29,7 @@ pub(crate) struct RecordBuffer {
     spans: Vec<Range<usize>>,
     refused: Vec<RowFailure>,
     events: Vec<Arc<str>>,
+    keys: Vec<Option<Bytes>>,
 }
 
 impl RecordBuffer {
@@ -73,9 +74,9 @@ impl RecordBuffer {
         self.push(kept);
     }
 
-    /// Adds the records of an event's data with the event's type, and why they can't be used. A buffer has only records
-    /// with a type, or only records without.
-    pub(crate) fn push_event(&mut self, kind: &str, data: &[u8], refused: Option<Failure>) {
+    /// Adds the records of an event's data with the event's type and id, and why they can't be used. A buffer has only
+    /// records with a type, or only records without.
+    pub(crate) fn push_event(&mut self, kind: &str, id: &[u8], data: &[u8], refused: Option<Failure>) {
         match refused {
             None => self.push_message(data),
             Some(failure) => self.push_refused(data, failure),
@@ -86,6 +87,7 @@ impl RecordBuffer {
             _ => kind.into(),
         };
         self.events.resize(self.spans.len(), kind);
+        self.keys.resize(self.spans.len(), (!id.is_empty()).then(|| Bytes::copy_from_slice(id)));
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -104,6 +106,7 @@ impl RecordBuffer {
             spans: std::mem::take(&mut self.spans),
             refused: std::mem::take(&mut self.refused),
             events: std::mem::take(&mut self.events),
+            keys: std::mem::take(&mut self.keys),
             origin: self.origin.clone(),
             charset: self.charset.clone(),
             ..RawBatch::default()

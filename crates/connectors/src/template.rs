@@ -16,7 +16,7 @@ use millstream_core::Result;
 use millstream_core::json::ValueWriter;
 
 pub use self::place::{Place, SHORT_STRING_MAX};
-use crate::sink::is_change_stream;
+use crate::payload::is_change_stream;
 
 /// A text with columns to fill in, checked against a schema, for one place.
 #[derive(Clone, PartialEq, Eq)]
@@ -69,6 +69,11 @@ impl Template {
             parts.push(Part::Text(literal));
         }
         Ok(Self { parts, place })
+    }
+
+    /// A column's value, and nothing else.
+    pub(crate) fn column(index: usize, place: Place) -> Self {
+        Self { parts: vec![Part::Column(vec![index])], place }
     }
 
     /// True where the text is the same for every row.
@@ -281,7 +286,7 @@ fn walk<'f>(path: &str, fields: &'f Fields, known: impl Iterator<Item = &'f Fiel
 }
 
 /// "did you mean …" and the list of what there is.
-fn nearest(name: &str, known: &[&str]) -> String {
+pub(crate) fn nearest(name: &str, known: &[&str]) -> String {
     let lower = name.to_lowercase();
     let score = |k: &str| strsim::jaro_winkler(&lower, &k.to_lowercase());
     let best = known.iter().map(|&k| (score(k), k)).max_by(|a, b| a.0.total_cmp(&b.0));

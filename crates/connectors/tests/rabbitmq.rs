@@ -3,6 +3,7 @@
 // A test that can't go on says where: that is what `unwrap` does.
 #![allow(clippy::unwrap_used)] // A test that can't go on says where.
 
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,7 +15,7 @@ use lapin::message::BasicGetMessage;
 use lapin::options::{BasicGetOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
-use millstream_connectors::sink::{SinkConfig, SinkContext, build};
+use millstream_connectors::{SinkConfig, SinkContext};
 use millstream_core::{AnySink, ErrorKind, FailureKind, ManualClock, Result, RowFailure, Sink, SinkBatch};
 use serde_json::{Value, json};
 
@@ -76,7 +77,8 @@ fn named(name: &str, schema: SchemaRef, mut settings: Value) -> Box<dyn Sink> {
     settings["type"] = "amqp".into();
     let config: SinkConfig = serde_json::from_value(settings).unwrap();
     let clock = Arc::new(ManualClock::new(1_714_564_810_000_000));
-    match build(&config, SinkContext { name: name.into(), clock, schema, pipeline: "p".into() }).unwrap() {
+    let sink = config.settings().check(Path::new(""), &schema).unwrap();
+    match sink.open(SinkContext { name: name.into(), clock, pipeline: "p".into() }).unwrap() {
         AnySink::Direct(sink) => sink,
         AnySink::Staged(_) => panic!("staged"),
     }

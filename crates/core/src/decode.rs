@@ -9,6 +9,9 @@ use bytes::Bytes;
 
 use crate::{Failure, RowFailure};
 
+/// The headers of a record, each with its name; shared by records that came together.
+pub type Headers = Arc<[(Arc<str>, Bytes)]>;
+
 /// Raw records of one source, still undecoded, in one shared buffer.
 #[derive(Debug, Clone, Default)]
 pub struct RawBatch {
@@ -24,6 +27,14 @@ pub struct RawBatch {
     pub header: Option<Bytes>,
     /// The type of each record's event, where the source has such (server-sent events); as long as `spans`, or empty.
     pub events: Vec<Arc<str>>,
+    /// The key that the system keeps beside each record, where it has one; as long as `spans`, or empty.
+    pub keys: Vec<Option<Bytes>>,
+    /// The headers of each record; as long as `spans`, or empty.
+    pub headers: Vec<Headers>,
+    /// When each record was made, as the system says, in microseconds since the epoch; as long as `spans`, or empty.
+    pub timestamps_us: Vec<Option<i64>>,
+    /// Whether each record says that its key is gone, and has no value; as long as `spans`, or empty.
+    pub tombstones: Vec<bool>,
     /// The encoding that came with the bytes, as in the `Content-Type` of HTTP. It overrules what a document declares.
     pub charset: Option<Arc<str>>,
     /// Records that the source itself had to refuse (a line over the limit): index into `spans` and why. The span then
@@ -46,6 +57,30 @@ impl RawBatch {
     /// True where there is no record.
     pub fn is_empty(&self) -> bool {
         self.spans.is_empty()
+    }
+
+    /// The records `chosen`, with what is known of each.
+    #[must_use]
+    pub fn slice(&self, chosen: Range<usize>) -> Self {
+        fn of<T: Clone>(all: &[T], chosen: &Range<usize>) -> Vec<T> {
+            all.get(chosen.clone()).map(<[T]>::to_vec).unwrap_or_default()
+        }
+        let first = chosen.start as u32;
+        let refused = self.refused.iter().filter(|r| chosen.contains(&(r.row as usize)));
+        Self {
+            data: self.data.clone(),
+            spans: of(&self.spans, &chosen),
+            positions: of(&self.positions, &chosen),
+            events: of(&self.events, &chosen),
+            keys: of(&self.keys, &chosen),
+            headers: of(&self.headers, &chosen),
+            timestamps_us: of(&self.timestamps_us, &chosen),
+            tombstones: of(&self.tombstones, &chosen),
+            refused: refused.map(|r| RowFailure { row: r.row - first, ..r.clone() }).collect(),
+            origin: self.origin.clone(),
+            header: self.header.clone(),
+            charset: self.charset.clone(),
+        }
     }
 
     /// The bytes of record `i`.
@@ -83,4 +118,44 @@ pub trait Decoder: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// The body as a whole can't be read; nothing of it is taken.
     fn split(&self, body: Bytes, charset: Option<&str>) -> std::result::Result<RawBatch, Failure>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::FailureKind;
+
+    #[test]
+    fn a_slice_has_all_that_is_known_of_its_records_and_nothing_of_others() {
+        let text = |n: usize| Bytes::from(n.to_string());
+        let refused = |row| RowFailure { row, failure: Failure::new(FailureKind::TooLarge, "large") };
+        let raw = RawBatch {
+            data: "0123".into(),
+            spans: (0..4).map(|n| n..n + 1).collect(),
+            positions: vec![10, 11, 12, 13],
+            events: (0..4).map(|n| n.to_string().into()).collect(),
+            keys: (0..4).map(|n| (n % 2 == 0).then(|| text(n))).collect(),
+            headers: (0..4).map(|n| Headers::from([("h".into(), text(n))])).collect(),
+            timestamps_us: vec![Some(0), None, Some(2), Some(3)],
+            tombstones: vec![false, true, false, true],
+            origin: "here".into(),
+            header: Some("a,b".into()),
+            charset: Some("latin1".into()),
+            refused: vec![refused(0), refused(2)],
+        };
+        let slice = raw.slice(1..3);
+        assert_eq!((slice.record(0), slice.record(1), slice.len()), (&b"1"[..], &b"2"[..], 2));
+        assert_eq!((slice.positions, slice.timestamps_us), (vec![11, 12], vec![None, Some(2)]));
+        assert_eq!((slice.keys, slice.tombstones), (vec![None, Some(text(2))], vec![true, false]));
+        assert_eq!(slice.events, ["1".into(), "2".into()] as [Arc<str>; 2]);
+        assert_eq!(slice.headers.iter().map(|h| h[0].1.clone()).collect::<Vec<_>>(), [text(1), text(2)]);
+        assert_eq!(slice.refused, [refused(1)]);
+        assert_eq!(
+            (&*slice.origin, slice.header, slice.charset.as_deref()),
+            ("here", Some("a,b".into()), Some("latin1"))
+        );
+        // What is not known of any is not known of these.
+        let bare = RawBatch { spans: raw.spans.clone(), data: raw.data.clone(), ..RawBatch::default() }.slice(1..3);
+        assert_eq!((bare.len(), bare.keys.len(), bare.positions.len()), (2, 0, 0));
+    }
 }

@@ -19,6 +19,9 @@ pub enum ErrorKind {
     Config,
     /// The machine is in the way: disk full, no permission, folder in use. Stop, and say what to do.
     Environment,
+    /// What it was given to is closed, and does not come back while this process runs: standard output whose reader is
+    /// gone.
+    Gone,
     /// Stored data does not read back as it was written. Stop; never go on in silence.
     Corruption,
     /// Millstream is wrong.

@@ -10,10 +10,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use arrow::array::{
-    ArrayRef, BinaryBuilder, Int64Array, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray,
+    ArrayRef, BinaryBuilder, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, StringArray, StringBuilder,
+    TimestampMicrosecondArray,
 };
+use millstream_core::json::write_str;
 use millstream_core::{
-    Clock, CursorDelta, DeadLetter, Decoded, Decoder, Error, RawBatch, Result, RowFailure, Source, SourceRead, Stage,
+    Clock, CursorDelta, DeadLetter, Decoded, Decoder, Error, Headers, RawBatch, Result, RowFailure, Source, SourceRead,
+    Stage,
 };
 use millstream_storage::log::{Append, Chunk};
 use tokio::sync::oneshot;
@@ -25,7 +28,6 @@ use self::timekeeper::Timekeeper;
 use crate::disk_room::DiskRoom;
 use crate::health::{ComponentHealth, ComponentKind, Part};
 use crate::metrics::Metrics;
-use crate::open::is_push;
 use crate::progress::Progress;
 use crate::spec::{Metadata, OnError, SourceSpec};
 use crate::streams::Stream;
@@ -83,7 +85,7 @@ impl Ingest {
         disk: Arc<DiskRoom>,
     ) -> Self {
         let health = context.health.of(ComponentKind::Source, &spec.name, &context.clock);
-        let time = Timekeeper::of(&spec, &stream, is_push(&spec.connector), context.clock.now_us());
+        let time = Timekeeper::of(&spec, &stream, spec.connector.is_pushed(), context.clock.now_us());
         Self {
             health,
             spec,
@@ -424,6 +426,57 @@ fn metadata_column(metadata: Metadata, decoded: &Decoded, raw: &RawBatch, now_us
             let event = |&record: &u32| raw.events.get(record as usize).map(|event| &**event);
             Arc::new(decoded.record.iter().map(event).collect::<StringArray>())
         }
+        Metadata::Key => {
+            let mut values = BinaryBuilder::new();
+            let key = |&record: &u32| raw.keys.get(record as usize)?.as_deref();
+            decoded.record.iter().for_each(|record| values.append_option(key(record)));
+            Arc::new(values.finish())
+        }
+        Metadata::Headers => {
+            let mut values = StringBuilder::new();
+            let mut last: Option<(&Headers, String)> = None;
+            for &record in &decoded.record {
+                let Some(headers) = raw.headers.get(record as usize) else {
+                    values.append_null();
+                    continue;
+                };
+                // Records that came together share theirs.
+                let text = match last.take() {
+                    Some((known, text)) if Arc::ptr_eq(known, headers) => text,
+                    _ => as_json(headers),
+                };
+                values.append_value(&last.insert((headers, text)).1);
+            }
+            Arc::new(values.finish())
+        }
+        Metadata::Timestamp => {
+            let timestamp = |&record: &u32| raw.timestamps_us.get(record as usize).copied().flatten();
+            let values: TimestampMicrosecondArray = decoded.record.iter().map(timestamp).collect();
+            Arc::new(values.with_timezone("UTC"))
+        }
+        Metadata::Tombstone => {
+            let tombstone = |&record: &u32| raw.tombstones.get(record as usize).copied();
+            Arc::new(decoded.record.iter().map(tombstone).collect::<BooleanArray>())
+        }
         Metadata::ReceivedAt => Arc::new(TimestampMicrosecondArray::from_value(now_us, rows).with_timezone("UTC")),
     }
 }
+
+/// Headers as an object of strings.
+fn as_json(headers: &Headers) -> String {
+    let mut out = b"{".to_vec();
+    for (i, (name, value)) in headers.iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        write_str(name, &mut out);
+        out.push(b':');
+        write_str(&String::from_utf8_lossy(value), &mut out);
+    }
+    out.push(b'}');
+    // Nothing but texts was written.
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests;

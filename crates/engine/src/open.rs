@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use millstream_connectors::sink::SinkContext;
-use millstream_connectors::source::{SourceConfig, SourceContext, SourceStatus, Status};
-use millstream_connectors::{format, sink, source};
+use millstream_connectors::{Intake, SinkContext, SourceContext, SourceStatus, Status, format};
 use millstream_core::disk::RealDisk;
 use millstream_core::{Clock, Error, Result};
 use millstream_storage::codec::SchemaStore;
@@ -30,10 +28,6 @@ use crate::streams::{Stream, Streams};
 use crate::task::{Role, Task, TaskContext};
 use crate::worker::RunOptions;
 use crate::{deliver, event_time, outputs};
-
-pub(crate) fn is_push(connector: &SourceConfig) -> bool {
-    matches!(connector, SourceConfig::Http(_))
-}
 
 /// Opens the log of one stream.
 pub fn open_log(plan: &StreamPlan, data_dir: &DataDir, clock: &Arc<dyn Clock>) -> Result<Log> {
@@ -143,13 +137,9 @@ pub(crate) async fn open_sinks(
     let state_options = deliver::state_options(state_options);
     let mut sinks = Vec::new();
     for spec in &plan.sinks {
-        let sink_context = SinkContext {
-            name: spec.name.clone(),
-            clock: context.clock.clone(),
-            schema: spec.schema.clone(),
-            pipeline: pipeline.name.clone(),
-        };
-        let sink = sink::build(&spec.connector, sink_context).map_err(|e| e.context(format!("sink {}", spec.name)))?;
+        let sink_context =
+            SinkContext { name: spec.name.clone(), clock: context.clock.clone(), pipeline: pipeline.name.clone() };
+        let sink = spec.connector.open(sink_context).map_err(|e| e.context(format!("sink {}", spec.name)))?;
         let id = super::deliver::sink_target(&spec.name);
         let positions = spec.from.iter().map(|from| readers[&(id.clone(), from.clone())].clone()).collect();
         let doing = |e: Error| e.context(format!("open state of sink {}", spec.name));
@@ -184,14 +174,16 @@ pub(crate) fn open_ingests(
 pub(crate) fn open_pushes(pipeline: &Pipeline, ingests: &BTreeMap<Arc<str>, Arc<Ingest>>) -> BTreeMap<Arc<str>, Push> {
     let mut pushes = BTreeMap::new();
     for spec in &pipeline.sources {
-        let (SourceConfig::Http(config), Some(ingest)) = (&spec.connector, ingests.get(&spec.name)) else { continue };
-        let window_us = i64::try_from(config.idempotency_window.0.as_micros()).unwrap_or(i64::MAX);
-        pushes.insert(spec.name.clone(), Push::new(ingest.clone(), window_us));
+        if let (Intake::Push(push), Some(ingest)) = (spec.connector.intake(), ingests.get(&spec.name)) {
+            pushes.insert(spec.name.clone(), Push::new(ingest.clone(), push));
+        }
     }
     pushes
 }
 
-pub(crate) fn open_source(ingest: &Ingest, health: &Health) -> Result<Box<dyn millstream_core::Source>> {
+/// The source to read from; none where others push its records.
+pub(crate) fn open_source(ingest: &Ingest, health: &Health) -> Result<Option<Box<dyn millstream_core::Source>>> {
+    let Intake::Pull(pull) = ingest.spec.connector.intake() else { return Ok(None) };
     let name = ingest.spec.name.clone();
     let mut cursor = ingest.stream.log.producer(&name).map(|p| p.cursor).unwrap_or_default();
     // Not the source's own.
@@ -205,7 +197,7 @@ pub(crate) fn open_source(ingest: &Ingest, health: &Health) -> Result<Box<dyn mi
         encoding: format::encoding(&ingest.spec.decode),
         status: status_of(component),
     };
-    source::build(&ingest.spec.connector, context).map_err(|e| e.context(format!("source {name}")))
+    pull.open(context).map(Some).map_err(|e| e.context(format!("source {name}")))
 }
 
 /// Takes what a source says of its systems, one part of the component for each.

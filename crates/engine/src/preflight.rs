@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, join_all};
 use futures::{FutureExt, StreamExt, stream};
-use millstream_connectors::probe::{self, Depth};
+use millstream_connectors::Depth;
 use millstream_core::{Clock, Error, ErrorKind, Result};
 use tokio_util::sync::CancellationToken;
 
@@ -36,12 +36,12 @@ pub async fn look_at_all(pipeline: &Pipeline, depth: Depth, sources: bool) -> Ve
     let sources = pipeline.sources.iter().filter(|_| sources).map(|source| -> BoxFuture<'_, Looked> {
         let name = source.name.clone();
         let looked = |found| Looked { kind: ComponentKind::Source, name, found };
-        probe::source(&source.connector, depth).map(looked).boxed()
+        source.connector.look(depth).map(looked).boxed()
     });
     let sinks = pipeline.sinks.iter().map(|sink| -> BoxFuture<'_, Looked> {
         let name = sink.name.clone();
         let looked = |found| Looked { kind: ComponentKind::Sink, name, found };
-        probe::sink(&sink.connector).map(looked).boxed()
+        sink.connector.look().map(looked).boxed()
     });
     stream::iter(sources.chain(sinks)).buffered(AT_ONCE).collect().await
 }
@@ -87,7 +87,7 @@ pub async fn look_again(pipeline: Arc<Pipeline>, health: Arc<Health>, clock: Arc
             () = stop.cancelled() => return,
             () = tokio::time::sleep(LOOK_AGAIN) => {}
         }
-        let looks = away.iter().map(|sink| probe::sink(&sink.connector));
+        let looks = away.iter().map(|sink| sink.connector.look());
         for (sink, found) in away.iter().zip(join_all(looks).await) {
             let component = component(&sink.name);
             match found {

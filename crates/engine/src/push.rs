@@ -5,7 +5,8 @@ mod keys;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millstream_core::{Error, RawBatch, Result, RowFailure};
+use millstream_connectors::PushSpec;
+use millstream_core::{Error, Headers, RawBatch, Result};
 use millstream_storage::log::Chunk;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,7 @@ const MESSAGE_CHARS_MAX: usize = 200;
 #[derive(Debug)]
 pub struct Push {
     ingest: Arc<Ingest>,
+    spec: PushSpec,
     part: Part,
     room: Arc<Room>,
     apart: Semaphore,
@@ -99,12 +101,17 @@ impl Stored {
 
 impl Push {
     /// Takes up the keys that the log remembers.
-    pub fn new(ingest: Arc<Ingest>, window_us: i64) -> Self {
+    pub fn new(ingest: Arc<Ingest>, spec: &PushSpec) -> Self {
         let known = ingest.stream.log.producer(&ingest.spec.name).map(|p| p.cursor).unwrap_or_default();
-        let keys = Mutex::new(Keys::restored(&known, window_us));
+        let keys = Mutex::new(Keys::restored(&known, spec.key_window_us));
         let part = ingest.part();
         let (room, apart) = (Room::new(BODIES_BYTES), Semaphore::new(APART));
-        Self { ingest, part, room, apart, keys }
+        Self { ingest, spec: spec.clone(), part, room, apart, keys }
+    }
+
+    /// What is taken in.
+    pub fn spec(&self) -> &PushSpec {
+        &self.spec
     }
 
     /// Why no body is taken for want of room on the disk.
@@ -121,11 +128,18 @@ impl Push {
         (!self.ingest.is_full()).then(|| self.room.share())
     }
 
-    /// Stores the records of a body and returns when they are durable. `charset` is the encoding that came with it.
+    /// Stores the records of a body and returns when they are durable. `charset` is the encoding that came with it,
+    /// `headers` what is kept with each of its records.
     ///
     /// # Errors
     /// The log can't be written.
-    pub async fn push(&self, body: Bytes, charset: Option<&str>, key: Option<&str>) -> Result<Pushed> {
+    pub async fn push(
+        &self,
+        body: Bytes,
+        charset: Option<&str>,
+        key: Option<&str>,
+        headers: Headers,
+    ) -> Result<Pushed> {
         let apart = self.apart.acquire().await.map_err(|e| Error::bug(e.to_string()))?;
         let bytes = body.len();
         let (digest, raw) = with_bytes(bytes, || {
@@ -133,7 +147,10 @@ impl Push {
             (digest, self.ingest.decoder.split(body, charset))
         });
         let raw = match raw {
-            Ok(raw) => RawBatch { charset: charset.map(Into::into), ..raw },
+            Ok(raw) => {
+                let headers = if self.spec.headers.is_empty() { Vec::new() } else { vec![headers; raw.len()] };
+                RawBatch { charset: charset.map(Into::into), headers, ..raw }
+            }
             Err(failure) => return Ok(Pushed::Malformed(failure.message)),
         };
         let Some(key) = key else {
@@ -164,7 +181,9 @@ impl Push {
         let (mut chunks, mut on_the_way, mut rejected, mut refused) = (Vec::new(), Vec::new(), Vec::new(), 0);
         let first_records = (0..raw.len()).step_by(DECODE_RECORDS);
         for first in first_records.chain(raw.is_empty().then_some(0)) {
-            let prepared = self.ingest.prepare(&part(raw, first))?;
+            let last = (first + DECODE_RECORDS).min(raw.len());
+            let part = if last - first == raw.len() { None } else { Some(raw.slice(first..last)) };
+            let prepared = self.ingest.prepare(part.as_ref().unwrap_or(raw))?;
             self.ingest.failed(&prepared.failures, Fate::Refused);
             refused += prepared.failures.len();
             chunks.extend(prepared.chunks);
@@ -179,25 +198,6 @@ impl Push {
         let rejected_not_listed = refused - rejected.len();
         let stored = Stored { accepted: raw.len() - refused, rejected, rejected_not_listed, duplicate: false };
         Ok((chunks, on_the_way, stored))
-    }
-}
-
-/// The records from `first` on, as many as are decoded together.
-fn part(raw: &RawBatch, first: usize) -> RawBatch {
-    let last = (first + DECODE_RECORDS).min(raw.len());
-    if first == 0 && last == raw.len() {
-        return raw.clone();
-    }
-    let refused = raw.refused.iter().filter(|r| (first..last).contains(&(r.row as usize)));
-    RawBatch {
-        data: raw.data.clone(),
-        spans: raw.spans[first..last].to_vec(),
-        positions: raw.positions.get(first..last).map(<[u64]>::to_vec).unwrap_or_default(),
-        events: raw.events.get(first..last).map(<[_]>::to_vec).unwrap_or_default(),
-        refused: refused.map(|r| RowFailure { row: r.row - first as u32, ..r.clone() }).collect(),
-        origin: raw.origin.clone(),
-        header: raw.header.clone(),
-        charset: raw.charset.clone(),
     }
 }
 

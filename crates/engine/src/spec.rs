@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use millstream_connectors::format::DecodeConfig;
-use millstream_connectors::sink::SinkConfig;
-use millstream_connectors::source::SourceConfig;
+use millstream_connectors::{SinkConnector, SourceConnector};
+pub use millstream_core::Metadata;
 use millstream_core::StreamSchema;
-use millstream_core::schema::timestamp_type;
 use millstream_models::{ColumnKind, FallbackConfig, ModelConfig, ModelInfo};
 use millstream_sql::{Predicate, SqlTransform};
 use millstream_storage::keyed::MemoryBudget;
@@ -73,8 +72,8 @@ pub struct RetentionSpec {
 pub struct SourceSpec {
     /// Its name, and that of its stream.
     pub name: Arc<str>,
-    /// What it connects to. Paths are already relative to the working directory.
-    pub connector: SourceConfig,
+    /// What it connects to.
+    pub connector: Arc<dyn SourceConnector>,
     /// The format of its records.
     pub decode: DecodeConfig,
     /// The fields that the decoder yields: as declared, or as the format itself says.
@@ -256,8 +255,8 @@ pub struct SinkSpec {
     pub start: Start,
     /// The columns of all of them.
     pub schema: SchemaRef,
-    /// What it connects to. Paths are already relative to the working directory.
-    pub connector: SinkConfig,
+    /// What it connects to.
+    pub connector: Arc<dyn SinkConnector>,
     /// What happens to a record that the other side refuses.
     pub on_error: OnError,
 }
@@ -284,35 +283,6 @@ pub enum Start {
     /// With the next record.
     #[default]
     Latest,
-}
-
-/// Something known about a record beside its fields, as a column.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Metadata {
-    /// Column `_raw`, bytes: the record as it was received.
-    Raw,
-    /// Column `_origin`, string: what it came from, such as a file's path or a URL.
-    Origin,
-    /// Column `_position`, int: where it began there, such as a byte offset.
-    Position,
-    /// Column `_event`, string: the type of a server-sent event; null of other sources.
-    Event,
-    /// Column `_received_at`, timestamp: when it was read.
-    ReceivedAt,
-}
-
-impl Metadata {
-    /// The column.
-    pub fn field(self) -> Field {
-        match self {
-            Self::Raw => Field::new("_raw", DataType::Binary, false),
-            Self::Origin => Field::new("_origin", DataType::Utf8, true),
-            Self::Position => Field::new("_position", DataType::Int64, true),
-            Self::Event => Field::new("_event", DataType::Utf8, true),
-            Self::ReceivedAt => Field::new("_received_at", timestamp_type(), false),
-        }
-    }
 }
 
 /// What follows the name of a table in that of its change stream.

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::deliver::{Deliver, Wish};
-use crate::open::{is_push, open_source};
+use crate::open::open_source;
 use crate::task::{Hurry, Task, TaskContext};
 use crate::worker::{RunOptions, Running};
 use crate::{preflight, retention};
@@ -71,11 +71,11 @@ impl Supervisor {
             supervisor.sinks.spawn(sink.run());
         }
         if supervisor.options.replay.is_none() {
-            for ingest in supervisor.running.ingests.values().filter(|i| is_push(&i.spec.connector)) {
-                supervisor.sources.spawn(ingest.clone().keep_time(supervisor.stop_sources.clone()));
-            }
-            for ingest in supervisor.running.ingests.values().filter(|i| !is_push(&i.spec.connector)) {
-                let source = open_source(ingest, &supervisor.running.health)?;
+            for ingest in supervisor.running.ingests.values() {
+                let Some(source) = open_source(ingest, &supervisor.running.health)? else {
+                    supervisor.sources.spawn(ingest.clone().keep_time(supervisor.stop_sources.clone()));
+                    continue;
+                };
                 supervisor.sources.spawn(ingest.clone().pull(source, supervisor.stop_sources.clone()));
             }
         }

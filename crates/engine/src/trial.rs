@@ -8,7 +8,6 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use millstream_connectors::format;
-use millstream_connectors::sink::preview::preview;
 use millstream_core::{Clock, DeadLetter, Decoder, Error, RawBatch, Result, ResultExt, Rows, Stage};
 use millstream_storage::codec::SchemaStore;
 use millstream_storage::log::Watermark;
@@ -339,7 +338,7 @@ fn prepare(plan: &mut Plan, pipeline: &Pipeline, with_endpoints: bool) -> BTreeM
 fn sends(sink: &SinkSpec, arrived: &BTreeMap<Arc<str>, Vec<RecordBatch>>) -> Result<Step> {
     let mut out = Vec::new();
     for batch in sink.from.iter().filter_map(|from| arrived.get(from)).flatten() {
-        let sent = preview(&sink.connector, batch).map_err(|e| e.context(format!("sink {}", sink.name)))?;
+        let sent = sink.connector.preview(batch).map_err(|e| e.context(format!("sink {}", sink.name)))?;
         for sent in sent {
             out.push(serde_json::to_value(sent).map_err(|e| Error::bug(e.to_string()))?);
         }

@@ -19,9 +19,7 @@ use crate::health::Health;
 use crate::ingest::Ingest;
 use crate::metrics::Metrics;
 use crate::models::ModelSet;
-use crate::open::{
-    components, is_push, open_ingests, open_pushes, open_sinks, open_streams, open_tasks, register_readers,
-};
+use crate::open::{components, open_ingests, open_pushes, open_sinks, open_streams, open_tasks, register_readers};
 use crate::opening::Opening;
 use crate::plan::Plan;
 use crate::progress::Progress;
@@ -120,7 +118,7 @@ impl Running {
         let mut progress = Progress::default();
         let readers = register_readers(&plan, &streams, &mut progress);
         let reads_sources = options.replay.is_none();
-        for source in pipeline.sources.iter().filter(|s| reads_sources && !is_push(&s.connector)) {
+        for source in pipeline.sources.iter().filter(|s| reads_sources && !s.connector.is_pushed()) {
             progress.add_source(source.name.clone());
         }
         let stop_tasks = CancellationToken::new();

@@ -3,23 +3,25 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use arrow::datatypes::Schema;
+use arrow::datatypes::SchemaRef;
+use lapin::types::ShortString;
 use lapin::uri::AMQPUri;
 use millstream_core::units::unencoded_user_info;
 use millstream_core::{HumanDuration, Secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::sink::{Image, Problems};
-use crate::source::ENCODE_PASSWORD;
-use crate::template::{Place, SHORT_STRING_MAX};
+use crate::check::{ENCODE_PASSWORD, Problem, Problems};
+use crate::format::EncodeConfig;
+use crate::payload::{Body, Image};
+use crate::template::{Place, SHORT_STRING_MAX, Template};
 
-/// Publishes each row as one JSON message to an exchange of RabbitMQ.
+/// Publishes each row as one message to an exchange of RabbitMQ.
 ///
 /// A row is delivered when the broker has confirmed it. A message carries `message_id` (folder/stream/partition/offset,
 /// where folder is the identity of the data folder; the same whenever it is published again), `timestamp`,
-/// `app_id: millstream`, `content_type: application/json` and the headers `x-folder`, `x-stream`, `x-partition` and
-/// `x-offset`. Delivery is at least once: consumers drop repeats by `message_id`.
+/// `app_id: millstream`, `content_type` (`application/json`, or that of `encode`) and the headers `x-folder`,
+/// `x-stream`, `x-partition` and `x-offset`. Delivery is at least once: consumers drop repeats by `message_id`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct AmqpSinkConfig {
@@ -59,6 +61,10 @@ pub struct AmqpSinkConfig {
     /// How long connecting may take.
     #[serde(default = "default_connect_timeout")]
     pub connect_timeout: HumanDuration,
+    /// What the body of a message is: `json` (an object), `csv` (a line, with `header: false`), `text` (made from a
+    /// template) or `raw` (the bytes of one column). Default: `json`.
+    #[serde(default)]
+    pub encode: EncodeConfig,
     /// What to publish of a change stream.
     #[serde(default)]
     pub image: Image,
@@ -126,12 +132,17 @@ impl AmqpSinkConfig {
             max_in_flight: default_max_in_flight(),
             confirm_timeout: default_confirm_timeout(),
             connect_timeout: default_connect_timeout(),
+            encode: EncodeConfig::default(),
             image: Image::default(),
         }
     }
 
-    /// Finds settings that can't work; see [`crate::sink::SinkConfig::check`].
-    pub(crate) fn check(&self, schema: &Schema, problems: &mut Problems) {
+    /// The settings as the sink relies on them.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub(super) fn checked(&self, schema: &SchemaRef) -> Result<AmqpSinkSpec, Vec<Problem>> {
+        let mut problems = Problems::default();
         // The parser's own message may repeat the URL, password and all.
         if unencoded_user_info(self.url.expose()) {
             problems.add("url", ENCODE_PASSWORD);
@@ -141,9 +152,11 @@ impl AmqpSinkConfig {
         if self.exchange.len() > SHORT_STRING_MAX {
             problems.add("exchange", format!("is longer than {SHORT_STRING_MAX} bytes"));
         }
-        problems.check_template("routing_key", &self.routing_key, schema, Place::RoutingKey);
+        let routing_key = problems.check_template("routing_key", &self.routing_key, schema, Place::RoutingKey);
+        let mut headers = Vec::new();
         for (name, text) in &self.headers {
-            problems.check_template(format!("headers.{name}"), text, schema, Place::MessageHeader);
+            let template = problems.check_template(format!("headers.{name}"), text, schema, Place::MessageHeader);
+            headers.extend(ShortString::try_new(name.as_str()).ok().zip(template));
             if name.is_empty() || name.len() > SHORT_STRING_MAX {
                 problems.add(
                     format!("headers.{name}"),
@@ -173,5 +186,27 @@ impl AmqpSinkConfig {
         problems.check_range("max_in_flight", self.max_in_flight, 1, 65_535);
         problems.check_not_zero("confirm_timeout", self.confirm_timeout);
         problems.check_not_zero("connect_timeout", self.connect_timeout);
+        problems.check_encode(&self.encode, "amqp");
+        if matches!(&self.encode, EncodeConfig::Csv(csv) if csv.header) {
+            problems.add(
+                "encode",
+                "makes a message of each row, and none of them is a header: write `{ format: csv, header: false }`",
+            );
+        }
+        let body = problems.check_body(&self.encode, self.image, schema, Place::Text);
+        problems.check_image(self.image, schema);
+        problems.finish(|| Some(AmqpSinkSpec { config: self.clone(), routing_key: routing_key?, headers, body: body? }))
     }
+}
+
+/// A sink to RabbitMQ whose settings were checked.
+#[derive(Debug, Clone)]
+pub struct AmqpSinkSpec {
+    /// What was typed.
+    pub(super) config: AmqpSinkConfig,
+    pub(super) routing_key: Template,
+    /// Beside those that say where a message comes from.
+    pub(super) headers: Vec<(ShortString, Template)>,
+    /// The body of each message.
+    pub(super) body: Body,
 }

@@ -11,28 +11,26 @@ use lapin::message::BasicReturnMessage;
 use lapin::options::BasicPublishOptions;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Confirmation, PublisherConfirm};
-use millstream_core::json::RowWriter;
-use millstream_core::{Clock, Error, Failure, FailureKind, Result, RowFailure, Sink, SinkBatch};
+use millstream_core::{Clock, Encoded, Error, Failure, FailureKind, Result, RowFailure, Sink, SinkBatch};
 
-use super::config::AmqpSinkConfig;
+use super::config::AmqpSinkSpec;
 use super::connection::{Link, explain, message_size_limit};
-use crate::sink::{Payload, Progress, SinkContext, is_change_stream};
-use crate::template::{BoundTemplate, Place, Template};
+use crate::context::SinkContext;
+use crate::payload::{Progress, is_change_stream};
+use crate::template::BoundTemplate;
 
 /// The most that the headers of a message may hold. They go into one frame, which brokers limit to 128 KiB, and end the
 /// connection over one that is larger.
 const HEADER_BYTES_MAX: usize = 64 << 10;
 
-/// Publishes each row to an exchange; see [`AmqpSinkConfig`].
+/// Publishes each row to an exchange; see [`super::AmqpSinkConfig`].
 ///
 /// Up to `max_in_flight` messages are published, then all of them must be confirmed before the next. Whatever goes
 /// wrong with the connection, it is dropped, and the next attempt opens another.
 pub struct AmqpSink {
-    config: AmqpSinkConfig,
+    spec: AmqpSinkSpec,
     name: Arc<str>,
     clock: Arc<dyn Clock>,
-    routing_key: Template,
-    headers: Vec<(ShortString, Template)>,
     link: Option<Link>,
     progress: Progress,
     /// The broker's limit, once it has named it by refusing a message.
@@ -43,7 +41,7 @@ impl std::fmt::Debug for AmqpSink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("AmqpSink")
             .field("name", &self.name)
-            .field("exchange", &self.config.exchange)
+            .field("exchange", &self.spec.config.exchange)
             .finish_non_exhaustive()
     }
 }
@@ -52,7 +50,7 @@ impl std::fmt::Debug for AmqpSink {
 struct Message {
     /// Its row in the batch.
     row: u32,
-    /// Where its body is in the text of the chunk.
+    /// Where its body is in the bytes of the batch.
     body: Range<usize>,
     routing_key: ShortString,
     properties: BasicProperties,
@@ -60,76 +58,58 @@ struct Message {
 
 impl AmqpSink {
     /// A sink with settings that were checked; connects with the first batch.
-    ///
-    /// # Errors
-    /// `Config`: a template does not fit the columns.
-    pub fn new(config: AmqpSinkConfig, context: SinkContext) -> Result<Self> {
-        let template = |field: &str, text: &str, place| {
-            let template = Template::parse(text, &context.schema, place);
-            template.map_err(|message| Error::config(format!("`{field}` {message}")))
-        };
-        let header = |(name, text): (&String, &String)| {
-            Ok((ShortString::from(name.as_str()), template(name, text, Place::MessageHeader)?))
-        };
-        Ok(Self {
-            routing_key: template("routing_key", &config.routing_key, Place::RoutingKey)?,
-            headers: config.headers.iter().map(header).collect::<Result<_>>()?,
+    pub fn new(spec: &AmqpSinkSpec, context: SinkContext) -> Self {
+        Self {
+            spec: spec.clone(),
             name: context.name,
             clock: context.clock,
-            config,
             link: None,
             progress: Progress::default(),
             message_bytes_max: usize::MAX,
-        })
+        }
     }
 
-    /// The messages of the payload rows `rows`, and the text that their bodies are in. Rows that can't be messages
-    /// become failures.
-    fn encode(
+    /// The messages of the records `chosen`. Those that can't be messages become failures.
+    fn messages(
         &self,
         batch: &SinkBatch,
-        payload: &Payload,
-        rows: Range<usize>,
+        records: &Encoded,
+        chosen: Range<usize>,
         failures: &mut Vec<RowFailure>,
-    ) -> Result<(Vec<Message>, Vec<u8>)> {
-        let (writer, routing_key) = (RowWriter::bind(&payload.batch)?, self.routing_key.bind(&batch.batch)?);
-        let headers = self.headers.iter().map(|(name, text)| Ok((name, text.bind(&batch.batch)?)));
+    ) -> Result<Vec<Message>> {
+        let routing_key = self.spec.routing_key.bind(&batch.batch)?;
+        let headers = self.spec.headers.iter().map(|(name, text)| Ok((name, text.bind(&batch.batch)?)));
         let headers = headers.collect::<Result<Vec<_>>>()?;
         let moments = Moments::of(&batch.batch, self.clock.now_us());
-        let (mut messages, mut text) = (Vec::with_capacity(rows.len()), Vec::new());
-        for i in rows {
-            let row = payload.rows[i];
-            let start = text.len();
-            writer.write(i, &mut text);
-            let body_bytes = text.len() - start;
-            if body_bytes > self.message_bytes_max {
+        let mut messages = Vec::with_capacity(chosen.len());
+        for i in chosen {
+            let (row, body) = (records.rows[i], records.spans[i].clone());
+            if body.len() > self.message_bytes_max {
                 let message =
                     format!("the record has more bytes than the {} that RabbitMQ takes", self.message_bytes_max);
                 failures.push(RowFailure { row, failure: Failure::new(FailureKind::TooLarge, message) });
-                text.truncate(start);
                 continue;
             }
             let (key, table) = match envelope(batch, row as usize, &routing_key, &headers) {
                 Ok(envelope) => envelope,
                 Err(failure) => {
                     failures.push(RowFailure { row, failure });
-                    text.truncate(start);
                     continue;
                 }
             };
             let properties = self.properties(batch.id(row as usize), moments.seconds(row as usize), table)?;
-            messages.push(Message { row, body: start..text.len(), routing_key: key, properties });
+            messages.push(Message { row, body, routing_key: key, properties });
         }
-        Ok((messages, text))
+        Ok(messages)
     }
 
     fn properties(&self, id: String, seconds: u64, headers: FieldTable) -> Result<BasicProperties> {
         let id =
             ShortString::try_new(id).map_err(|_| Error::config("the stream's name is too long for a message id"))?;
         // 1 is transient, 2 persistent.
-        let delivery_mode = if self.config.persistent { 2 } else { 1 };
+        let delivery_mode = if self.spec.config.persistent { 2 } else { 1 };
         Ok(BasicProperties::default()
-            .with_content_type("application/json".into())
+            .with_content_type(self.spec.body.media_type().into())
             .with_app_id("millstream".into())
             .with_message_id(id)
             .with_timestamp(seconds)
@@ -141,13 +121,13 @@ impl AmqpSink {
     async fn publish(&mut self, messages: &[Message], text: &[u8]) -> Result<Vec<RowFailure>> {
         if !self.link.as_ref().is_some_and(Link::is_open) {
             self.link = None;
-            self.link = Some(Link::open(&self.config, &self.name).await?);
-            tracing::info!(sink = %self.name, exchange = %self.config.exchange, "connected to RabbitMQ");
+            self.link = Some(Link::open(&self.spec.config, &self.name).await?);
+            tracing::info!(sink = %self.name, exchange = %self.spec.config.exchange, "connected to RabbitMQ");
         }
         // Taken, so that whatever happens in between (an error, or this future being dropped) the channel is not used
         // again: confirmations that nobody waits for would be mixed up with those of the next messages.
         let Some(link) = self.link.take() else { return Err(Error::bug("no link")) };
-        let timeout = self.config.confirm_timeout;
+        let timeout = self.spec.config.confirm_timeout;
         let published = tokio::time::timeout(timeout.0, self.publish_on(&link, messages, text)).await;
         match published {
             Ok(Ok(returned)) => {
@@ -164,7 +144,7 @@ impl AmqpSink {
                         "RabbitMQ takes no message above {limit} bytes; the row is put aside"
                     )));
                 }
-                Err(explain(&e, &self.config))
+                Err(explain(&e, &self.spec.config))
             }
             Err(_) => Err(Error::retry(format!(
                 "RabbitMQ did not confirm within {timeout} (`confirm_timeout`): it may be blocking publishers because \
@@ -179,11 +159,11 @@ impl AmqpSink {
         messages: &[Message],
         text: &[u8],
     ) -> Result<Vec<BasicReturnMessage>, Trouble> {
-        let options = BasicPublishOptions { mandatory: self.config.mandatory, immediate: false };
+        let options = BasicPublishOptions { mandatory: self.spec.config.mandatory, immediate: false };
         let mut confirms = Vec::with_capacity(messages.len());
         let mut trouble = None;
         for message in messages {
-            let (exchange, key) = (self.config.exchange.as_str().into(), message.routing_key.clone());
+            let (exchange, key) = (self.spec.config.exchange.as_str().into(), message.routing_key.clone());
             let body = &text[message.body.clone()];
             match link.channel.basic_publish(exchange, key, options, body, message.properties.clone()).await {
                 Ok(confirm) => confirms.push(confirm),
@@ -305,16 +285,63 @@ impl<'a> Moments<'a> {
 impl Sink for AmqpSink {
     async fn deliver(&mut self, batch: &SinkBatch) -> Result<Vec<RowFailure>> {
         self.progress.resume(batch);
-        let payload = Payload::of(&batch.batch, self.config.image)?;
-        while self.progress.done < payload.rows.len() {
+        let mut records = self.spec.body.encode(&batch.batch)?;
+        while self.progress.done < records.len() {
             let start = self.progress.done;
-            let end = payload.rows.len().min(start + self.config.max_in_flight as usize);
+            let end = records.len().min(start + self.spec.config.max_in_flight as usize);
             let mut failures = Vec::new();
-            let (messages, text) = self.encode(batch, &payload, start..end, &mut failures)?;
-            failures.extend(self.publish(&messages, &text).await?);
+            let messages = self.messages(batch, &records, start..end, &mut failures)?;
+            failures.extend(self.publish(&messages, &records.data).await?);
             self.progress.failures.extend(failures);
             self.progress.done = end;
         }
-        Ok(self.progress.finish())
+        Ok(self.progress.finish(std::mem::take(&mut records.failures)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::amqp::AmqpSinkConfig;
+    use crate::payload::tests::{context, row_schema, rows};
+
+    /// Without a broker: what would be published.
+    #[test]
+    fn a_message_is_what_the_format_makes_of_its_row_and_says_so() {
+        let of = |encode: serde_json::Value| {
+            let settings = json!({"url": "amqp://h", "exchange": "e", "routing_key": "{id}", "encode": encode});
+            let config: AmqpSinkConfig = serde_json::from_value(settings).unwrap();
+            let sink = AmqpSink::new(&config.checked(&row_schema()).unwrap(), context());
+            let values = [json!({"id": 1, "headline": "a"}), json!({"id": 2}), json!({"id": 3, "headline": "b\nc"})];
+            let batch = rows(7, &values);
+            let records = sink.spec.body.encode(&batch.batch).unwrap();
+            let mut failures = records.failures.clone();
+            let messages = sink.messages(&batch, &records, 0..records.len(), &mut failures).unwrap();
+            let sent: Vec<_> = messages
+                .iter()
+                .map(|m| {
+                    let body = String::from_utf8(records.data[m.body.clone()].to_vec()).unwrap();
+                    let id = m.properties.message_id().as_ref().unwrap().to_string();
+                    assert_eq!(m.routing_key.to_string(), (m.row + 1).to_string());
+                    (id, body)
+                })
+                .collect();
+            let kind = messages[0].properties.content_type().as_ref().unwrap().to_string();
+            (kind, sent, failures.into_iter().map(|f| f.row).collect::<Vec<_>>())
+        };
+        let sent = |all: &[(u64, &str)]| -> Vec<(String, String)> {
+            all.iter().map(|(offset, body)| (format!("f0/wire/0/{offset}"), (*body).to_owned())).collect()
+        };
+        let raw = of(json!({"format": "raw", "column": "headline"}));
+        assert_eq!(raw, ("application/octet-stream".into(), sent(&[(7, "a"), (9, "b\nc")]), vec![1]));
+        let text = of(json!({"format": "text", "template": "{id}: {headline}"}));
+        let lines = sent(&[(7, "1: a"), (8, "2: null"), (9, "3: b\nc")]);
+        assert_eq!(text, ("text/plain; charset=utf-8".into(), lines, vec![]));
+        let csv = of(json!({"format": "csv", "header": false}));
+        let cells = sent(&[(7, "1,a,,"), (8, "2,,,"), (9, "3,\"b\nc\",,")]);
+        assert_eq!(csv, ("text/csv".into(), cells, vec![]));
+        assert_eq!(of(json!("json")).0, "application/json");
     }
 }

@@ -1,12 +1,17 @@
 //! What can be written under a source of `type: feed`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use millstream_core::units::redact_url;
 use millstream_core::{ByteSize, HumanDuration, Secret};
+use reqwest::header::HeaderMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::check::{Problem, Problems};
 
 /// Polls RSS, Atom and JSON feeds, and reads each new or changed entry once.
 ///
@@ -36,7 +41,7 @@ pub struct FeedSourceConfig {
     #[serde(default = "default_remember")]
     pub remember: usize,
     /// The largest document; a larger one goes to the dead letter queue with its first MiB.
-    #[serde(default = "crate::file::config::default_max_record")]
+    #[serde(default = "crate::check::default_max_record")]
     pub max_body: ByteSize,
     /// Other hosts that a redirect may lead to: `cdn.example.com`, `*.example.com`, or `*` for any. The headers of this
     /// source, and user and password of `url`, go to none of them. Without it, a redirect is followed on the host of
@@ -71,14 +76,14 @@ impl FeedSourceConfig {
             headers: BTreeMap::new(),
             timeout: default_timeout(),
             remember: default_remember(),
-            max_body: crate::file::config::default_max_record(),
+            max_body: crate::check::default_max_record(),
             allow_hosts: Vec::new(),
             deny_private: false,
         }
     }
 
     /// Every feed to poll, in the order written, each once: its address, and what messages call it.
-    pub(crate) fn all_urls(&self) -> Vec<(&str, String)> {
+    fn all_urls(&self) -> Vec<(&str, String)> {
         let mut all: Vec<(&str, String)> = Vec::new();
         let alone = self.url.iter().len() + self.urls.len() == 1;
         let first = self.url.iter().map(|url| (url.expose(), redact_url(url.expose())));
@@ -95,8 +100,12 @@ impl FeedSourceConfig {
         all
     }
 
-    /// Finds settings that can't work; see [`crate::source::SourceConfig::check`].
-    pub(crate) fn check(&self, problems: &mut crate::source::Problems) {
+    /// The settings as the source relies on them.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub(super) fn checked(&self) -> Result<FeedSpec, Vec<Problem>> {
+        let mut problems = Problems::default();
         if self.url.is_none() && self.urls.is_empty() {
             problems.add("url", "is missing: name the feed's address here, or several under `urls`");
         }
@@ -108,11 +117,14 @@ impl FeedSourceConfig {
         }
         problems.check_not_zero("interval", self.interval);
         problems.check_not_zero("timeout", self.timeout);
-        problems.check_headers(&self.headers);
+        let headers = problems.check_headers(&self.headers, None);
         problems.check_hosts(&self.allow_hosts);
-        for (i, (url, _)) in self.all_urls().into_iter().enumerate() {
+        let mut feeds = Vec::new();
+        for (i, (typed, shown)) in self.all_urls().into_iter().enumerate() {
             let field = if self.url.is_some() && i == 0 { "url" } else { "urls" };
-            problems.check_private(field, url, self.deny_private);
+            problems.check_private(field, typed, self.deny_private);
+            // Whatever is no address was said above.
+            feeds.extend(Url::parse(typed).ok().map(|url| FeedAddress { url, typed: typed.to_owned(), shown }));
         }
         if self.remember == 0 {
             problems.add("remember", "is zero: every poll would read every entry again");
@@ -120,5 +132,34 @@ impl FeedSourceConfig {
         if self.max_body.0 == 0 {
             problems.add("max_body", "is zero: nothing could be received");
         }
+        problems.finish(|| Some(FeedSpec { config: self.clone(), headers, feeds }))
+    }
+}
+
+/// A source of feeds whose settings were checked.
+#[derive(Clone)]
+pub struct FeedSpec {
+    /// What was typed.
+    pub(super) config: FeedSourceConfig,
+    /// Of each request; their values are marked as sensitive.
+    pub(super) headers: HeaderMap,
+    /// Every feed to poll, in the order written, each once.
+    pub(super) feeds: Vec<FeedAddress>,
+}
+
+/// Where a feed is.
+#[derive(Clone)]
+pub(super) struct FeedAddress {
+    pub(super) url: Url,
+    /// As written: what the cursor knows the feed by.
+    pub(super) typed: String,
+    /// What messages call it.
+    pub(super) shown: String,
+}
+
+/// Addresses may hold tokens.
+impl fmt::Debug for FeedSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("FeedSpec").field(&self.config).finish()
     }
 }

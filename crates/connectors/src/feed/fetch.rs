@@ -12,10 +12,9 @@ use reqwest::header::{
 use reqwest::{StatusCode, Url};
 use serde::{Deserialize, Serialize};
 
-use crate::file::KEPT_BYTES_MAX;
 use crate::format::feed::{FeedEntry, parse_feed};
-use crate::http_client::{HttpClient, Outgoing, describe};
-use crate::source::{charset, retry_after};
+use crate::format::framing::KEPT_BYTES_MAX;
+use crate::http_client::{HttpClient, Outgoing, charset, describe, retry_after};
 
 /// What a server wants to see again in order to answer "not modified".
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,17 +12,17 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use millstream_core::{CursorDelta, Error, Failure, HumanDuration, RawBatch, Result, Source, SourceBatch, SourceRead};
+use millstream_core::{CursorDelta, Failure, HumanDuration, RawBatch, Result, Source, SourceBatch, SourceRead};
 use reqwest::Url;
 use tokio::time::{Instant, sleep_until};
 
-use super::config::FeedSourceConfig;
+use super::config::{FeedSourceConfig, FeedSpec};
 use super::fetch::{Polled, Validators, poll};
 use super::seen::{NewEntry, Seen};
 use crate::backoff::{Backoff, BackoffConfig};
-use crate::http_client::{Access, HttpClient};
+use crate::context::{SourceContext, SourceStatus};
+use crate::http_client::HttpClient;
 use crate::record_buffer::RecordBuffer;
-use crate::source::{SourceContext, SourceStatus, request_headers};
 
 /// How many feeds are polled at the same time.
 const POLLS_MAX: usize = 8;
@@ -71,22 +71,22 @@ impl FeedSource {
     /// A source that polls at the first `next`.
     ///
     /// # Errors
-    /// `Config`: a header can't be sent. `Corruption`: the cursor can't be read. `Environment`: TLS can't be set up.
-    pub fn new(config: FeedSourceConfig, context: SourceContext) -> Result<Self> {
-        let access = Access { allow_hosts: config.allow_hosts.clone(), deny_private: config.deny_private };
-        let client = HttpClient::new(request_headers(&config.headers, None)?, Some(config.timeout.0), access)?;
+    /// `Corruption`: the cursor can't be read. `Environment`: TLS can't be set up.
+    pub fn new(spec: &FeedSpec, context: SourceContext) -> Result<Self> {
+        let config = spec.config.clone();
+        let client = HttpClient::new(spec.headers.clone(), Some(config.timeout.0), spec.access())?;
         let waits =
             BackoffConfig { initial: config.interval, max: HumanDuration(FAILED_WAIT_MAX.max(config.interval.0)) };
         let now = Instant::now();
-        let feeds = config
-            .all_urls()
-            .into_iter()
+        let feeds = spec
+            .feeds
+            .iter()
             .enumerate()
-            .map(|(i, (url, shown))| {
+            .map(|(i, feed)| {
                 Ok(Feed {
-                    url: Url::parse(url).map_err(|e| Error::config(format!("`url` is no URL: {e}")))?,
-                    origin: shown.into(),
-                    seen: Seen::new(url, config.remember, &context.cursor)?,
+                    url: feed.url.clone(),
+                    origin: feed.shown.as_str().into(),
+                    seen: Seen::new(&feed.typed, config.remember, &context.cursor)?,
                     backoff: Backoff::new(&waits, context.seed().wrapping_add(i as u64)),
                     next_poll: now,
                     polling: false,

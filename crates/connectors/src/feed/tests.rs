@@ -11,8 +11,8 @@ use millstream_core::{
 use tokio::time::Instant;
 
 use super::{FeedSource, FeedSourceConfig};
+use crate::context::{SourceContext, SourceStatus};
 use crate::format::Framing;
-use crate::source::{SourceContext, SourceStatus};
 use crate::test_server::{Part, answer, install_tls, serve};
 
 #[derive(Default)]
@@ -100,7 +100,7 @@ fn config(url: &str) -> FeedSourceConfig {
 fn open(config: &FeedSourceConfig, cursor: &Cursor) -> FeedSource {
     install_tls();
     let context = SourceContext { cursor: cursor.clone(), ..SourceContext::new("wire", Framing::Lines) };
-    FeedSource::new(config.clone(), context).unwrap()
+    FeedSource::new(&config.checked().unwrap(), context).unwrap()
 }
 
 /// Reads until `n` requests have been answered, and what came with them.
@@ -286,7 +286,7 @@ async fn the_status_says_why_a_feed_is_not_read_and_tells_no_secret() {
         ..SourceContext::new("wire", Framing::Lines)
     };
     install_tls();
-    let mut source = FeedSource::new(config(&format!("{url}/feed?token=hush")), context).unwrap();
+    let mut source = FeedSource::new(&config(&format!("{url}/feed?token=hush")).checked().unwrap(), context).unwrap();
     assert!(matches!(source.next().await.unwrap(), SourceRead::Idle));
     let said = said.lock().join("\n");
     assert!(said.contains("404") && said.contains("/***") && !said.contains("hush"), "{said}");

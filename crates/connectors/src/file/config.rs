@@ -1,10 +1,13 @@
 //! What can be written under a source of `type: file`.
 
+use std::path::Path;
 use std::time::Duration;
 
 use millstream_core::{ByteSize, HumanDuration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::check::{Problem, Problems, default_max_record, resolved};
 
 /// Reads a file, the files of a folder, or all files that match a glob.
 ///
@@ -84,11 +87,6 @@ pub enum Identity {
     Content,
 }
 
-/// 16 MiB.
-pub(crate) fn default_max_record() -> ByteSize {
-    ByteSize(16 << 20)
-}
-
 fn default_poll_interval() -> HumanDuration {
     HumanDuration(Duration::from_millis(500))
 }
@@ -113,8 +111,12 @@ impl FileSourceConfig {
         }
     }
 
-    /// Finds settings that can't work, without looking at the disk; see [`crate::source::SourceConfig::check`].
-    pub(crate) fn check(&self, problems: &mut crate::source::Problems) {
+    /// The settings as the source relies on them; `path` starts from `base`.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub(crate) fn checked(&self, base: &Path) -> Result<FileSourceSpec, Vec<Problem>> {
+        let mut problems = Problems::default();
         if self.path.trim().is_empty() {
             problems.add("path", "is empty: name a file, a folder or a glob");
         } else if let Err(e) = glob::Pattern::new(&self.path) {
@@ -123,9 +125,11 @@ impl FileSourceConfig {
                 problems.add("path", format!("is no valid glob: {e}"));
             }
         }
+        let mut ignore = Vec::new();
         for (i, pattern) in self.ignore.iter().enumerate() {
-            if let Err(e) = glob::Pattern::new(pattern) {
-                problems.add(format!("ignore[{i}]"), format!("`{pattern}` is no valid glob: {e}"));
+            match glob::Pattern::new(pattern) {
+                Ok(pattern) => ignore.push(pattern),
+                Err(e) => problems.add(format!("ignore[{i}]"), format!("`{pattern}` is no valid glob: {e}")),
             }
         }
         problems.check_max_record(self.max_record);
@@ -134,5 +138,16 @@ impl FileSourceConfig {
         if self.start == StartAt::End && !self.follow {
             problems.add("start", "`end` needs `follow: true`: without it there would be nothing to read");
         }
+        let config = Self { path: resolved(base, &self.path), ..self.clone() };
+        problems.finish(|| Some(FileSourceSpec { config, ignore }))
     }
+}
+
+/// A source of files whose settings were checked.
+#[derive(Debug, Clone)]
+pub struct FileSourceSpec {
+    /// What was typed, with the path from the working directory.
+    pub(crate) config: FileSourceConfig,
+    /// Names to leave out.
+    pub(crate) ignore: Vec<glob::Pattern>,
 }

@@ -13,8 +13,8 @@ use millstream_core::{Cursor, FailureKind, HumanDuration, SourceRead};
 
 use super::tests::{Stored, append, bounded, csv, folder, following, open};
 use super::{Compression, FileSource, FileSourceConfig, Identity};
+use crate::context::{SourceContext, SourceStatus};
 use crate::format::{CsvDialect, Framing, TextEncoding};
-use crate::source::{SourceContext, SourceStatus};
 
 fn refusals(stored: &Stored) -> Vec<FailureKind> {
     stored.batches.iter().flat_map(|batch| &batch.refused).map(|refused| refused.failure.kind).collect()
@@ -29,7 +29,7 @@ fn telling(config: &FileSourceConfig, context: SourceContext) -> (FileSource, Ar
             heard.lock().push(why.to_owned());
         }
     });
-    (FileSource::new(config.clone(), SourceContext { status, ..context }).unwrap(), said)
+    (FileSource::new(&config.checked(Path::new("")).unwrap(), SourceContext { status, ..context }).unwrap(), said)
 }
 
 #[tokio::test]
@@ -326,7 +326,11 @@ async fn text_in_other_encodings_is_followed_by_its_bytes_in_the_file() {
     let mut stored = Stored::default();
     // The mark says what it is, whatever the setting is.
     for piece in ["ei\n", "drei\nv", "ier\n"] {
-        let mut source = FileSource::new(following(&path), context(Framing::Lines, "latin1", &stored.cursor)).unwrap();
+        let mut source = FileSource::new(
+            &following(&path).checked(Path::new("")).unwrap(),
+            context(Framing::Lines, "latin1", &stored.cursor),
+        )
+        .unwrap();
         stored.drain(&mut source).await;
         append(&path, utf16(piece));
         stored.drain(&mut source).await;
@@ -339,7 +343,11 @@ async fn text_in_other_encodings_is_followed_by_its_bytes_in_the_file() {
     append(&path, b"id;n\xe4me\n1;\xe9\n2;\"\xfc\n\xdf\"\n");
     let dialect = CsvDialect { delimiter: b';', ..CsvDialect::default() };
     let mut stored = Stored::default();
-    let mut source = FileSource::new(bounded(&path), context(Framing::Csv(dialect), "latin1", &Cursor::new())).unwrap();
+    let mut source = FileSource::new(
+        &bounded(&path).checked(Path::new("")).unwrap(),
+        context(Framing::Csv(dialect), "latin1", &Cursor::new()),
+    )
+    .unwrap();
     stored.drain(&mut source).await;
     assert_eq!(stored.lines(), ["1;é", "2;\"ü\nß\""]);
     assert_eq!(stored.batches[0].header.as_deref(), Some("id;näme".as_bytes()));
@@ -352,7 +360,11 @@ async fn bytes_that_are_nothing_in_their_encoding_are_refused_as_they_came() {
     let path = dir.join("log");
     append(&path, [utf16("gut\n"), vec![0x00, 0xd8, b'x', 0], utf16("\nauch gut\n")].concat());
     let mut stored = Stored::default();
-    let mut source = FileSource::new(bounded(&path), context(Framing::Lines, "utf-16le", &Cursor::new())).unwrap();
+    let mut source = FileSource::new(
+        &bounded(&path).checked(Path::new("")).unwrap(),
+        context(Framing::Lines, "utf-16le", &Cursor::new()),
+    )
+    .unwrap();
     stored.drain(&mut source).await;
     assert_eq!(stored.records, [b"gut".to_vec(), vec![0x00, 0xd8, b'x', 0], b"auch gut".to_vec()]);
     assert_eq!(refusals(&stored), [FailureKind::Encoding]);

@@ -16,27 +16,28 @@
 //! | hidden file | names it | publishes it |
 //! | published file | names it | nothing to do |
 
-mod encoder;
+mod writer;
 
 use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use bytes::Bytes;
 use millstream_core::descriptors::wait_for_one;
 use millstream_core::{Clock, Error, Result, ResultExt, RowFailure, SinkBatch, StagedSink};
 use serde::{Deserialize, Serialize};
 
-use self::encoder::Encoder;
-use super::sink_config::FileSinkConfig;
-use crate::sink::{Payload, SinkContext};
+use self::writer::{Piece, Writer};
+use super::sink_config::{FileSinkConfig, FileSinkSpec};
+use crate::context::SinkContext;
+use crate::payload::{Body, Payload};
 
 /// Writes rows into files; see [`FileSinkConfig`].
 pub struct FileSink {
     config: FileSinkConfig,
+    body: Option<Body>,
     name: Arc<str>,
     clock: Arc<dyn Clock>,
     folder: PathBuf,
@@ -59,7 +60,7 @@ struct OpenFile {
     /// `{partition}-{offset}` of its first row.
     first: String,
     opened_us: i64,
-    encoder: Encoder,
+    writer: Writer,
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -81,10 +82,11 @@ impl FileSink {
     ///
     /// # Errors
     /// `Environment`: the current folder is not known.
-    pub fn new(config: FileSinkConfig, context: SinkContext) -> Result<Self> {
+    pub fn new(spec: &FileSinkSpec, context: SinkContext) -> Result<Self> {
+        let (config, body) = (spec.config.clone(), spec.body.clone());
         let folder = std::path::absolute(&config.folder).doing(|| format!("find folder {}", config.folder))?;
         let prefix = format!(".{}~{}~", context.pipeline, context.name);
-        Ok(Self { config, name: context.name, clock: context.clock, folder, prefix, state: State::Idle })
+        Ok(Self { config, body, name: context.name, clock: context.clock, folder, prefix, state: State::Idle })
     }
 
     fn take(&mut self) -> Result<Option<OpenFile>> {
@@ -97,16 +99,27 @@ impl FileSink {
         }
     }
 
+    /// What is to be written of a batch, the first row of it, and the rows that can't be.
+    fn piece(&self, batch: &SinkBatch) -> Result<(Piece, Option<u32>, Vec<RowFailure>)> {
+        let Some(body) = &self.body else {
+            let payload = Payload::of(&batch.batch, self.config.image)?;
+            let first = payload.rows.first().copied();
+            return Ok((Piece::Rows(payload.batch), first, Vec::new()));
+        };
+        let encoded = body.encode(&batch.batch)?;
+        let first = encoded.rows.first().copied();
+        Ok((Piece::Records { header: body.header().to_vec(), data: encoded.data }, first, encoded.failures))
+    }
+
     /// Opens a file for rows of which the first is `first`.
-    fn opener(&self, first: String) -> impl FnOnce(&RecordBatch) -> Result<OpenFile> + Send + use<> {
-        let (folder, format, opened_us) = (self.folder.clone(), self.config.format, self.clock.now_us());
+    fn opener(&self, first: String) -> impl FnOnce(&Piece) -> Result<OpenFile> + Send + use<> {
+        let (folder, opened_us) = (self.folder.clone(), self.clock.now_us());
         let part = format!("{}{first}.part", self.prefix);
-        move |batch| {
+        move |piece| {
             fs::create_dir_all(&folder).doing(|| format!("make folder {}", folder.display()))?;
             let path = folder.join(&part);
-            let encoder =
-                Encoder::create(&path, format, batch.schema_ref()).doing(|| format!("make {}", path.display()))?;
-            Ok(OpenFile { path, part, first, opened_us, encoder })
+            let writer = Writer::create(&path, piece).doing(|| format!("make {}", path.display()))?;
+            Ok(OpenFile { path, part, first, opened_us, writer })
         }
     }
 
@@ -116,7 +129,7 @@ impl FileSink {
             .ok_or_else(|| Error::bug(format!("no date for the time {now_us}")))?;
         let default = format!("{}-%Y-%m-%d", self.name);
         let stem = moment.format(self.config.name.as_deref().unwrap_or(&default)).to_string();
-        let extension = self.config.format.extension();
+        let extension = self.config.encode.extension();
         let mut name = format!("{stem}-{first}.{extension}");
         // The same rows were written before, by a run whose state is gone: both are kept.
         let mut copy = 2;
@@ -146,29 +159,29 @@ impl StagedSink for FileSink {
     }
 
     async fn stage(&mut self, batch: &SinkBatch) -> Result<Vec<RowFailure>> {
-        let payload = Payload::of(&batch.batch, self.config.image)?;
-        let Some(&row) = payload.rows.first() else { return Ok(Vec::new()) };
+        let (piece, first, failures) = self.piece(batch)?;
+        let Some(row) = first else { return Ok(failures) };
         let open = self.take()?;
         // Zeros in front, so that names sort as offsets do.
         let opener = self.opener(format!("{}-{:012}", batch.partition, batch.offsets[row as usize]));
         let file = blocking(move || {
             let mut file = match open {
                 Some(file) => file,
-                None => opener(&payload.batch)?,
+                None => opener(&piece)?,
             };
-            file.encoder.write(&payload.batch).doing(|| format!("write {}", file.path.display()))?;
+            file.writer.write(&piece).doing(|| format!("write {}", file.path.display()))?;
             Ok(file)
         })
         .await
         .map_err(|e| e.context(format!("sink {}", self.name)))?;
         self.state = State::Open(file);
-        Ok(Vec::new())
+        Ok(failures)
     }
 
     fn due(&self, now_us: i64) -> bool {
         let State::Open(file) = &self.state else { return false };
         let open_us = now_us.saturating_sub(file.opened_us);
-        file.encoder.bytes() >= self.config.roll.size.0
+        file.writer.bytes() >= self.config.roll.size.0
             || u128::try_from(open_us).unwrap_or(0) >= self.config.roll.interval.0.as_micros()
     }
 
@@ -181,7 +194,7 @@ impl StagedSink for FileSink {
         let token = Token { folder: self.folder.clone(), part: file.part, name };
         let folder = self.folder.clone();
         blocking(move || {
-            file.encoder.finish().doing(|| format!("finish {}", file.path.display()))?;
+            file.writer.finish().doing(|| format!("finish {}", file.path.display()))?;
             // The token must not outlive the hidden file's name.
             sync_folder(&folder)?;
             if !file.path.try_exists().doing(|| format!("look for {}", file.path.display()))? {

@@ -3,12 +3,16 @@
 use std::path::{Component, Path};
 use std::time::Duration;
 
+use arrow::datatypes::SchemaRef;
 use chrono::format::{Item, StrftimeItems};
 use millstream_core::{ByteSize, HumanDuration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::sink::{Image, Problems};
+use crate::check::{Problem, Problems, resolved};
+use crate::format::EncodeConfig;
+use crate::payload::{Body, Image};
+use crate::template::Place;
 
 /// Writes rows into files. A file appears in the folder only when it is whole, and each row is in exactly one of them,
 /// whatever crashes.
@@ -22,39 +26,17 @@ pub struct FileSinkConfig {
     /// extension, are added. Default: the sink's name and the day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What the files hold.
+    /// What the files hold: `json` (one object per line, `.jsonl`), `csv` (with a header, `.csv`; lists and objects are
+    /// written as JSON), `text` (lines, `.txt`), `raw` (the bytes of one column, one after another, `.bin`) or
+    /// `parquet` (compressed with zstd, `.parquet`). Default: `json`.
     #[serde(default)]
-    pub format: FileFormat,
+    pub encode: EncodeConfig,
     /// When to close a file and begin another.
     #[serde(default)]
     pub roll: RollConfig,
     /// What to write of a change stream.
     #[serde(default)]
     pub image: Image,
-}
-
-/// What a file holds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum FileFormat {
-    /// One JSON object per line, `.jsonl`.
-    #[default]
-    JsonLines,
-    /// Comma-separated values with a header, `.csv`; lists and objects are written as JSON.
-    Csv,
-    /// Parquet, compressed with zstd, `.parquet`.
-    Parquet,
-}
-
-impl FileFormat {
-    /// The extension of the files.
-    pub fn extension(self) -> &'static str {
-        match self {
-            Self::JsonLines => "jsonl",
-            Self::Csv => "csv",
-            Self::Parquet => "parquet",
-        }
-    }
 }
 
 /// When to close a file: whichever comes first.
@@ -89,14 +71,18 @@ impl FileSinkConfig {
         Self {
             folder: folder.into(),
             name: None,
-            format: FileFormat::default(),
+            encode: EncodeConfig::default(),
             roll: RollConfig::default(),
             image: Image::default(),
         }
     }
 
-    /// Finds settings that can't work; see [`crate::sink::SinkConfig::check`].
-    pub(crate) fn check(&self, problems: &mut Problems) {
+    /// The settings as the sink relies on them; `folder` starts from `base`.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub(crate) fn checked(&self, base: &Path, schema: &SchemaRef) -> Result<FileSinkSpec, Vec<Problem>> {
+        let mut problems = Problems::default();
         if self.folder.trim().is_empty() {
             problems.add("folder", "is empty: name a folder");
         }
@@ -117,5 +103,19 @@ impl FileSinkConfig {
             problems.add("roll.size", "is zero");
         }
         problems.check_not_zero("roll.interval", self.roll.interval);
+        let body = problems.check_body(&self.encode, self.image, schema, Place::Line);
+        problems.check_encode(&self.encode, "file");
+        problems.check_image(self.image, schema);
+        let config = Self { folder: resolved(base, &self.folder), ..self.clone() };
+        problems.finish(|| Some(FileSinkSpec { config, body }))
     }
+}
+
+/// A sink of files whose settings were checked.
+#[derive(Debug, Clone)]
+pub struct FileSinkSpec {
+    /// What was typed, with the folder from the working directory.
+    pub(super) config: FileSinkConfig,
+    /// What is written of each row; none: Parquet.
+    pub(super) body: Option<Body>,
 }

@@ -7,10 +7,10 @@ use millstream_core::{Error, ErrorKind, Result, Source, SourceBatch, SourceRead}
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::config::FileSourceConfig;
+use super::config::{FileSourceConfig, FileSourceSpec};
 use super::reader::ReadOptions;
 use super::tracker::{Round, Tracker};
-use crate::source::{SourceContext, SourceStatus, Status};
+use crate::context::{SourceContext, SourceStatus, Status};
 
 /// Reads files; see [`FileSourceConfig`]. Restarted with its cursor it goes on exactly behind the last stored batch.
 pub struct FileSource {
@@ -49,8 +49,9 @@ impl FileSource {
     /// A source that goes on behind `context.cursor`. Looks at nothing on the disk before the first `next`.
     ///
     /// # Errors
-    /// `Config`: a glob can't be read. `Corruption`: the cursor can't.
-    pub fn new(config: FileSourceConfig, context: SourceContext) -> Result<Self> {
+    /// `Corruption`: the cursor can't be read.
+    pub fn new(spec: &FileSourceSpec, context: SourceContext) -> Result<Self> {
+        let config = &spec.config;
         let options = ReadOptions {
             framing: context.framing,
             encoding: context.encoding,
@@ -58,12 +59,12 @@ impl FileSource {
             max_record: usize::try_from(config.max_record.0).unwrap_or(usize::MAX - 2).min(usize::MAX - 2),
         };
         let tracker =
-            Tracker::new(&config, options, &context).map_err(|e| e.context(format!("source {}", context.name)))?;
+            Tracker::new(spec, options, &context).map_err(|e| e.context(format!("source {}", context.name)))?;
         Ok(Self {
             name: context.name,
             status: context.status,
             missing: false,
-            config,
+            config: config.clone(),
             state: State::Reading,
             tracker: Some(Box::new(tracker)),
             work: None,

@@ -11,11 +11,11 @@ use futures::FutureExt;
 use millstream_core::{Cursor, ErrorKind, FailureKind, HumanDuration, RawBatch, Source, SourceBatch, SourceRead};
 use proptest::prelude::*;
 
-use super::KEPT_BYTES_MAX;
 use super::identity::FileId;
 use super::{FileSource, FileSourceConfig, StartAt};
+use crate::context::{SourceContext, SourceStatus};
+use crate::format::framing::KEPT_BYTES_MAX;
 use crate::format::{CsvDialect, Framing};
-use crate::source::{SourceContext, SourceStatus};
 
 /// What a pipeline would keep: the records, and the cursor stored with them.
 #[derive(Default)]
@@ -60,7 +60,7 @@ pub(super) fn csv() -> Framing {
 
 pub(super) fn open(config: &FileSourceConfig, framing: Framing, cursor: &Cursor) -> FileSource {
     let context = SourceContext { cursor: cursor.clone(), ..SourceContext::new("wire", framing) };
-    FileSource::new(config.clone(), context).unwrap()
+    FileSource::new(&config.checked(Path::new("")).unwrap(), context).unwrap()
 }
 
 pub(super) fn bounded(path: &Path) -> FileSourceConfig {
@@ -572,7 +572,8 @@ async fn the_status_says_what_is_waited_for() {
         status: Arc::new(move |status: SourceStatus<'_>| heard.lock().push(format!("{status:?}"))),
         ..SourceContext::new("wire", Framing::Lines)
     };
-    let mut source = FileSource::new(following(&dir.join("none.log")), context).unwrap();
+    let mut source =
+        FileSource::new(&following(&dir.join("none.log")).checked(Path::new("")).unwrap(), context).unwrap();
     assert!(matches!(source.next().await.unwrap(), SourceRead::Idle));
     assert!(said.lock()[0].contains("none.log"));
 }

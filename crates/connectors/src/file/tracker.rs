@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use millstream_core::{Clock, Cursor, CursorDelta, Error, RawBatch, Result, ResultExt, SourceBatch};
 
-use super::config::{FileSourceConfig, Identity, StartAt};
+use super::config::{FileSourceSpec, Identity, StartAt};
 use super::content::Broken;
 use super::copies::{COPY_BYTES_MIN, Heads};
 use super::handles;
@@ -24,8 +24,8 @@ use super::reader::{ReadOptions, Reader, folder_of};
 use super::tracked::{GONE_ROUNDS_MAX, Gone, Tracked};
 use super::troubles::Troubles;
 use super::view::{Found, Listing, View, find_by_identity};
+use crate::context::SourceContext;
 use crate::format::Framing;
-use crate::source::SourceContext;
 
 /// How many files that do not exist any more are remembered, should they come back.
 const VANISHED_FILES_MAX: usize = 4096;
@@ -99,8 +99,9 @@ impl Tracker {
     /// Goes on behind the cursor.
     ///
     /// # Errors
-    /// `Config`: a glob can't be read. `Corruption`: the cursor can't.
-    pub(crate) fn new(config: &FileSourceConfig, options: ReadOptions, context: &SourceContext) -> Result<Self> {
+    /// `Corruption`: the cursor can't be read.
+    pub(crate) fn new(spec: &FileSourceSpec, options: ReadOptions, context: &SourceContext) -> Result<Self> {
+        let config = &spec.config;
         let cursor: &Cursor = &context.cursor;
         let files: HashMap<_, _> = places(cursor)?
             .into_iter()
@@ -115,7 +116,7 @@ impl Tracker {
             identity: config.identity,
             quote_timeout_us: i64::try_from(config.quote_timeout.0.as_micros()).unwrap_or(i64::MAX),
             path: config.path.clone(),
-            view: View::new(config)?,
+            view: View::new(spec),
             options,
             clock: context.clock.clone(),
             troubles: Troubles::new(context.name.clone(), context.status.clone()),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::source::{SourceStatus, Status};
+use crate::context::{SourceStatus, Status};
 
 /// The files and folders that can't be read, and why.
 pub(crate) struct Troubles {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use millstream_core::descriptors::wait_for_one;
 use millstream_core::{Error, Result, ResultExt};
 
-use super::config::FileSourceConfig;
+use super::config::FileSourceSpec;
 use super::identity::FileId;
 
 /// True where `path` holds a character that only a glob gives a meaning to.
@@ -64,17 +64,8 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// # Errors
-    /// `Config`: a glob can't be read.
-    pub(crate) fn new(config: &FileSourceConfig) -> Result<Self> {
-        let ignore = config
-            .ignore
-            .iter()
-            .map(|text| {
-                glob::Pattern::new(text).map_err(|e| Error::config(format!("`ignore: {text}` is no valid glob: {e}")))
-            })
-            .collect::<Result<_>>()?;
-        Ok(Self { path: config.path.clone(), ignore })
+    pub(crate) fn new(spec: &FileSourceSpec) -> Self {
+        Self { path: spec.config.path.clone(), ignore: spec.ignore.clone() }
     }
 
     /// Every regular file there is, by name, each file once though several names may lead to it.
@@ -165,8 +156,9 @@ impl View {
 /// # Errors
 /// `Retry`: it is not there yet, and the source waits for it (`follow`). `Config`, `Environment`: it is not there, or
 /// can't be read.
-pub(crate) fn probe(config: &FileSourceConfig) -> Result<String> {
-    let Listing { files, troubles, missing, is_one_file } = View::new(config)?.list()?;
+pub(super) fn probe(spec: &FileSourceSpec) -> Result<String> {
+    let config = &spec.config;
+    let Listing { files, troubles, missing, is_one_file } = View::new(spec).list()?;
     if missing && config.follow {
         return Err(Error::retry(format!("{} is not there yet", config.path)));
     }

@@ -12,6 +12,7 @@ use super::encoding::TextEncoding;
 use super::envelope::{Envelope, EnvelopeConfig, TimeUnit};
 use super::framing::RECORD_LINES_MAX;
 
+pub(super) use csv::one_byte;
 pub use csv::{CsvConfig, ShortRows};
 
 /// How the bytes of a record become fields. Written `decode: json`, or `decode: { format: csv, delimiter: ";" }`.

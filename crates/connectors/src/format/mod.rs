@@ -7,7 +7,7 @@ mod coerce;
 mod columns;
 mod config;
 mod csv;
-mod encode;
+pub(crate) mod encode;
 pub(crate) mod encoding;
 mod envelope;
 pub mod feed;
@@ -27,7 +27,7 @@ pub use config::{
     Bools, CsvConfig, DecodeConfig, DuplicateKeys, JsonConfig, Preset, ShortRows, TextConfig, Values, XmlConfig,
     XmlField,
 };
-pub use encode::CsvEncoder;
+pub use encode::{CsvOutConfig, EncodeConfig};
 pub use encoding::TextEncoding;
 pub use envelope::{Envelope, EnvelopeConfig, OP_COLUMN, TimeUnit};
 pub use framing::{CsvDialect, Framing};
@@ -94,7 +94,7 @@ fn single(declared: Option<&StreamSchema>, name: &str, kind: &FieldType) -> Resu
     match declared {
         None => Ok(StreamSchema { fields: vec![Field { name: name.into(), kind: kind.clone(), optional: false }] }),
         Some(schema) if schema.fields.len() == 1 && schema.fields[0].kind == *kind => Ok(schema.clone()),
-        Some(_) => Err(format!("this format gives one field: declare `{name}: {kind}`, or leave `schema` away")),
+        Some(_) => Err(format!("this format gives one field: declare `{name}: {kind}`, or leave `schema` out")),
     }
 }
 

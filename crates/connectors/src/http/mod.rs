@@ -1,7 +1,8 @@
-//! Posts records to a web service.
+//! HTTP: records that others push to this server, answers that do not end, and requests to web services.
 
-pub mod config;
+pub mod push;
 pub mod sink;
+pub mod stream;
 
-pub use config::{HttpBatchConfig, HttpFormat, HttpMethod, HttpSinkConfig};
-pub use sink::HttpSink;
+// For the server, which belongs to the main binary.
+pub use crate::http_client::charset;

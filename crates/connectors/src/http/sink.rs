@@ -1,24 +1,31 @@
-//! Sends rows as requests, in order.
+//! Posts records to a web service: sends rows as requests, in order.
 
+pub mod config;
 mod partial;
 
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use millstream_core::json::RowWriter;
 use millstream_core::terminal::is_unsafe;
-use millstream_core::{Clock, Error, Failure, FailureKind, Hidden, Result, RowFailure, Sink, SinkBatch};
+use millstream_core::{
+    AnySink, Clock, Encoded, Error, Failure, FailureKind, Hidden, Result, RowFailure, Sink, SinkBatch,
+};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, Response, StatusCode, Url};
 
+pub use self::config::{HttpBatchConfig, HttpFraming, HttpMethod, HttpSinkConfig, HttpSinkSpec, PartialFailures};
 use self::partial::Item;
-use super::config::{HttpFormat, HttpMethod, HttpSinkConfig, PartialFailures};
-use crate::http_client::{Access, HttpClient, Outgoing, describe};
-use crate::sink::{Payload, Progress, SinkContext};
-use crate::source::request_headers;
-use crate::template::{Place, Template};
+use crate::check::Problem;
+use crate::connector::{SinkConnector, SinkSettings};
+use crate::context::SinkContext;
+use crate::http_client::{Access, HttpClient, Outgoing, describe, retry_after};
+use crate::payload::Progress;
+use crate::preview::{self, Preview};
+use crate::probe::reach;
 
 /// How much of an answer's body is read for a message, and goes into it.
 const READ_BYTES_MAX: usize = 8 << 10;
@@ -27,13 +34,50 @@ const ANSWER_CHARS_MAX: usize = 300;
 /// The longest answer that is read for what it says of single rows.
 const PARTIAL_BYTES_MAX: usize = 16 << 20;
 
+impl SinkSettings for HttpSinkConfig {
+    fn kind(&self) -> &'static str {
+        "http"
+    }
+
+    fn check(&self, _: &Path, schema: &SchemaRef) -> Result<Arc<dyn SinkConnector>, Vec<Problem>> {
+        Ok(Arc::new(self.checked(schema)?))
+    }
+}
+
+#[async_trait]
+impl SinkConnector for HttpSinkSpec {
+    async fn probe(&self) -> Result<String> {
+        // The host does not depend on a row, so what stands for a column does not matter.
+        reach(&self.url.sample(), self.config.deny_private).await
+    }
+
+    fn preview(&self, batch: &RecordBatch) -> Result<Vec<Preview>> {
+        let url = self.url.bind(batch)?;
+        let place = format!("{} {}", Method::from(self.config.method), origin(&self.url.sample()));
+        preview::each(batch, &self.body, |row| {
+            // Filled-in columns are not secret; what stands around them may be.
+            url.render_hidden(row).map(|path| format!("{place}/{path}")).map_err(|why| format!("`url` {why}"))
+        })
+    }
+
+    fn open(&self, context: SinkContext) -> Result<AnySink> {
+        Ok(AnySink::Direct(Box::new(HttpSink::new(self, context))))
+    }
+}
+
+/// Scheme and host, without user, password and path.
+fn origin(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{scheme}://{host}")
+}
+
 /// Sends rows to a web service; see [`HttpSinkConfig`].
 pub struct HttpSink {
-    config: HttpSinkConfig,
+    spec: HttpSinkSpec,
     name: Arc<str>,
     clock: Arc<dyn Clock>,
-    url: Template,
-    headers: HeaderMap,
     /// What an answer may repeat of a request and no message says.
     hidden: Hidden,
     client: Option<HttpClient>,
@@ -46,12 +90,10 @@ impl std::fmt::Debug for HttpSink {
     }
 }
 
-/// The rows of a batch as JSON, and where each goes.
-struct Encoded {
-    text: Vec<u8>,
-    /// Of each payload row, its place in `text`.
-    bodies: Vec<Range<usize>>,
-    /// Of each payload row, or why it has none; one for all where the URL holds no column.
+/// The records of a batch, and where each goes.
+struct Addressed {
+    records: Encoded,
+    /// Of each record, or why it has none; one for all where the URL holds no column.
     urls: Vec<Result<String, String>>,
 }
 
@@ -65,74 +107,63 @@ enum Answer {
 
 impl HttpSink {
     /// A sink with settings that were checked; connects with the first batch.
-    ///
-    /// # Errors
-    /// `Config`: the URL names an unknown column, or a header can't be sent.
-    pub fn new(config: HttpSinkConfig, context: SinkContext) -> Result<Self> {
-        let url = Template::parse(config.url.expose(), &context.schema, Place::Url);
+    pub fn new(spec: &HttpSinkSpec, context: SinkContext) -> Self {
         let mut hidden = Hidden::default();
-        hidden.add_url(config.url.expose());
-        config.headers.values().chain(&config.bearer_token).for_each(|secret| hidden.add(secret));
-        Ok(Self {
-            url: url.map_err(|message| Error::config(format!("`url` {message}")))?,
-            headers: request_headers(&config.headers, config.bearer_token.as_ref())?,
+        hidden.add_url(spec.config.url.expose());
+        spec.config.headers.values().chain(&spec.config.bearer_token).for_each(|secret| hidden.add(secret));
+        Self {
+            spec: spec.clone(),
             hidden,
             name: context.name,
             clock: context.clock,
-            config,
             client: None,
             progress: Progress::default(),
-        })
+        }
     }
 
     fn client(&mut self) -> Result<HttpClient> {
         if let Some(client) = &self.client {
             return Ok(client.clone());
         }
-        let access = Access { deny_private: self.config.deny_private, ..Access::default() };
-        let client = HttpClient::new(self.headers.clone(), Some(self.config.timeout.0), access)?;
+        let access = Access { deny_private: self.spec.config.deny_private, ..Access::default() };
+        let client = HttpClient::new(self.spec.headers.clone(), Some(self.spec.config.timeout.0), access)?;
         Ok(self.client.insert(client).clone())
     }
 
-    fn encode(&self, batch: &SinkBatch, payload: &Payload) -> Result<Encoded> {
-        let writer = RowWriter::bind(&payload.batch)?;
-        let (mut text, mut bodies) = (Vec::new(), Vec::with_capacity(payload.rows.len()));
-        for row in 0..payload.rows.len() {
-            let start = text.len();
-            writer.write(row, &mut text);
-            bodies.push(start..text.len());
-        }
-        let urls = if self.url.is_constant() {
-            vec![Ok(self.url.sample())]
+    fn address(&self, batch: &SinkBatch) -> Result<Addressed> {
+        let records = self.spec.body.encode(&batch.batch)?;
+        let url = &self.spec.url;
+        let urls = if url.is_constant() {
+            vec![Ok(url.sample())]
         } else {
-            let bound = self.url.bind(&batch.batch)?;
-            payload.rows.iter().map(|&row| bound.render(row as usize)).collect()
+            let bound = url.bind(&batch.batch)?;
+            records.rows.iter().map(|&row| bound.render(row as usize)).collect()
         };
-        Ok(Encoded { text, bodies, urls })
+        Ok(Addressed { records, urls })
     }
 
-    /// The payload rows of the next request: what is left of the requests before, then rows of one URL.
-    fn next_rows(&mut self, encoded: &Encoded) -> Option<Range<usize>> {
+    /// The records of the next request: what is left of the requests before, then records of one URL.
+    fn next_records(&mut self, addressed: &Addressed) -> Option<Range<usize>> {
         let progress = &mut self.progress;
-        if progress.pending.is_empty() && progress.done < encoded.bodies.len() {
-            let end = encoded.request_end(progress.done, self.config.rows_max());
+        if progress.pending.is_empty() && progress.done < addressed.records.len() {
+            let end = addressed.request_end(progress.done, self.spec.rows_max());
             progress.pending.push(progress.done..end);
             progress.done = end;
         }
         progress.pending.last().cloned()
     }
 
-    /// Notes what became of `rows`.
+    /// Notes what became of the records `chosen`.
     ///
     /// # Errors
     /// `Retry`: some of them are to be tried again.
-    fn take(&mut self, answer: Answer, rows: Range<usize>, payload: &Payload) -> Result<()> {
+    fn take(&mut self, answer: Answer, chosen: Range<usize>, records: &Encoded) -> Result<()> {
         let items = match answer {
             Answer::Accepted => return Ok(()),
-            Answer::Refused(_) if rows.len() > 1 => {
+            Answer::Refused(_) if chosen.len() > 1 => {
                 // The first half on top.
-                let middle = rows.start + rows.len() / 2;
-                self.progress.pending.extend([middle..rows.end, rows.start..middle]);
+                let middle = chosen.start + chosen.len() / 2;
+                self.progress.pending.extend([middle..chosen.end, chosen.start..middle]);
                 return Ok(());
             }
             Answer::Refused(failure) => vec![Item::Refused(failure)],
@@ -140,10 +171,10 @@ impl HttpSink {
         };
         let mut again: Vec<Range<usize>> = Vec::new();
         let mut reason = None;
-        for (i, item) in rows.zip(items) {
+        for (i, item) in chosen.zip(items) {
             match item {
                 Item::Stored => {}
-                Item::Refused(failure) => self.progress.failures.push(RowFailure { row: payload.rows[i], failure }),
+                Item::Refused(failure) => self.progress.failures.push(RowFailure { row: records.rows[i], failure }),
                 Item::Again(why) => {
                     reason.get_or_insert(why);
                     match again.last_mut() {
@@ -170,11 +201,7 @@ impl HttpSink {
         let Ok(url) = Url::parse(&request.url) else {
             return Ok(Answer::Refused(unfit("is no URL with this row's values")));
         };
-        let method = match self.config.method {
-            HttpMethod::Post => Method::POST,
-            HttpMethod::Put => Method::PUT,
-            HttpMethod::Patch => Method::PATCH,
-        };
+        let method = Method::from(self.spec.config.method);
         // Path and query may hold a token.
         let target = format!("{method} {}", url.origin().ascii_serialization());
         let what = Outgoing { method, headers: request.headers, body: Some(request.body) };
@@ -191,7 +218,10 @@ impl HttpSink {
 
     async fn judge(&self, response: Response, target: &str, rows: usize, hidden: &Hidden) -> Result<Answer> {
         let status = response.status();
-        if status.is_success() && self.config.partial_failures == PartialFailures::Read && may_be_partial(&response) {
+        if status.is_success()
+            && self.spec.config.partial_failures == PartialFailures::Read
+            && may_be_partial(&response)
+        {
             return self.judge_each(response, target, rows, hidden).await;
         }
         if status.is_success() {
@@ -199,7 +229,7 @@ impl HttpSink {
             let _ = beginning(response, hidden).await;
             return Ok(Answer::Accepted);
         }
-        let retry_after = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let wait = response.headers().get(RETRY_AFTER).and_then(|value| retry_after(value, &*self.clock));
         let location = response.headers().get(reqwest::header::LOCATION).is_some();
         let said = beginning(response, hidden).await;
         let message = format!("{target} answers {status}{}{said}", if said.is_empty() { "" } else { ": " });
@@ -215,8 +245,8 @@ impl HttpSink {
             StatusCode::PAYLOAD_TOO_LARGE => return Ok(Answer::Refused(Failure::new(FailureKind::TooLarge, message))),
             _ => return Ok(Answer::Refused(Failure::new(FailureKind::Rejected, message))),
         };
-        if let Some(wait) = retry_after.and_then(|text| parse_retry_after(&text, self.clock.now_us())) {
-            tokio::time::sleep(wait.min(self.config.retry_after_max.0)).await;
+        if let Some(wait) = wait {
+            tokio::time::sleep(wait.min(self.spec.config.retry_after_max.0)).await;
         }
         Err(Error::retry(format!("{message}{again}")))
     }
@@ -261,41 +291,45 @@ struct Request {
     body: Vec<u8>,
 }
 
-impl Encoded {
-    /// The end of the request that begins at `start`: rows of one URL, not more than `max`.
+impl Addressed {
+    /// The end of the request that begins at `start`: records of one URL, not more than `max`.
     fn request_end(&self, start: usize, max: usize) -> usize {
-        let end = self.bodies.len().min(start + max);
+        let end = self.records.len().min(start + max);
         match self.urls.get(start) {
             Some(url) if self.urls.len() > 1 => (start + 1..end).find(|&i| self.urls[i] != *url).unwrap_or(end),
             _ => end,
         }
     }
 
-    /// The URL of a payload row, or why it has none.
-    fn url(&self, row: usize) -> std::result::Result<&str, &str> {
-        match self.urls.get(row).or(self.urls.first()) {
+    /// The URL of a record, or why it has none.
+    fn url(&self, i: usize) -> std::result::Result<&str, &str> {
+        match self.urls.get(i).or(self.urls.first()) {
             Some(Ok(url)) => Ok(url),
             Some(Err(why)) => Err(why),
             None => Ok(""),
         }
     }
 
-    fn request(&self, batch: &SinkBatch, payload: &Payload, rows: Range<usize>, format: HttpFormat) -> Result<Request> {
-        let (before, between, after): (&[u8], &[u8], &[u8]) = match format {
-            HttpFormat::JsonArray => (b"[", b",", b"]"),
-            HttpFormat::Ndjson => (b"", b"\n", b"\n"),
-            HttpFormat::Json => (b"", b"", b""),
+    fn request(&self, batch: &SinkBatch, chosen: Range<usize>, spec: &HttpSinkSpec) -> Result<Request> {
+        let (before, between, after): (&[u8], &[u8], &[u8]) = match spec.framing {
+            HttpFraming::Array => (b"[", b",", b"]"),
+            HttpFraming::Lines => (spec.body.header(), b"\n", b"\n"),
+            HttpFraming::Single => (spec.body.header(), b"", b""),
         };
         let mut body = before.to_vec();
-        for (i, place) in self.bodies[rows.clone()].iter().enumerate() {
-            if i > 0 {
+        for i in chosen.clone() {
+            if i > chosen.start {
                 body.extend_from_slice(between);
             }
-            body.extend_from_slice(&self.text[place.clone()]);
+            body.extend_from_slice(self.records.record(i));
         }
         body.extend_from_slice(after);
-        let kind = if format == HttpFormat::Ndjson { "application/x-ndjson" } else { "application/json" };
-        let offsets: Vec<u64> = payload.rows[rows.clone()].iter().map(|&row| batch.offsets[row as usize]).collect();
+        let kind = match (spec.framing, spec.body.media_type()) {
+            (HttpFraming::Lines, "application/json") => "application/x-ndjson",
+            (_, kind) => kind,
+        };
+        let rows = &self.records.rows[chosen.clone()];
+        let offsets: Vec<u64> = rows.iter().map(|&row| batch.offsets[row as usize]).collect();
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         headers.insert("idempotency-key", header(&batch.id_of(&offsets))?);
@@ -303,7 +337,7 @@ impl Encoded {
         headers.insert("x-millstream-stream", header(&batch.stream)?);
         headers.insert("x-millstream-partition", HeaderValue::from(batch.partition));
         headers.insert("x-millstream-offsets", header(&offset_ranges(&offsets))?);
-        let url = self.url(rows.start).unwrap_or_default().to_owned();
+        let url = self.url(chosen.start).unwrap_or_default().to_owned();
         Ok(Request { url, headers, body })
     }
 }
@@ -340,36 +374,25 @@ async fn beginning(mut response: Response, hidden: &Hidden) -> String {
     line.take(ANSWER_CHARS_MAX).collect::<String>().trim().to_owned()
 }
 
-/// Seconds, or a date (RFC 9110, section 10.2.3).
-fn parse_retry_after(text: &str, now_us: i64) -> Option<Duration> {
-    if let Ok(seconds) = text.trim().parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let until = chrono::DateTime::parse_from_rfc2822(text.trim()).ok()?;
-    let us = until.timestamp_micros().saturating_sub(now_us);
-    Some(Duration::from_micros(u64::try_from(us).unwrap_or_default()))
-}
-
 #[async_trait]
 impl Sink for HttpSink {
     async fn deliver(&mut self, batch: &SinkBatch) -> Result<Vec<RowFailure>> {
         self.progress.resume(batch);
         let client = self.client()?;
-        let payload = Payload::of(&batch.batch, self.config.image)?;
-        let encoded = self.encode(batch, &payload)?;
-        while let Some(rows) = self.next_rows(&encoded) {
-            let answer = match encoded.url(rows.start) {
-                Err(why) => Answer::Each(rows.clone().map(|_| Item::Refused(unfit(why))).collect()),
+        let mut addressed = self.address(batch)?;
+        while let Some(chosen) = self.next_records(&addressed) {
+            let answer = match addressed.url(chosen.start) {
+                Err(why) => Answer::Each(chosen.clone().map(|_| Item::Refused(unfit(why))).collect()),
                 Ok(_) => {
-                    let request = encoded.request(batch, &payload, rows.clone(), self.config.format)?;
-                    self.send(&client, request, rows.len()).await?
+                    let request = addressed.request(batch, chosen.clone(), &self.spec)?;
+                    self.send(&client, request, chosen.len()).await?
                 }
             };
             // Not before the answer: a retry sends the same rows under the same key.
             self.progress.pending.pop();
-            self.take(answer, rows, &payload)?;
+            self.take(answer, chosen, &addressed.records)?;
         }
-        Ok(self.progress.finish())
+        Ok(self.progress.finish(std::mem::take(&mut addressed.records.failures)))
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! | place | escaped | refused |
 //! |---|---|---|
+//! | line of a file | nothing | line breaks |
 //! | text, line of a terminal | on a terminal, what it obeys, and line breaks | nothing |
 //! | URL | all but unreserved characters | a part of the path that is empty, or that is a step (`.`, `..`) however often it is decoded; control characters and `\\` in the path |
 //! | routing key | nothing | control characters; more than 255 bytes; beside other text a `.`, which begins another word, and an empty word |
@@ -21,6 +22,8 @@ use millstream_core::terminal::{escape_line, is_unsafe};
 pub enum Place {
     /// Anything.
     Text,
+    /// A line of a file or a body, which is one record there.
+    Line,
     /// A line that a terminal shows: values are shown, never obeyed, and none begins another line.
     TerminalLine,
     /// A URL. Values are percent-encoded, and none changes the depth of the path.
@@ -48,7 +51,9 @@ impl Place {
         match self {
             Self::Url => percent_encoded(value).into(),
             Self::TerminalLine => escape_line(value),
-            Self::Text | Self::RoutingKey | Self::MessageHeader | Self::HttpHeader | Self::FileName => value.into(),
+            Self::Text | Self::Line | Self::RoutingKey | Self::MessageHeader | Self::HttpHeader | Self::FileName => {
+                value.into()
+            }
         }
     }
 }
@@ -80,6 +85,7 @@ impl Filled {
         let start = self.text.len();
         let reason = match self.place {
             Place::Text | Place::TerminalLine => None,
+            Place::Line => value.contains(['\n', '\r']).then_some("has a line break, which would begin another record"),
             Place::Url if is_in_path(&self.text) => in_path(value),
             Place::Url => None,
             Place::RoutingKey if !self.alone && value.contains('.') => Some("has a `.`, which begins another word"),
@@ -105,7 +111,7 @@ impl Filled {
             return Err(wrong);
         }
         match self.place {
-            Place::Text | Place::TerminalLine | Place::MessageHeader | Place::HttpHeader => {}
+            Place::Text | Place::Line | Place::TerminalLine | Place::MessageHeader | Place::HttpHeader => {}
             Place::Url => check_path(&self.text, &self.values)?,
             Place::RoutingKey => {
                 if self.text.len() > SHORT_STRING_MAX {

@@ -1,7 +1,7 @@
 //! Templates against rows and changes.
 
 use super::*;
-use crate::sink::tests::{change_schema, changes, row_schema, rows};
+use crate::payload::tests::{change_schema, changes, row_schema, rows};
 
 fn render(text: &str, batch: &RecordBatch) -> Vec<String> {
     let template = Template::parse(text, batch.schema_ref(), Place::Text).unwrap();

@@ -1,13 +1,18 @@
 //! What can be written under a source of `type: websocket`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use millstream_core::{ByteSize, HumanDuration, Secret, SecretValue};
+use regex::bytes::Regex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
 
-use crate::backoff::BackoffConfig;
+use crate::backoff::{BackoffConfig, default_stall_timeout};
+use crate::check::{Problem, Problems};
 
 /// Reads the messages of a WebSocket; each text or binary message is one record.
 ///
@@ -36,7 +41,7 @@ pub struct WebsocketSourceConfig {
     pub ping_interval: HumanDuration,
     /// The largest message. A larger one is not received: it goes to the dead letter queue without its bytes, and the
     /// connection is made again.
-    #[serde(default = "crate::file::config::default_max_record")]
+    #[serde(default = "crate::check::default_max_record")]
     pub max_record: ByteSize,
     /// Messages that are no records, such as a service's own heartbeats: regular expressions, of which one must be
     /// found in the message. `['^\{"type":"ping"', '^pong$']`
@@ -63,10 +68,6 @@ pub struct Heartbeat {
     pub every: HumanDuration,
 }
 
-pub(crate) fn default_stall_timeout() -> HumanDuration {
-    HumanDuration(Duration::from_secs(30))
-}
-
 fn default_ping_interval() -> HumanDuration {
     HumanDuration(Duration::from_secs(10))
 }
@@ -81,7 +82,7 @@ impl WebsocketSourceConfig {
             subscribe: Vec::new(),
             stall_timeout: default_stall_timeout(),
             ping_interval: default_ping_interval(),
-            max_record: crate::file::config::default_max_record(),
+            max_record: crate::check::default_max_record(),
             ignore: Vec::new(),
             heartbeat: None,
             backoff: BackoffConfig::default(),
@@ -89,12 +90,15 @@ impl WebsocketSourceConfig {
         }
     }
 
-    /// Finds settings that can't work; see [`crate::source::SourceConfig::check`].
-    pub(crate) fn check(&self, problems: &mut crate::source::Problems) {
-        problems.check_url("url", self.url.expose(), &["ws", "wss"]);
+    /// The settings as the source relies on them.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub(super) fn checked(&self) -> Result<WebsocketSpec, Vec<Problem>> {
+        let mut problems = Problems::default();
+        let request = self.check_request(&mut problems);
         problems.check_private("url", self.url.expose(), self.deny_private);
-        problems.check_headers(&self.headers);
-        problems.check_bearer(&self.headers, self.bearer_token.as_ref());
+        let headers = problems.check_headers(&self.headers, self.bearer_token.as_ref());
         problems.check_not_zero("stall_timeout", self.stall_timeout);
         problems.check_not_zero("ping_interval", self.ping_interval);
         if self.ping_interval >= self.stall_timeout {
@@ -103,17 +107,55 @@ impl WebsocketSourceConfig {
                 "is not below `stall_timeout`: a quiet but healthy connection would be taken for a stalled one",
             );
         }
+        let mut ignore = Vec::new();
         for (i, pattern) in self.ignore.iter().enumerate() {
-            if let Err(e) = regex::bytes::Regex::new(pattern) {
-                problems.add(format!("ignore[{i}]"), format!("is no regular expression: {e}"));
-            } else if pattern.is_empty() {
-                problems.add(format!("ignore[{i}]"), "is empty: it would be found in every message");
+            match Regex::new(pattern) {
+                Err(e) => problems.add(format!("ignore[{i}]"), format!("is no regular expression: {e}")),
+                Ok(_) if pattern.is_empty() => {
+                    problems.add(format!("ignore[{i}]"), "is empty: it would be found in every message");
+                }
+                Ok(pattern) => ignore.push(pattern),
             }
         }
         if let Some(heartbeat) = &self.heartbeat {
             problems.check_not_zero("heartbeat.every", heartbeat.every);
         }
         problems.check_max_record(self.max_record);
-        self.backoff.check(problems);
+        self.backoff.check(&mut problems);
+        problems.finish(|| {
+            let mut request = request?;
+            headers.iter().for_each(|(name, value)| {
+                request.headers_mut().append(name, value.clone());
+            });
+            Some(WebsocketSpec { config: self.clone(), request, ignore })
+        })
+    }
+
+    fn check_request(&self, problems: &mut Problems) -> Option<Request> {
+        problems.check_url("url", self.url.expose(), &["ws", "wss"])?;
+        // The error may repeat the address, which may hold a token.
+        let request = self.url.expose().into_client_request().ok();
+        if request.is_none() {
+            problems.add("url", "is no WebSocket address: write ws:// or wss:// and a host");
+        }
+        request
+    }
+}
+
+/// A source of a WebSocket whose settings were checked.
+#[derive(Clone)]
+pub struct WebsocketSpec {
+    /// What was typed.
+    pub(super) config: WebsocketSourceConfig,
+    /// The handshake, with what was written beside the address.
+    pub(super) request: Request,
+    /// What is no record.
+    pub(super) ignore: Vec<Regex>,
+}
+
+/// The address may hold a password.
+impl fmt::Debug for WebsocketSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("WebsocketSpec").field(&self.config).finish()
     }
 }

@@ -10,21 +10,21 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use futures::{FutureExt, SinkExt, StreamExt};
 use millstream_core::units::redact_url;
-use millstream_core::{Error, Failure, FailureKind, Result, SecretValue, Source, SourceBatch, SourceRead};
+use millstream_core::{Failure, FailureKind, Result, SecretValue, Source, SourceBatch, SourceRead};
 use regex::bytes::Regex;
 use reqwest::header::RETRY_AFTER;
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::error::CapacityError;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
-use super::config::WebsocketSourceConfig;
+use super::config::{WebsocketSourceConfig, WebsocketSpec};
 use super::connect::{Socket, connect};
 use crate::backoff::Reconnect;
+use crate::context::SourceContext;
+use crate::http_client::{SERVER_WAIT_MAX, retry_after};
 use crate::record_buffer::RecordBuffer;
-use crate::source::{SERVER_WAIT_MAX, SourceContext, request_headers, retry_after};
 
 /// Reads the messages of a WebSocket; see [`WebsocketSourceConfig`]. It has no cursor: a WebSocket can't be asked for
 /// the past.
@@ -70,28 +70,19 @@ enum Heard {
 
 impl WebsocketSource {
     /// A source that connects at the first `next`.
-    ///
-    /// # Errors
-    /// `Config`: the address or a header can't be sent.
-    pub fn new(config: WebsocketSourceConfig, context: SourceContext) -> Result<Self> {
-        let mut request = config.url.expose().into_client_request().map_err(|e| {
-            Error::config(format!("source {}: `url` is no WebSocket address", context.name)).caused_by(e)
-        })?;
-        let headers = request_headers(&config.headers, config.bearer_token.as_ref())?;
-        headers.iter().for_each(|(name, value)| {
-            request.headers_mut().append(name, value.clone());
-        });
-        Ok(Self {
-            request,
+    pub fn new(spec: &WebsocketSpec, context: SourceContext) -> Self {
+        let config = spec.config.clone();
+        Self {
+            request: spec.request.clone(),
             subscribe: config.subscribe.iter().map(SecretValue::expose).collect(),
             reconnect: Reconnect::new(&config.backoff, &context),
             connection: Connection::None,
-            ignore: patterns(&config, &context.name)?,
+            ignore: spec.ignore.clone(),
             records: RecordBuffer::for_messages(redact_url(config.url.expose()).into(), &context),
             resumed: false,
             context,
             config,
-        })
+        }
     }
 
     /// Connects and subscribes; says why where that fails.
@@ -240,11 +231,6 @@ impl Source for WebsocketSource {
             }
         }
     }
-}
-
-fn patterns(config: &WebsocketSourceConfig, name: &str) -> Result<Vec<Regex>> {
-    let wrong = |e| Error::config(format!("source {name}: `ignore` holds no regular expression")).caused_by(e);
-    config.ignore.iter().map(|pattern| Regex::new(pattern).map_err(wrong)).collect()
 }
 
 /// What went wrong, without the address, which may hold a token.

@@ -12,8 +12,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, accept_async};
 
 use super::{WebsocketSource, WebsocketSourceConfig};
+use crate::context::{SourceContext, SourceStatus};
 use crate::format::Framing;
-use crate::source::{SourceContext, SourceStatus};
 use crate::test_server::{Part, answer, serve};
 
 type Client = WebSocketStream<TcpStream>;
@@ -48,7 +48,7 @@ fn open(config: WebsocketSourceConfig) -> (WebsocketSource, Arc<Mutex<Vec<String
         status: Arc::new(move |status: SourceStatus<'_>| heard.lock().push(format!("{status:?}"))),
         ..SourceContext::new("ticks", Framing::Lines)
     };
-    (WebsocketSource::new(config, context).unwrap(), said)
+    (WebsocketSource::new(&config.checked().unwrap(), context), said)
 }
 
 async fn read(source: &mut WebsocketSource, records: usize) -> (Vec<Vec<u8>>, Vec<RawBatch>) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arrow::array::{Int64Array, RecordBatch};
 use bytes::Bytes;
-use millstream_connectors::sink::SinkConfig;
+use millstream_connectors::SinkSettings;
 use millstream_connectors::stdout::StdoutSinkConfig;
 use millstream_core::disk::RealDisk;
 use millstream_core::{
@@ -133,7 +133,7 @@ impl Place {
             from: vec!["wire".into()],
             start,
             schema: schema(),
-            connector: SinkConfig::Stdout(StdoutSinkConfig::default()),
+            connector: StdoutSinkConfig::default().check(std::path::Path::new(""), &schema()).unwrap(),
             on_error: OnError::DeadLetter,
         };
         let state = self.state().await;

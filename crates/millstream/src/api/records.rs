@@ -1,14 +1,16 @@
 //! `POST /streams/{name}/records`: answered when the records are durable.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use millstream_connectors::source::{SourceConfig, charset};
+use millstream_connectors::http::charset;
+use millstream_core::Headers;
 
 use super::ApiState;
 use super::bodies::{self, Unread};
@@ -49,9 +51,9 @@ pub async fn push(
     if let Some(trouble) = running.whereabouts.trouble() {
         return Err(ApiError::new(StatusCode::INSUFFICIENT_STORAGE, trouble));
     }
-    let limit = body_limit(&state, &name);
     let charset = headers.get(CONTENT_TYPE).and_then(charset);
     let is_gzip = is_gzip(&headers)?;
+    let kept = running.pushes.get(name.as_str()).map(|push| kept(&headers, &push.spec().headers)).unwrap_or_default();
     // Spawned, so that a client that goes away does not leave a half-told story: what was begun is finished.
     let running = running.clone();
     let pushed = tokio::spawn(async move {
@@ -60,11 +62,12 @@ pub async fn push(
             return Err(ApiError::new(StatusCode::INSUFFICIENT_STORAGE, format!("{shortage}; send this again later")));
         }
         let Some(mut share) = push.room() else { return Err(too_much()) };
+        let limit = push.spec().body_bytes_max;
         let mut body = bodies::read(body, limit, &mut share, ROOM_WAIT).await.map_err(unread)?;
         if is_gzip {
             (body, share) = bodies::unpack(body, limit, share).await.map_err(unread)?;
         }
-        let pushed = push.push(body, charset.as_deref(), key.as_deref()).await;
+        let pushed = push.push(body, charset.as_deref(), key.as_deref(), kept).await;
         drop(share);
         Ok(pushed?)
     });
@@ -105,12 +108,13 @@ fn too_much() -> ApiError {
     ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too many records are waiting; send this again later")
 }
 
-fn body_limit(state: &ApiState, name: &str) -> usize {
-    let spec = state.running.pipeline.sources.iter().find(|s| *s.name == *name);
-    match spec.map(|s| &s.connector) {
-        Some(SourceConfig::Http(config)) => usize::try_from(config.max_body.0).unwrap_or(usize::MAX),
-        _ => 0,
-    }
+/// The headers called as in `names`; those of one name joined, as RFC 9110 (section 5.3) allows.
+fn kept(headers: &HeaderMap, names: &[Arc<str>]) -> Headers {
+    let value = |name: &Arc<str>| {
+        let values: Vec<&[u8]> = headers.get_all(&**name).iter().map(HeaderValue::as_bytes).collect();
+        (!values.is_empty()).then(|| (name.clone(), Bytes::from(values.join(&b", "[..]))))
+    };
+    names.iter().filter_map(value).collect()
 }
 
 /// Whether the body is compressed.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use millstream_connectors::probe::Depth;
+use millstream_connectors::Depth;
 
 use super::pipeline_file::Given;
 use super::{Failed, print_json};

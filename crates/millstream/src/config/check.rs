@@ -5,7 +5,6 @@
 //! columns are not needed.
 
 mod computed;
-mod formats;
 mod outputs;
 mod predict_input;
 mod sources;
@@ -291,8 +290,8 @@ impl<'a> Checker<'a> {
     }
 
     /// What a connector says about its settings.
-    fn connector_problems(&mut self, entry: &Entry, problems: Vec<(String, String)>) {
-        for (field, message) in problems {
+    fn connector_problems(&mut self, entry: &Entry, problems: Vec<millstream_connectors::Problem>) {
+        for millstream_connectors::Problem { field, message } in problems {
             self.error(place_of(entry, &field), format!("`{field}` {message}"), None);
         }
     }

@@ -1,6 +1,6 @@
 //! The types of the pipeline file that have a notation of their own, by the name of their definition in the schema.
 
-use millstream_connectors::format::DecodeConfig;
+use millstream_connectors::format::{DecodeConfig, EncodeConfig};
 use millstream_core::{ByteSize, FieldType, HumanDuration};
 use millstream_models::Rate;
 use serde::Deserialize;
@@ -26,7 +26,7 @@ pub struct NamedType {
 }
 
 /// All of them.
-pub const NAMED_TYPES: [NamedType; 5] = [
+pub const NAMED_TYPES: [NamedType; 6] = [
     NamedType {
         definition: "Duration",
         called: "a duration such as 30s",
@@ -35,6 +35,7 @@ pub const NAMED_TYPES: [NamedType; 5] = [
     NamedType { definition: "ByteSize", called: "a size such as 64MiB", parse: |text| ByteSize::parse(text).map(drop) },
     NamedType { definition: "Rate", called: "a rate such as 50/s", parse: |text| Rate::parse(text).map(drop) },
     NamedType { definition: "Decode", called: "a format such as json", parse: decode },
+    NamedType { definition: "Encode", called: "a format such as json", parse: encode },
     NamedType {
         definition: FIELD_TYPE,
         called: "a type such as string",
@@ -44,5 +45,10 @@ pub const NAMED_TYPES: [NamedType; 5] = [
 
 fn decode(text: &str) -> Result<(), String> {
     let parsed: Result<DecodeConfig, ValueError> = DecodeConfig::deserialize(text.into_deserializer());
+    parsed.map(drop).map_err(|e| e.to_string())
+}
+
+fn encode(text: &str) -> Result<(), String> {
+    let parsed: Result<EncodeConfig, ValueError> = EncodeConfig::deserialize(text.into_deserializer());
     parsed.map(drop).map_err(|e| e.to_string())
 }

@@ -7,8 +7,7 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use millstream_connectors::format::DecodeConfig;
-use millstream_connectors::sink::SinkConfig;
-use millstream_connectors::source::SourceConfig;
+use millstream_connectors::{SinkConfig, SourceConfig};
 use millstream_core::{ByteSize, HumanDuration};
 use millstream_engine::spec::{Metadata, Start};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -126,7 +125,10 @@ pub struct RawSourceEntry {
     #[serde(default)]
     pub retention: RawRetention,
     /// What else becomes a column: `raw` (`_raw`, the bytes as received), `origin` (`_origin`, a path or URL),
-    /// `position` (`_position`, where it began there), `received_at` (`_received_at`, a timestamp).
+    /// `received_at` (`_received_at`, a timestamp); and where the system has it, `position` (`_position`, where it
+    /// began there), `key` (`_key`, bytes), `headers` (`_headers`, json), `timestamp` (`_timestamp`, when it was made),
+    /// `tombstone` (`_tombstone`, its key is gone), `event` (`_event`, the type of a server-sent event). Which source
+    /// has what is in `docs/decoding.md`.
     #[serde(default)]
     pub metadata: Vec<Metadata>,
 }

@@ -139,7 +139,8 @@ impl<'a> Walk<'a> {
                     // A mistyped key of a secret has a secret behind it.
                     let meant = nearest(&entry.key, missing.iter().copied());
                     self.hide_by_name(&mut entry.value, meant.filter(|key| looks_secret(key)).unwrap_or(&entry.key));
-                    let help = suggestion(&entry.key, "there are", &missing);
+                    let help = moved(spot.path, &entry.key);
+                    let help = help.or_else(|| suggestion(&entry.key, "there are", &missing));
                     self.error(&entry.place, format!("unknown key `{}`", entry.key), help);
                 }
             }
@@ -392,6 +393,13 @@ impl<'a> Walk<'a> {
 }
 
 /// An address with a user or a password in it, `https://user:password@host`, or one of the web with a path or a query,
+/// What is written instead of a key that there was once.
+fn moved(path: &str, key: &str) -> Option<String> {
+    let is_sink = path.strip_prefix("sinks.").is_some_and(|name| !name.contains('.'));
+    let was_format = is_sink && ["format", "template"].contains(&key);
+    was_format.then(|| "write `encode: json`, or `encode: { format: text, template: \"{id}\" }` and the like".into())
+}
+
 /// which hold a token often enough.
 fn has_credentials(node: &Node) -> bool {
     let Content::Scalar(scalar) = &node.content else { return false };

@@ -1,12 +1,13 @@
 //! Files as a crash leaves them, and as readers read them.
 
+use arrow::datatypes::SchemaRef;
 use millstream_core::{ErrorKind, ManualClock};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
-use crate::sink::tests::{NOW_US, changes, context, ids, row_schema};
+use crate::payload::tests::{NOW_US, change_schema, changes, context, ids, row_schema, rows};
 
 fn sink(folder: &TempDir, settings: serde_json::Value) -> FileSink {
     named("out", folder, settings)
@@ -14,8 +15,20 @@ fn sink(folder: &TempDir, settings: serde_json::Value) -> FileSink {
 
 fn named(name: &str, folder: &TempDir, mut settings: serde_json::Value) -> FileSink {
     settings["folder"] = folder.path().join("files").to_str().unwrap().into();
-    let config = serde_json::from_value(settings).unwrap();
-    FileSink::new(config, SinkContext { name: name.into(), ..context(row_schema()) }).unwrap()
+    let context = SinkContext { name: name.into(), ..context() };
+    FileSink::new(&checked(settings, &row_schema()), context).unwrap()
+}
+
+fn checked(settings: serde_json::Value, schema: &SchemaRef) -> FileSinkSpec {
+    let config: FileSinkConfig = serde_json::from_value(settings).unwrap();
+    config.checked(Path::new(""), schema).unwrap()
+}
+
+/// A sink for change streams.
+fn of_changes(folder: &TempDir, mut settings: serde_json::Value) -> FileSink {
+    settings["folder"] = folder.path().join("files").to_str().unwrap().into();
+    settings["name"] = "n".into();
+    FileSink::new(&checked(settings, &change_schema()), context()).unwrap()
 }
 
 /// Every file, hidden ones too, with its text.
@@ -161,11 +174,9 @@ async fn names_take_the_moment_of_closing_and_may_make_subfolders() {
 async fn a_file_is_due_by_size_or_by_age() {
     let folder = TempDir::new().unwrap();
     let clock = Arc::new(ManualClock::new(NOW_US));
-    let config = serde_json::from_value(json!({
-        "folder": folder.path().to_str().unwrap(), "roll": {"size": "1KiB", "interval": "60s"}
-    }));
-    let mut sink =
-        FileSink::new(config.unwrap(), SinkContext { clock: clock.clone(), ..context(row_schema()) }).unwrap();
+    let settings = json!({"folder": folder.path().to_str().unwrap(), "roll": {"size": "1KiB", "interval": "60s"}});
+    let context = SinkContext { clock: clock.clone(), ..context() };
+    let mut sink = FileSink::new(&checked(settings, &row_schema()), context).unwrap();
     assert!(!sink.due(NOW_US + 3_600_000_000));
     sink.stage(&ids(0, 1)).await.unwrap();
     assert!(!sink.due(NOW_US + 59_999_999));
@@ -179,7 +190,7 @@ async fn a_file_is_due_by_size_or_by_age() {
 #[tokio::test]
 async fn csv_reads_back() {
     let folder = TempDir::new().unwrap();
-    let mut sink = sink(&folder, json!({"format": "csv", "image": "new", "name": "n"}));
+    let mut sink = of_changes(&folder, json!({"encode": "csv", "image": "new"}));
     sink.stage(&changes()).await.unwrap();
     sink.stage(&changes()).await.unwrap();
     let token = sink.seal(NOW_US).await.unwrap().unwrap();
@@ -195,7 +206,7 @@ async fn csv_reads_back() {
 #[tokio::test]
 async fn parquet_reads_back_the_same_rows() {
     let folder = TempDir::new().unwrap();
-    let mut sink = sink(&folder, json!({"format": "parquet", "name": "n"}));
+    let mut sink = of_changes(&folder, json!({"encode": "parquet"}));
     let batch = changes();
     sink.stage(&batch).await.unwrap();
     let token = sink.seal(NOW_US).await.unwrap().unwrap();
@@ -209,7 +220,7 @@ async fn parquet_reads_back_the_same_rows() {
 #[tokio::test]
 async fn json_lines_hold_the_whole_change() {
     let folder = TempDir::new().unwrap();
-    let mut sink = sink(&folder, json!({"name": "n"}));
+    let mut sink = of_changes(&folder, json!({}));
     sink.stage(&changes()).await.unwrap();
     let token = sink.seal(NOW_US).await.unwrap().unwrap();
     sink.publish(token).await.unwrap();
@@ -225,7 +236,7 @@ async fn json_lines_hold_the_whole_change() {
 #[tokio::test]
 async fn a_batch_of_deletes_makes_no_file_of_new_images() {
     let folder = TempDir::new().unwrap();
-    let mut sink = sink(&folder, json!({"image": "new"}));
+    let mut sink = of_changes(&folder, json!({"image": "new"}));
     let all = changes();
     let delete = SinkBatch { offsets: vec![10], batch: all.batch.slice(2, 1), ..all };
     sink.stage(&delete).await.unwrap();
@@ -249,15 +260,15 @@ async fn what_the_disk_refuses_says_where_and_what_to_do() {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_full_disk_is_an_error_with_advice() {
-    for format in ["json_lines", "csv", "parquet"] {
+    for format in ["json", "csv", "parquet"] {
         let full = File::options().write(true).open("/dev/full").unwrap();
-        let format = serde_json::from_value(json!(format)).unwrap();
-        let mut encoder = Encoder::new(full, format, &row_schema()).unwrap();
-        let error = match encoder.write(&ids(0, 1000).batch) {
-            Ok(()) => encoder.finish().unwrap_err(),
+        let sink = sink(&TempDir::new().unwrap(), json!({"encode": format}));
+        let (piece, _, _) = sink.piece(&ids(0, 1000)).unwrap();
+        let mut writer = Writer::new(full, &piece).unwrap();
+        let error = match writer.write(&piece) {
+            Ok(()) => writer.finish().unwrap_err(),
             Err(error) => error,
         };
-        let format = format.extension();
         assert_eq!(error.kind(), ErrorKind::Environment, "{format}: {error}");
         assert!(error.to_string().contains("the disk is full: free some space"), "{format}: {error}");
     }
@@ -275,8 +286,8 @@ async fn a_sealed_file_whose_folder_is_gone_stops_the_recovery() {
     assert!(error.to_string().contains("bring it back"), "{error}");
     fs::rename(folder.path().join("elsewhere"), folder.path().join("files")).unwrap();
     // Found in its old place even where the settings name another by now.
-    let config = serde_json::from_value(json!({"folder": folder.path().join("new").to_str().unwrap()})).unwrap();
-    FileSink::new(config, context(row_schema())).unwrap().recover(token).await.unwrap();
+    let spec = checked(json!({"folder": folder.path().join("new").to_str().unwrap()}), &row_schema());
+    FileSink::new(&spec, context()).unwrap().recover(token).await.unwrap();
     assert_eq!(names(&folder), ["out-2024-05-01-0-000000000000.jsonl"]);
 }
 
@@ -299,4 +310,36 @@ async fn a_link_laid_where_a_file_will_be_is_not_written_through() {
     let copy = folder.path().join("files/out-2024-05-01-0-000000000005-2.jsonl");
     assert_eq!(fs::read_to_string(&copy).unwrap(), line(5), "beside the one that is there");
     assert!(!fs::symlink_metadata(&copy).unwrap().is_symlink());
+}
+
+#[tokio::test]
+async fn a_row_that_is_no_record_is_a_failure_of_its_own_and_the_others_are_written() {
+    let folder = TempDir::new().unwrap();
+    let batch =
+        rows(0, &[json!({"id": 1, "headline": "one"}), json!({"id": 2}), json!({"id": 3, "headline": "two\nlines"})]);
+    let mut raw = sink(&folder, json!({"encode": {"format": "raw", "column": "headline"}, "name": "raw"}));
+    let failures = raw.stage(&batch).await.unwrap();
+    assert_eq!(failures.iter().map(|f| f.row).collect::<Vec<_>>(), [1]);
+    assert!(failures[0].failure.message.contains("`headline` is null"), "{failures:?}");
+    let token = raw.seal(NOW_US).await.unwrap().unwrap();
+    raw.publish(token).await.unwrap();
+    let template = json!({"format": "text", "template": "{id}: {headline}"});
+    let mut text = sink(&folder, json!({"encode": template, "name": "text"}));
+    let failures = text.stage(&batch).await.unwrap();
+    assert_eq!(failures.iter().map(|f| f.row).collect::<Vec<_>>(), [2]);
+    assert!(failures[0].failure.message.contains("line break"), "{failures:?}");
+    let token = text.seal(NOW_US).await.unwrap().unwrap();
+    text.publish(token).await.unwrap();
+    let found = files(&folder);
+    let found: Vec<_> = found.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let expected = [("raw-0-000000000000.bin", "onetwo\nlines"), ("text-0-000000000000.txt", "1: one\n2: null\n")];
+    assert_eq!(found, expected);
+}
+
+#[tokio::test]
+async fn a_batch_of_which_nothing_is_a_record_makes_no_file() {
+    let folder = TempDir::new().unwrap();
+    let mut sink = sink(&folder, json!({"encode": {"format": "raw", "column": "headline"}}));
+    assert_eq!(sink.stage(&ids(0, 2)).await.unwrap().len(), 2);
+    assert_eq!(sink.seal(NOW_US).await.unwrap(), None);
 }

@@ -85,7 +85,8 @@ pub(super) fn checked(raw: RawDecode) -> Result<CsvConfig, String> {
     })
 }
 
-fn one_byte(key: &str, c: char) -> Result<u8, String> {
+/// A character that stands between or around cells.
+pub(in crate::format) fn one_byte(key: &str, c: char) -> Result<u8, String> {
     if c.is_ascii() && !matches!(c, '\n' | '\r' | '\0') {
         return Ok(c as u8);
     }

@@ -12,7 +12,7 @@ use millstream_core::ErrorKind;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::sink::tests::{change_schema, changes, context, ids, row_schema, rows};
+use crate::payload::tests::{change_schema, changes, context, ids, row_schema, rows};
 
 /// A status and headers.
 type Answer = (u16, Vec<(&'static str, String)>);
@@ -87,10 +87,15 @@ async fn answer(
     answer
 }
 
+fn checked(settings: Value, schema: &SchemaRef) -> HttpSinkSpec {
+    let config: HttpSinkConfig = serde_json::from_value(settings).unwrap();
+    config.checked(schema).unwrap()
+}
+
 fn sink(settings: Value) -> HttpSink {
     // Another test may have installed it already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    HttpSink::new(serde_json::from_value(settings).unwrap(), context(row_schema())).unwrap()
+    HttpSink::new(&checked(settings, &row_schema()), context())
 }
 
 #[tokio::test]
@@ -123,19 +128,38 @@ async fn each_format_is_what_it_says() {
     let service = Service::default();
     let url = service.start().await;
     let row = |id: u64| format!("{{\"id\":{id},\"headline\":null,\"at\":null,\"sentiment\":null}}");
-    for (format, bodies) in [
-        ("json_array", vec![format!("[{},{}]", row(0), row(1))]),
-        ("ndjson", vec![format!("{}\n{}\n", row(0), row(1))]),
-        ("json", vec![row(0), row(1)]),
+    let line = json!({"format": "text", "template": "no {id}"});
+    let csv = |ids: &str| format!("id,headline,at,sentiment\n{ids}\n");
+    for (settings, kind, bodies) in [
+        (json!({}), "application/json", vec![format!("[{},{}]", row(0), row(1))]),
+        (json!({"framing": "lines"}), "application/x-ndjson", vec![format!("{}\n{}\n", row(0), row(1))]),
+        (json!({"framing": "single"}), "application/json", vec![row(0), row(1)]),
+        (json!({"encode": "csv"}), "text/csv", vec![csv("0,,,\n1,,,")]),
+        (json!({"encode": line}), "text/plain; charset=utf-8", vec!["no 0\nno 1\n".into()]),
     ] {
         service.asked.lock().unwrap().clear();
-        sink(json!({"url": url, "format": format, "method": "PUT"})).deliver(&ids(0, 2)).await.unwrap();
+        let mut all = json!({"url": url, "method": "PUT"});
+        all.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+        sink(all).deliver(&ids(0, 2)).await.unwrap();
         let asked = service.asked();
         assert_eq!(asked.iter().map(|a| a.body.clone()).collect::<Vec<_>>(), bodies);
         assert_eq!(asked[0].verb, Verb::PUT);
-        let kind = if format == "ndjson" { "application/x-ndjson" } else { "application/json" };
         assert_eq!(asked[0].headers["content-type"], kind);
     }
+}
+
+#[tokio::test]
+async fn a_row_without_bytes_is_a_failure_of_its_own_and_offsets_stay_those_of_the_rows() {
+    let service = Service::default();
+    let url = service.start().await;
+    let raw = json!({"format": "raw", "column": "headline"});
+    let values = [json!({"id": 0, "headline": "a"}), json!({"id": 1}), json!({"id": 2, "headline": "b\nc"})];
+    let failures = sink(json!({"url": url, "encode": raw})).deliver(&rows(5, &values)).await.unwrap();
+    assert_eq!(failures.iter().map(|f| (f.row, f.failure.kind)).collect::<Vec<_>>(), [(1, FailureKind::MissingField)]);
+    let asked = service.asked();
+    assert_eq!(asked.iter().map(|a| a.body.as_str()).collect::<Vec<_>>(), ["a", "b\nc"]);
+    assert_eq!(asked[1].headers["idempotency-key"], "f0/wire/0/7");
+    assert_eq!(asked[1].headers["content-type"], "application/octet-stream");
 }
 
 #[tokio::test]
@@ -160,7 +184,7 @@ async fn a_retry_goes_on_where_the_first_try_stopped() {
     for status in [200, 422, 503] {
         service.answer_with(status, Vec::new());
     }
-    let mut sink = sink(json!({"url": url, "format": "json"}));
+    let mut sink = sink(json!({"url": url, "framing": "single"}));
     let batch = ids(0, 4);
     let error = sink.deliver(&batch).await.unwrap_err();
     assert!(error.is_retry() && error.to_string().contains("503 Service Unavailable: because of reasons"), "{error}");
@@ -230,9 +254,8 @@ async fn new_images_of_changes_keep_their_own_offsets() {
     let service = Service::default();
     let url = service.start().await;
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let config =
-        serde_json::from_value(json!({"url": format!("{url}/{{sentiment.label}}"), "image": "new", "format": "json"}));
-    let mut sink = HttpSink::new(config.unwrap(), context(change_schema())).unwrap();
+    let settings = json!({"url": format!("{url}/{{sentiment.label}}"), "image": "new", "framing": "single"});
+    let mut sink = HttpSink::new(&checked(settings, &change_schema()), context());
     *service.poison.lock().unwrap() = Some("negative");
     let failures = sink.deliver(&changes()).await.unwrap();
     assert_eq!(failures.iter().map(|f| f.row).collect::<Vec<_>>(), [1]);
@@ -241,15 +264,6 @@ async fn new_images_of_changes_keep_their_own_offsets() {
     assert_eq!(asked[1].headers["idempotency-key"], "f0/news.changes/2/8");
     assert_eq!(asked[1].uri, "/negative");
     assert_eq!(asked.len(), 2);
-}
-
-#[test]
-fn retry_after_is_seconds_or_a_date() {
-    let now_us = 1_714_564_810_000_000; // 2024-05-01T12:00:10Z
-    assert_eq!(parse_retry_after("120", now_us), Some(Duration::from_secs(120)));
-    assert_eq!(parse_retry_after("Wed, 01 May 2024 12:00:40 GMT", now_us), Some(Duration::from_secs(30)));
-    assert_eq!(parse_retry_after("Wed, 01 May 2024 11:00:00 GMT", now_us), Some(Duration::ZERO));
-    assert_eq!(parse_retry_after("soon", now_us), None);
 }
 
 /// The wait itself, with tokio's clock standing still: it moves only while everything waits.

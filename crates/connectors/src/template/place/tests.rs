@@ -1,7 +1,7 @@
 //! Values that try to be more than a value.
 
 use super::*;
-use crate::sink::tests::rows;
+use crate::payload::tests::rows;
 use crate::template::Template;
 
 fn render(place: Place, template: &str, value: &str) -> Result<String, String> {

@@ -4,11 +4,9 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use millstream_connectors::format::OP_COLUMN;
-use millstream_connectors::sink::SinkConfig;
 use millstream_sql::Predicate;
 use millstream_storage::table::can_hold;
 
-use super::sources::resolved;
 use super::{Checker, Kind, type_name};
 use crate::config::diagnostics::{Problem, suggestion};
 use crate::config::raw::{RawSink, RawTable};
@@ -145,15 +143,11 @@ impl<'a> Checker<'a> {
     }
 
     fn sink(&mut self, entry: &'a Entry, raw: RawSink, tables: &[TableSpec]) -> Option<SinkSpec> {
-        let RawSink { entry: raw, mut connector } = raw;
+        let RawSink { entry: raw, connector } = raw;
         let from = entry.value.get("from")?;
         let schema = self.common_schema(from, |checker, node, name| checker.sink_input(node, name, tables))?;
-        if let Err(problems) = connector.check(&schema) {
-            self.connector_problems(entry, problems);
-        }
-        if let SinkConfig::File(file) = &mut connector {
-            file.folder = resolved(self.input.base, &file.folder);
-        }
+        let checked = connector.settings().check(self.input.base, &schema);
+        let connector = checked.map_err(|problems| self.connector_problems(entry, problems)).ok()?;
         Some(SinkSpec {
             name: entry.key.as_str().into(),
             from: names(&raw.from),

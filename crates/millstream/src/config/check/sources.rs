@@ -1,16 +1,14 @@
 //! Sources: their columns, event time and key, and what their connectors and formats say.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::datatypes::{Field as ArrowField, Schema, SchemaRef};
-use millstream_connectors::format;
-use millstream_connectors::source::SourceConfig;
+use millstream_connectors::{Carries, SourceSettings, Unfit, format};
 use millstream_core::schema::timestamp_type;
 use millstream_core::{Field, FieldType, StreamSchema};
 
-use super::{Checker, formats, retention_spec, type_name};
+use super::{Checker, retention_spec, type_name};
 use crate::config::raw::{self, RawRetention, RawSource, RawSourceEntry, RawWatermark, RawWatermarkSpec};
 use crate::config::tree::{Content, Entry, Node};
 use millstream_engine::spec::{Metadata, SourceSpec, WatermarkSpec};
@@ -29,14 +27,7 @@ impl<'a> Checker<'a> {
             }
             let read = RawSource::read(entry.value.to_json());
             let Some(raw) = self.found(entry, read) else { continue };
-            if let Some(source) = self.source(entry, raw, retention) {
-                self.set(&entry.key, source.schema.clone(), source.partitions);
-                self.set_event_time(&entry.key, source.event_time);
-                if format::envelope(&source.decode).is_some() {
-                    self.with_ops.insert(&entry.key);
-                }
-                sources.push(source);
-            }
+            sources.extend(self.source(entry, raw, retention));
         }
         sources
     }
@@ -60,21 +51,18 @@ impl<'a> Checker<'a> {
     }
 
     fn source(&mut self, entry: &'a Entry, raw: RawSource, retention: &RawRetention) -> Option<SourceSpec> {
-        let RawSource { entry: raw, mut connector } = raw;
-        if let Err(problems) = connector.check() {
-            self.connector_problems(entry, problems);
-        }
-        if let SourceConfig::File(file) = &mut connector {
-            file.path = resolved(self.input.base, &file.path);
-        }
+        let RawSource { entry: raw, connector } = raw;
+        let settings = connector.settings();
+        let checked = settings.check(self.input.base);
+        let connector = checked.map_err(|problems| self.connector_problems(entry, problems)).ok();
         let declared = self.declared(entry)?;
         let at = entry.value.entry("schema").or_else(|| entry.value.entry("decode")).unwrap_or(entry);
-        if let Some((message, help)) = formats::refused(&connector, &raw.decode) {
+        if let Some(Unfit { message, help }) = settings.unfit(&raw.decode) {
             let at = entry.value.entry("decode").unwrap_or(entry);
             self.error(&at.place, message, Some(help));
             return None;
         }
-        let declared = match formats::fields(&connector, &raw.decode, declared.as_ref()) {
+        let declared = match settings.fields(&raw.decode, declared.as_ref()) {
             Ok(schema) => schema,
             Err(message) => {
                 self.error(&at.place, message, None);
@@ -85,19 +73,27 @@ impl<'a> Checker<'a> {
             let at = entry.value.entry("decode").unwrap_or(at);
             self.error(&at.place, message, None);
         }
+        self.metadata_fits(entry, settings, &raw.metadata);
         let schema = self.with_metadata(entry, &format::columns(&raw.decode, &declared), &raw.metadata);
         let event_time = entry.value.get("event_time").and_then(|node| self.event_time(node, &schema));
         let key = entry.value.get("key").map(|node| self.key_columns(node, &schema)).unwrap_or_default();
+        let partitions = raw.partitions.unwrap_or(1);
+        // What reads it is checked even where the connector's settings are wrong.
+        self.set(&entry.key, schema.clone(), partitions);
+        self.set_event_time(&entry.key, event_time);
+        if format::envelope(&raw.decode).is_some() {
+            self.with_ops.insert(&entry.key);
+        }
         Some(SourceSpec {
             name: entry.key.as_str().into(),
-            connector,
+            connector: connector?,
             decode: raw.decode,
             declared,
             schema,
             event_time,
             watermark: self.watermark(entry, raw.watermark.as_ref(), event_time.is_some()),
             key,
-            partitions: raw.partitions.unwrap_or(1),
+            partitions,
             on_error: raw.on_error.into(),
             metadata: raw.metadata,
             retention: retention_spec(&raw.retention.or(retention)),
@@ -195,6 +191,24 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// What the source's system does not know of a record is refused, rather than null for ever.
+    fn metadata_fits(&mut self, entry: &Entry, source: &dyn SourceSettings, metadata: &[Metadata]) {
+        let has = |metadata: Metadata| metadata.is_of_every_source() || source.carries(metadata) == Carries::Yes;
+        let nodes = entry.value.get("metadata").map(Node::items).unwrap_or_default();
+        for (&item, node) in metadata.iter().zip(nodes).filter(|(item, _)| !has(**item)) {
+            let help = match source.carries(item) {
+                Carries::With(setting) => setting.to_owned(),
+                Carries::Yes | Carries::No => {
+                    let known: Vec<&str> =
+                        Metadata::ALL.into_iter().filter(|m| has(*m)).map(Metadata::as_str).collect();
+                    format!("it has {}", known.join(", "))
+                }
+            };
+            let message = format!("a source of `type: {}` has no `{}` of a record", source.kind(), item.as_str());
+            self.error(&node.place, message, Some(help));
+        }
+    }
+
     fn event_time(&mut self, node: &Node, schema: &SchemaRef) -> Option<usize> {
         let index = self.column(node, node.text()?, schema)?;
         let kind = schema.field(index).data_type();
@@ -207,13 +221,4 @@ impl<'a> Checker<'a> {
         }
         Some(index)
     }
-}
-
-/// A path of the file, which starts from the folder of the file.
-pub(super) fn resolved(base: &Path, path: &str) -> String {
-    if path.is_empty() || Path::new(path).is_absolute() || base.as_os_str().is_empty() {
-        return path.to_owned();
-    }
-    let relative = path.strip_prefix("./").unwrap_or(path);
-    base.join(relative).to_string_lossy().into_owned()
 }

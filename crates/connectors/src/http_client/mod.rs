@@ -9,6 +9,8 @@
 //! another address each time that it is asked for.
 
 mod addresses;
+mod answer;
+mod settings;
 
 use std::time::Duration;
 
@@ -17,6 +19,8 @@ use reqwest::header::{HeaderMap, LOCATION};
 use reqwest::{Client, Method, Response, StatusCode, Url, redirect};
 
 pub(crate) use self::addresses::public_addresses;
+pub use self::answer::charset;
+pub(crate) use self::answer::{SERVER_WAIT_MAX, retry_after};
 
 /// What is said of a URL whose host is written as a private address.
 pub(crate) const PRIVATE_URL: &str =

@@ -10,8 +10,8 @@ use millstream_core::{
 use parking_lot::Mutex;
 
 use super::{HttpStreamSource, HttpStreamSourceConfig, StreamFormat};
+use crate::context::{SourceContext, SourceStatus};
 use crate::format::Framing;
-use crate::source::{SourceContext, SourceStatus};
 use crate::test_server::{Part, answer, chunked, install_tls, serve};
 
 fn config(url: &str, format: StreamFormat) -> HttpStreamSourceConfig {
@@ -29,7 +29,7 @@ fn open(config: HttpStreamSourceConfig, cursor: &Cursor) -> (HttpStreamSource, A
         cursor: cursor.clone(),
         ..SourceContext::new("posts", Framing::Lines)
     };
-    (HttpStreamSource::new(config, context).unwrap(), said)
+    (HttpStreamSource::new(&config.checked().unwrap(), context).unwrap(), said)
 }
 
 async fn read(source: &mut HttpStreamSource, records: usize) -> (Vec<String>, Vec<SourceBatch>) {
@@ -167,7 +167,7 @@ async fn a_dropped_call_loses_no_record_and_batches_are_bounded() {
 
 #[tokio::test]
 async fn events_behind_a_byte_order_mark_are_read_and_chosen_by_their_type() {
-    let text = b"\xef\xbb\xbfevent: add\ndata: 1\n\nevent: gone\ndata: 2\n\ndata: 3\n\n";
+    let text = b"\xef\xbb\xbfevent: add\ndata: 1\n\nevent: gone\nid: x\ndata: 2\n\ndata: 3\n\n";
     let (url, _) = serve(move |_, _| chunked(&[&text[..2], &text[2..]], true)).await;
     let events = vec!["add".into(), "message".into()];
     let (mut source, _) = open(HttpStreamSourceConfig { events, ..config(&url, StreamFormat::Sse) }, &Cursor::new());
@@ -175,4 +175,7 @@ async fn events_behind_a_byte_order_mark_are_read_and_chosen_by_their_type() {
     assert_eq!(records[..2], ["1", "3"]);
     let kinds: Vec<&str> = batches.iter().flat_map(|batch| &batch.raw.events).map(|kind| &**kind).collect();
     assert_eq!(kinds[..2], ["add", "message"]);
+    // The last id that was said is that of an event.
+    let keys: Vec<_> = batches.iter().flat_map(|batch| batch.raw.keys.clone()).collect();
+    assert_eq!(keys[..2], [None, Some("x".into())]);
 }

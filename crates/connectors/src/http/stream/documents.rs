@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::file::KEPT_BYTES_MAX;
+use crate::format::framing::KEPT_BYTES_MAX;
 use crate::format::framing::{Framing, frame};
 
 /// A document, without what stands between documents.

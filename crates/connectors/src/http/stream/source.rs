@@ -12,21 +12,21 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use millstream_core::units::redact_url;
-use millstream_core::{CursorDelta, Error, Result, Source, SourceBatch, SourceRead};
+use millstream_core::{CursorDelta, Result, Source, SourceBatch, SourceRead};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, Response, Url};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::config::{HttpStreamSourceConfig, StreamFormat};
+use super::config::{HttpStreamSourceConfig, HttpStreamSpec, StreamFormat};
 use super::documents::{Document, Documents};
 use super::events::Events;
 use super::lines::{Line, Lines};
 use crate::backoff::Reconnect;
-use crate::file::too_large;
+use crate::context::SourceContext;
 use crate::format::Framing;
-use crate::http_client::{Access, HttpClient, Outgoing, describe};
+use crate::format::framing::too_large;
+use crate::http_client::{HttpClient, Outgoing, SERVER_WAIT_MAX, charset, describe, retry_after};
 use crate::record_buffer::RecordBuffer;
-use crate::source::{SERVER_WAIT_MAX, SourceContext, charset, request_headers, retry_after};
 
 const LAST_EVENT_ID: &str = "last_event_id";
 
@@ -36,6 +36,7 @@ pub struct HttpStreamSource {
     context: SourceContext,
     client: HttpClient,
     url: Url,
+    method: Method,
     reconnect: Reconnect,
     connection: Connection,
     lines: Lines,
@@ -70,21 +71,17 @@ impl HttpStreamSource {
     /// A source that makes its request at the first `next`.
     ///
     /// # Errors
-    /// `Config`: the method or a header can't be sent. `Environment`: TLS can't be set up.
-    pub fn new(config: HttpStreamSourceConfig, context: SourceContext) -> Result<Self> {
-        let mut headers = request_headers(&config.headers, config.bearer_token.as_ref())?;
+    /// `Environment`: TLS can't be set up.
+    pub fn new(spec: &HttpStreamSpec, context: SourceContext) -> Result<Self> {
+        let config = spec.config.clone();
+        let mut headers = spec.headers.clone();
         if config.format == StreamFormat::Sse {
             headers.entry(ACCEPT).or_insert(HeaderValue::from_static("text/event-stream"));
         }
         if matches!(&config.body, Some(body) if !body.is_text()) {
             headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
         }
-        let access = Access { allow_hosts: config.allow_hosts.clone(), deny_private: config.deny_private };
-        let client = HttpClient::new(headers, None, access)?;
-        let url = Url::parse(config.url.expose())
-            .map_err(|e| Error::config(format!("source {}: `url` is no URL: {e}", context.name)))?;
-        Method::from_bytes(config.method.as_bytes())
-            .map_err(|e| Error::config(format!("source {}: `method` is no HTTP method", context.name)).caused_by(e))?;
+        let client = HttpClient::new(headers, None, spec.access())?;
         let max_record = usize::try_from(config.max_record.0).unwrap_or(usize::MAX);
         let last_id = context.cursor.get(LAST_EVENT_ID).map(|id| id.to_vec()).unwrap_or_default();
         // The name of a field comes before an event's data.
@@ -92,7 +89,8 @@ impl HttpStreamSource {
         let max_line = if sse { max_record.saturating_add("data: ".len()) } else { max_record };
         Ok(Self {
             client,
-            url,
+            url: spec.url.clone(),
+            method: spec.method.clone(),
             reconnect: Reconnect::new(&config.backoff, &context),
             connection: Connection::None,
             lines: Lines::new(max_line, true),
@@ -109,7 +107,7 @@ impl HttpStreamSource {
 
     /// Sends the request and waits for the head of the answer.
     fn connect(&self) -> BoxFuture<'static, Result<Response, Refused>> {
-        let method = Method::from_bytes(self.config.method.as_bytes()).unwrap_or_default();
+        let method = self.method.clone();
         let body = self.config.body.as_ref().map(|body| body.expose().into_bytes());
         let mut headers = HeaderMap::new();
         if !self.last_id.is_empty()
@@ -200,7 +198,7 @@ impl HttpStreamSource {
                 let wanted = |kind: &str| self.config.events.is_empty() || self.config.events.iter().any(|e| e == kind);
                 match event {
                     Some(event) if wanted(&event.kind) => {
-                        self.records.push_event(&event.kind, &event.data, event.refused)
+                        self.records.push_event(&event.kind, &self.last_id, &event.data, event.refused);
                     }
                     // A comment is a sign of life.
                     _ => {}

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::lines::Line;
-use crate::file::{KEPT_BYTES_MAX, too_large};
+use crate::format::framing::{KEPT_BYTES_MAX, too_large};
 use millstream_core::Failure;
 
 /// The type of an event for which the server says none.

@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use arrow::datatypes::Schema;
+use arrow::datatypes::SchemaRef;
 use millstream_core::units::unencoded_user_info;
 use millstream_core::{HumanDuration, Secret};
+use reqwest::Method;
+use reqwest::header::HeaderMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::sink::{Image, Problems};
-use crate::source::ENCODE_PASSWORD;
+use crate::check::{ENCODE_PASSWORD, Problem, Problems};
+use crate::format::EncodeConfig;
+use crate::payload::{Body, Image};
 use crate::template::{Place, Template};
 
 /// Sends rows to a web service, in order, one request at a time.
@@ -46,10 +49,15 @@ pub struct HttpSinkConfig {
     /// Sent as `Authorization: Bearer …`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bearer_token: Option<Secret>,
-    /// What the body of a request is.
+    /// What a row is in the body of a request: `json` (an object), `csv`, `text` (a line made from a template) or `raw`
+    /// (the bytes of one column). Default: `json`.
     #[serde(default)]
-    pub format: HttpFormat,
-    /// How many rows go into a request. With `format: json` it is one.
+    pub encode: EncodeConfig,
+    /// How the rows of a request make its body. Default: `array` of `json`, `lines` of `csv` and `text`, `single` of
+    /// `raw`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub framing: Option<HttpFraming>,
+    /// How many rows go into a request. With `framing: single` it is one.
     #[serde(default)]
     pub batch: HttpBatchConfig,
     /// How long a request may take, its answer included.
@@ -94,17 +102,26 @@ pub enum HttpMethod {
     Patch,
 }
 
-/// What the body of a request is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+impl From<HttpMethod> for Method {
+    fn from(method: HttpMethod) -> Self {
+        match method {
+            HttpMethod::Post => Self::POST,
+            HttpMethod::Put => Self::PUT,
+            HttpMethod::Patch => Self::PATCH,
+        }
+    }
+}
+
+/// How the rows of a request make its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum HttpFormat {
-    /// One JSON array of objects, `application/json`.
-    #[default]
-    JsonArray,
-    /// One JSON object per line, `application/x-ndjson`.
-    Ndjson,
-    /// One JSON object; each row is a request of its own. `application/json`.
-    Json,
+pub enum HttpFraming {
+    /// One JSON array of them, `application/json`.
+    Array,
+    /// A line each; of JSON, that is `application/x-ndjson`. CSV begins with its header.
+    Lines,
+    /// Each row is a request of its own.
+    Single,
 }
 
 /// How rows are put together.
@@ -142,7 +159,8 @@ impl HttpSinkConfig {
             method: HttpMethod::default(),
             headers: BTreeMap::new(),
             bearer_token: None,
-            format: HttpFormat::default(),
+            encode: EncodeConfig::default(),
+            framing: None,
             batch: HttpBatchConfig::default(),
             timeout: default_timeout(),
             retry_after_max: default_retry_after_max(),
@@ -152,40 +170,78 @@ impl HttpSinkConfig {
         }
     }
 
-    /// The most rows in a request.
-    pub(crate) fn rows_max(&self) -> usize {
-        if self.format == HttpFormat::Json { 1 } else { self.batch.max as usize }
+    /// The settings as the sink relies on them.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub(super) fn checked(&self, schema: &SchemaRef) -> Result<HttpSinkSpec, Vec<Problem>> {
+        let mut problems = Problems::default();
+        let url = self.check_url(schema, &mut problems);
+        let headers = problems.check_headers(&self.headers, self.bearer_token.as_ref());
+        problems.check_range("batch.max", self.batch.max, 1, 1_000);
+        problems.check_not_zero("timeout", self.timeout);
+        let framing = self.check_framing(&mut problems);
+        problems.check_encode(&self.encode, "http");
+        let place = if framing == HttpFraming::Lines { Place::Line } else { Place::Text };
+        let body = problems.check_body(&self.encode, self.image, schema, place);
+        problems.check_image(self.image, schema);
+        problems.finish(|| Some(HttpSinkSpec { config: self.clone(), url: url?, headers, framing, body: body? }))
     }
 
-    /// Finds settings that can't work; see [`crate::sink::SinkConfig::check`].
-    pub(crate) fn check(&self, schema: &Schema, problems: &mut Problems) {
-        match Template::parse(self.url.expose(), schema, Place::Url) {
-            Ok(template) if unencoded_user_info(&template.sample()) => problems.add("url", ENCODE_PASSWORD),
-            Err(message) => problems.add("url", message),
-            Ok(template) if !template.has_fixed_host() => {
-                problems
-                    .add("url", "has a column before the end of its host: a record must not choose where it is sent");
-            }
-            Ok(template) => match url::Url::parse(&template.sample()) {
+    fn check_url(&self, schema: &SchemaRef, problems: &mut Problems) -> Option<Template> {
+        let template = problems.check_template("url", self.url.expose(), schema, Place::Url)?;
+        if unencoded_user_info(&template.sample()) {
+            problems.add("url", ENCODE_PASSWORD);
+        } else if !template.has_fixed_host() {
+            problems.add("url", "has a column before the end of its host: a record must not choose where it is sent");
+        } else {
+            match url::Url::parse(&template.sample()) {
                 // The text itself may hold a token, so it is not repeated.
                 Err(e) => problems.add("url", format!("is no URL ({e}): write http:// or https:// and a host")),
                 Ok(url) if !["http", "https"].contains(&url.scheme()) => {
                     problems.add("url", format!("begins with {}://: use http:// or https://", url.scheme()));
                 }
-                Ok(url) if self.deny_private && crate::http_client::is_private_url(url.as_str()) => {
-                    problems.add("url", crate::http_client::PRIVATE_URL);
-                }
-                Ok(_) => {}
-            },
+                Ok(url) => problems.check_private("url", url.as_str(), self.deny_private),
+            }
         }
-        problems.check_headers(&self.headers);
-        if self.bearer_token.is_some() && self.headers.keys().any(|name| name.eq_ignore_ascii_case("authorization")) {
-            problems.add("bearer_token", "is set, and so is the header `Authorization`: keep one of them");
+        Some(template)
+    }
+
+    fn check_framing(&self, problems: &mut Problems) -> HttpFraming {
+        let framing = self.framing.unwrap_or(match &self.encode {
+            EncodeConfig::Json { .. } | EncodeConfig::Parquet => HttpFraming::Array,
+            EncodeConfig::Csv(_) | EncodeConfig::Text { .. } => HttpFraming::Lines,
+            EncodeConfig::Raw { .. } => HttpFraming::Single,
+        });
+        match (framing, &self.encode) {
+            (HttpFraming::Array, EncodeConfig::Csv(_) | EncodeConfig::Text { .. } | EncodeConfig::Raw { .. }) => {
+                problems.add("framing", "`array` is of JSON: write `encode: json`, or leave it out");
+            }
+            (HttpFraming::Lines, EncodeConfig::Raw { .. }) => {
+                problems.add("framing", "`lines` can't tell raw bytes apart: write `single`, or leave it out");
+            }
+            _ => {}
         }
-        if self.bearer_token.as_ref().is_some_and(|t| reqwest::header::HeaderValue::from_str(t.expose()).is_err()) {
-            problems.add("bearer_token", "has characters that no header may hold");
-        }
-        problems.check_range("batch.max", self.batch.max, 1, 1_000);
-        problems.check_not_zero("timeout", self.timeout);
+        framing
+    }
+}
+
+/// A sink to a web service whose settings were checked.
+#[derive(Debug, Clone)]
+pub struct HttpSinkSpec {
+    /// What was typed.
+    pub(super) config: HttpSinkConfig,
+    pub(super) url: Template,
+    /// Of each request; their values are marked as sensitive.
+    pub(super) headers: HeaderMap,
+    pub(super) framing: HttpFraming,
+    /// What a row is.
+    pub(super) body: Body,
+}
+
+impl HttpSinkSpec {
+    /// The most rows in a request.
+    pub(super) fn rows_max(&self) -> usize {
+        if self.framing == HttpFraming::Single { 1 } else { self.config.batch.max as usize }
     }
 }

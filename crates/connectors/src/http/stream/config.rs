@@ -1,12 +1,18 @@
 //! What can be written under a source of `type: http_stream`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use millstream_core::{ByteSize, HumanDuration, Secret, SecretValue};
+use reqwest::Method;
+use reqwest::header::HeaderMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use crate::backoff::BackoffConfig;
+use crate::check::{Problem, Problems};
+
 /// Reads an HTTP answer that does not end: lines, or server-sent events.
 ///
 /// The request is made again, with back-off, when the answer ends, breaks, or stays silent for `stall_timeout`. For
@@ -31,11 +37,11 @@ pub struct HttpStreamSourceConfig {
     pub body: Option<SecretValue>,
     /// Connect again when no byte has come for this long. Servers of such streams send an empty line or a comment now
     /// and then to show that they are there.
-    #[serde(default = "crate::websocket::config::default_stall_timeout")]
+    #[serde(default = "crate::backoff::default_stall_timeout")]
     pub stall_timeout: HumanDuration,
     /// The largest record. A larger one goes to the dead letter queue with its first MiB, and the rest of it is
     /// skipped.
-    #[serde(default = "crate::file::config::default_max_record")]
+    #[serde(default = "crate::check::default_max_record")]
     pub max_record: ByteSize,
     /// Waits between attempts to connect.
     #[serde(default)]
@@ -82,8 +88,8 @@ impl HttpStreamSourceConfig {
             headers: BTreeMap::new(),
             bearer_token: None,
             body: None,
-            stall_timeout: crate::websocket::config::default_stall_timeout(),
-            max_record: crate::file::config::default_max_record(),
+            stall_timeout: crate::backoff::default_stall_timeout(),
+            max_record: crate::check::default_max_record(),
             backoff: BackoffConfig::default(),
             format: StreamFormat::default(),
             events: Vec::new(),
@@ -92,21 +98,44 @@ impl HttpStreamSourceConfig {
         }
     }
 
-    /// Finds settings that can't work; see [`crate::source::SourceConfig::check`].
-    pub(crate) fn check(&self, problems: &mut crate::source::Problems) {
-        problems.check_url("url", self.url.expose(), &["http", "https"]);
-        if reqwest::Method::from_bytes(self.method.as_bytes()).is_err() {
+    /// The settings as the source relies on them.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub(super) fn checked(&self) -> Result<HttpStreamSpec, Vec<Problem>> {
+        let mut problems = Problems::default();
+        let url = problems.check_url("url", self.url.expose(), &["http", "https"]);
+        let method = Method::from_bytes(self.method.as_bytes()).ok();
+        if method.is_none() {
             problems.add("method", format!("`{}` is no HTTP method", self.method));
         }
         if !self.events.is_empty() && self.format != StreamFormat::Sse {
             problems.add("events", "are the types of server-sent events: set `format: sse`, or leave it out");
         }
-        problems.check_headers(&self.headers);
+        let headers = problems.check_headers(&self.headers, self.bearer_token.as_ref());
         problems.check_hosts(&self.allow_hosts);
         problems.check_private("url", self.url.expose(), self.deny_private);
-        problems.check_bearer(&self.headers, self.bearer_token.as_ref());
         problems.check_not_zero("stall_timeout", self.stall_timeout);
         problems.check_max_record(self.max_record);
-        self.backoff.check(problems);
+        self.backoff.check(&mut problems);
+        problems.finish(|| Some(HttpStreamSpec { config: self.clone(), url: url?, method: method?, headers }))
+    }
+}
+
+/// A source of an HTTP stream whose settings were checked.
+#[derive(Clone)]
+pub struct HttpStreamSpec {
+    /// What was typed.
+    pub(super) config: HttpStreamSourceConfig,
+    pub(super) url: Url,
+    pub(super) method: Method,
+    /// Of each request; their values are marked as sensitive.
+    pub(super) headers: HeaderMap,
+}
+
+/// The address may hold a password.
+impl fmt::Debug for HttpStreamSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("HttpStreamSpec").field(&self.config).finish()
     }
 }

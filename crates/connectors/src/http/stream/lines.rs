@@ -2,7 +2,7 @@
 
 use bytes::{Buf, Bytes};
 
-use crate::file::KEPT_BYTES_MAX;
+use crate::format::framing::KEPT_BYTES_MAX;
 
 /// U+FEFF in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";

@@ -3,10 +3,8 @@
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
-use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::Schema;
 use millstream_core::descriptors::wait_for_one;
 use millstream_core::disk::create_fresh;
 use millstream_core::{Error, Result};
@@ -15,67 +13,66 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 
-use super::super::sink_config::FileFormat;
-use crate::format::CsvEncoder;
-
 /// A row group is held in memory until it is written.
 const ROW_GROUP_BYTES_MAX: usize = 16 << 20;
 
-/// Writes rows to a file.
-pub(super) enum Encoder {
-    Lines { out: BufWriter<File>, bytes: u64, text: Vec<u8> },
-    Csv { out: BufWriter<File>, bytes: u64, text: Vec<u8> },
+/// Writes records or rows to a file.
+pub(super) enum Writer {
+    Records { out: BufWriter<File>, bytes: u64 },
     Parquet(Box<ArrowWriter<File>>),
 }
 
-impl Encoder {
+/// What is written of a batch.
+pub(super) enum Piece {
+    /// Bytes as they are, and what comes before them where the file is new.
+    Records {
+        header: Vec<u8>,
+        data: Vec<u8>,
+    },
+    Rows(RecordBatch),
+}
+
+impl Writer {
     /// Makes the file, in place of whatever has its name, and writes what comes before the rows.
-    pub(super) fn create(path: &Path, format: FileFormat, schema: &Arc<Schema>) -> Result<Self> {
-        Self::new(wait_for_one(|| create_fresh(path))?, format, schema)
+    pub(super) fn create(path: &Path, first: &Piece) -> Result<Self> {
+        Self::new(wait_for_one(|| create_fresh(path))?, first)
     }
 
     /// Writes what comes before the rows to a file that is empty.
-    pub(super) fn new(file: File, format: FileFormat, schema: &Arc<Schema>) -> Result<Self> {
-        Ok(match format {
-            FileFormat::JsonLines => Self::Lines { out: BufWriter::new(file), bytes: 0, text: Vec::new() },
-            FileFormat::Csv => {
-                let (mut out, mut text) = (BufWriter::new(file), Vec::new());
-                CsvEncoder::default().write_header(schema, &mut text);
-                out.write_all(&text)?;
-                Self::Csv { out, bytes: text.len() as u64, text }
+    pub(super) fn new(file: File, first: &Piece) -> Result<Self> {
+        Ok(match first {
+            Piece::Records { header, .. } => {
+                let mut out = BufWriter::new(file);
+                out.write_all(header)?;
+                Self::Records { out, bytes: header.len() as u64 }
             }
-            FileFormat::Parquet => {
+            Piece::Rows(batch) => {
                 let properties = WriterProperties::builder()
                     .set_compression(Compression::ZSTD(ZstdLevel::default()))
                     .set_created_by(concat!("millstream ", env!("CARGO_PKG_VERSION")).into())
                     .build();
                 Self::Parquet(Box::new(
-                    ArrowWriter::try_new(file, schema.clone(), Some(properties)).map_err(from_parquet)?,
+                    ArrowWriter::try_new(file, batch.schema(), Some(properties)).map_err(from_parquet)?,
                 ))
             }
         })
     }
 
-    /// Appends rows.
-    pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        match self {
-            Self::Lines { out, bytes, text } => {
-                text.clear();
-                millstream_core::json::write_lines(batch, text)?;
-                out.write_all(text)?;
-                *bytes += text.len() as u64;
+    /// Appends a piece of the kind that the first was of.
+    pub(super) fn write(&mut self, piece: &Piece) -> Result<()> {
+        match (self, piece) {
+            (Self::Records { out, bytes }, Piece::Records { data, .. }) => {
+                out.write_all(data)?;
+                *bytes += data.len() as u64;
             }
-            Self::Csv { out, bytes, text } => {
-                text.clear();
-                CsvEncoder::default().write_rows(batch, text)?;
-                out.write_all(text)?;
-                *bytes += text.len() as u64;
-            }
-            Self::Parquet(writer) => {
+            (Self::Parquet(writer), Piece::Rows(batch)) => {
                 writer.write(batch).map_err(from_parquet)?;
                 if writer.in_progress_size() > ROW_GROUP_BYTES_MAX {
                     writer.flush().map_err(from_parquet)?;
                 }
+            }
+            (Self::Records { .. }, Piece::Rows(_)) | (Self::Parquet(_), Piece::Records { .. }) => {
+                return Err(Error::bug("a file is given records and rows"));
             }
         }
         Ok(())
@@ -84,7 +81,7 @@ impl Encoder {
     /// About how large the file is.
     pub(super) fn bytes(&self) -> u64 {
         match self {
-            Self::Lines { bytes, .. } | Self::Csv { bytes, .. } => *bytes,
+            Self::Records { bytes, .. } => *bytes,
             Self::Parquet(writer) => (writer.bytes_written() + writer.in_progress_size()) as u64,
         }
     }
@@ -92,7 +89,7 @@ impl Encoder {
     /// Writes what comes after the rows, and waits until all of it is on the disk.
     pub(super) fn finish(self) -> Result<()> {
         match self {
-            Self::Lines { out, .. } | Self::Csv { out, .. } => {
+            Self::Records { out, .. } => {
                 out.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
             }
             Self::Parquet(mut writer) => {
