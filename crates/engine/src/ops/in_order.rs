@@ -1,13 +1,14 @@
 //! Rows in the order of their event time: each waits until the watermark has reached it.
 //!
 //! A row's *place* is its event time. That of a row that came late is the watermark that was in front of it, behind
-//! all rows of that time. Rows of one place stay in the order in which they came. So the order is that of the rows and
+//! all rows of that time, and among late ones by their event time. Rows of one place stay in the order in which they
+//! came. So the order is that of the rows and
 //! their sources alone, whatever way and in how many pieces they came; but for rows of exactly one time that came
 //! through different partitions.
 //!
 //! ```text
 //! lane "o/" name 00 time … → timers (`keyed::Timers`) whose keys are the rows:
-//!                            late u8 | offset u64 BE | row (`storage::row`)
+//!                            late u8 | event time i64 BE | offset u64 BE | row (`storage::row`)
 //! ```
 
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use millstream_storage::state::{State, Writes};
 /// Rows that waited and go on together at most, beside those of one entry.
 const ROWS_MAX: usize = 8192;
 /// Bytes of a waiting row in front of its values.
-const HEAD_BYTES: usize = 9;
+const HEAD_BYTES: usize = 17;
 
 /// Rows of one operator that wait.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub struct Place {
     pub time_us: i64,
     /// It came late: `time_us` is the watermark that was in front of it.
     pub is_late: bool,
+    /// Its event time.
+    pub event_us: i64,
     /// Its offset in the input of the stage.
     pub offset: u64,
 }
@@ -154,7 +157,8 @@ impl InOrder {
         let rows = taken(batch, &later.iter().map(|(row, _)| *row).collect::<Vec<_>>())?;
         let encoded = self.codec.encode(rows.columns(), later.len(), |_| 0);
         let timers = later.iter().enumerate().map(|(row, (_, place))| {
-            let head = [&[u8::from(place.is_late)][..], &place.offset.to_be_bytes()].concat();
+            let (event, offset) = (place.event_us.to_be_bytes(), place.offset.to_be_bytes());
+            let head = [&[u8::from(place.is_late)][..], &event, &offset].concat();
             (place.time_us, Bytes::from([head.as_slice(), &encoded.get(row)].concat()))
         });
         self.waiting.set_each(timers.collect(), 1, writes);
@@ -174,8 +178,9 @@ fn limit(watermark: Option<Watermark>) -> Option<i64> {
 fn waiting_row(time_us: i64, key: &Bytes) -> Result<(Place, Bytes)> {
     let broken = || Error::corruption("a row that waits for its time does not read back");
     let head = key.get(..HEAD_BYTES).ok_or_else(broken)?;
-    let offset = head[1..].try_into().map(u64::from_be_bytes).map_err(|_| broken())?;
-    Ok((Place { time_us, is_late: head[0] != 0, offset }, key.slice(HEAD_BYTES..)))
+    let event_us = head[1..9].try_into().map(i64::from_be_bytes).map_err(|_| broken())?;
+    let offset = head[9..].try_into().map(u64::from_be_bytes).map_err(|_| broken())?;
+    Ok((Place { time_us, is_late: head[0] != 0, event_us, offset }, key.slice(HEAD_BYTES..)))
 }
 
 fn taken(batch: &RecordBatch, rows: &[u32]) -> Result<RecordBatch> {

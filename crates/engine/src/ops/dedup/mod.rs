@@ -97,8 +97,9 @@ impl Dedup {
             }
             let origin = rows.origin[row];
             let late_behind = origins.late_behind(origin);
-            let (time_us, offset) = (late_behind.unwrap_or(times.value(row)), origins.offset(origin));
-            given.push((row as u32, Place { time_us, is_late: late_behind.is_some(), offset }));
+            let (event_us, offset) = (times.value(row), origins.offset(origin));
+            let time_us = late_behind.unwrap_or(event_us);
+            given.push((row as u32, Place { time_us, is_late: late_behind.is_some(), event_us, offset }));
         }
         let passed = self.waiting.pass(&rows.batch, &given, watermark, writes).await?;
         let origin: Arc<[u32]> = match &passed.given {

@@ -49,7 +49,7 @@ async fn rows_pass_in_the_order_of_their_time_when_that_has_passed() {
     let (_state, mut sorted) = world.open().await;
     let mut writes = Writes::new();
     let at = |time| Some(Watermark::At(time));
-    let place = |time_us, offset| Place { time_us, is_late: false, offset };
+    let place = |time_us, offset| Place { time_us, is_late: false, event_us: time_us, offset };
     let given = [(0, place(20, 0)), (1, place(10, 1)), (2, place(15, 2)), (3, place(15, 3))];
     let passed = sorted.pass(&batch(&[1, 2, 3, 4]), &given, at(15), &mut writes).await.unwrap();
     assert_eq!((ids(&passed), passed.given), (vec![2, 3, 4], Some(vec![1, 2, 3])));
@@ -57,7 +57,7 @@ async fn rows_pass_in_the_order_of_their_time_when_that_has_passed() {
         let passed = sorted.pass(&batch(&[]), &[], waits_still, &mut writes).await.unwrap();
         assert_eq!(ids(&passed), [0; 0]);
     }
-    let given = [(0, place(17, 4)), (1, Place { time_us: 18, is_late: true, offset: 5 }), (2, place(18, 6))];
+    let given = [(0, place(17, 4)), (1, Place { time_us: 18, is_late: true, event_us: 3, offset: 5 }), (2, place(18, 6))];
     let passed = sorted.pass(&batch(&[5, 6, 7]), &given, at(30), &mut writes).await.unwrap();
     assert_eq!((ids(&passed), passed.given), (vec![5, 7, 6, 1], None), "a late one is behind all of its time");
     let given = [(0, place(90, 7))];
@@ -106,7 +106,8 @@ proptest! {
                     Action::Give(times) => {
                         for time in times {
                             let (time_us, is_late) = (*watermark + time.max(0), time < 0);
-                            given.push((Place { time_us, is_late, offset: *next as u64 }, *next));
+                            let event_us = if is_late { *watermark + time } else { time_us };
+                            given.push((Place { time_us, is_late, event_us, offset: *next as u64 }, *next));
                             *next += 1;
                         }
                     }
