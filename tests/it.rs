@@ -17,6 +17,7 @@ mod canary;
 mod chaos;
 mod commands;
 mod crash;
+mod crash_exchange;
 mod crash_letters;
 mod data_dir;
 mod doors;
