@@ -6,7 +6,7 @@ use arrow::datatypes::Schema;
 use async_trait::async_trait;
 use millstream_core::json::RowWriter;
 use millstream_core::terminal::{Escapes, SafeWriter};
-use millstream_core::{Error, Result, RowFailure, Sink, SinkBatch};
+use millstream_core::{Error, ErrorKind, Result, RowFailure, Sink, SinkBatch};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -54,9 +54,6 @@ impl StdoutSinkConfig {
         }
     }
 }
-
-/// What is said of an output that nobody reads any more, and nobody will.
-pub const CLOSED: &str = "standard output was closed by its reader: start again with an open one";
 
 /// Prints each row. Rows of a batch come out together.
 pub struct StdoutSink {
@@ -147,7 +144,10 @@ impl Sink for StdoutSink {
         self.out = Some(out);
         match result {
             Ok(()) => Ok(Vec::new()),
-            Err(e) if e.kind() == Io::BrokenPipe => Err(Error::environment(CLOSED)),
+            Err(e) if e.kind() == Io::BrokenPipe => {
+                let gone = Error::new(ErrorKind::Gone, "standard output was closed by its reader");
+                Err(gone.advise("start again with an open one"))
+            }
             Err(e) => Err(Error::environment("standard output can't be written").caused_by(e)),
         }
     }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use millstream_connectors::stdout;
 use millstream_core::{AnySink, Error, ErrorKind, Result};
 
 use super::{Deliver, Wish};
@@ -46,11 +45,10 @@ impl Deliver {
     /// True for a failure that may go away without this pipeline. What a person has to change in the pipeline file may
     /// only where it has worked before: a password that was replaced, say.
     pub(super) fn may_pass(&self, e: &Error) -> bool {
-        let for_good = e.message() == stdout::CLOSED && *self.wish.borrow() == Wish::Drain;
         match e.kind() {
-            ErrorKind::Retry | ErrorKind::Unavailable => true,
+            ErrorKind::Retry | ErrorKind::Unavailable | ErrorKind::Environment => true,
             // What nobody can bring back is not waited for at the end of a run.
-            ErrorKind::Environment => !for_good,
+            ErrorKind::Gone => *self.wish.borrow() != Wish::Drain,
             ErrorKind::Config => self.has_worked,
             ErrorKind::Input | ErrorKind::Corruption | ErrorKind::Bug | ErrorKind::Stopped | ErrorKind::TooMuch => {
                 false

@@ -41,7 +41,9 @@ impl From<Error> for ApiError {
     fn from(e: Error) -> Self {
         let status = match e.kind() {
             ErrorKind::Input | ErrorKind::Config | ErrorKind::TooMuch => StatusCode::BAD_REQUEST,
-            ErrorKind::Retry | ErrorKind::Unavailable | ErrorKind::Stopped => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorKind::Retry | ErrorKind::Unavailable | ErrorKind::Gone | ErrorKind::Stopped => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             ErrorKind::Environment => StatusCode::INSUFFICIENT_STORAGE,
             ErrorKind::Corruption | ErrorKind::Bug => StatusCode::INTERNAL_SERVER_ERROR,
         };
