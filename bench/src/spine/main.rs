@@ -10,7 +10,6 @@
 //! (A B A B), and their output is checked record by record. `docs/benchmarks.md` says what the figures mean and leave
 //! out.
 
-mod generate;
 mod latency;
 mod limits;
 mod peer;
@@ -22,7 +21,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-pub use millstream_bench::{Outcome, machine, median, process, round};
+pub use millstream_bench::{Outcome, generate, machine, median, process, round};
 use serde_json::{Value, json};
 
 use crate::process::Usage;

@@ -2,6 +2,8 @@
 
 pub mod amqp;
 pub mod backoff;
+#[cfg(test)]
+mod conformance;
 pub mod feed;
 pub mod file;
 pub mod format;

@@ -86,7 +86,12 @@ impl StdoutSink {
         Self::onto(Box::new(out), place, config, &context)
     }
 
-    fn onto(out: Box<dyn Write + Send>, place: Place, config: StdoutSinkConfig, context: &SinkContext) -> Result<Self> {
+    pub(crate) fn onto(
+        out: Box<dyn Write + Send>,
+        place: Place,
+        config: StdoutSinkConfig,
+        context: &SinkContext,
+    ) -> Result<Self> {
         let template = match &config.template {
             Some(text) => {
                 let template = Template::parse(text, &context.schema, place);

@@ -3,8 +3,6 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use millstream_core::ErrorKind;
-
 use super::*;
 use crate::sink::tests::{changes, context};
 
@@ -84,6 +82,6 @@ async fn a_closed_pipe_stops_the_sink_with_advice() {
         StdoutSink::onto(Box::new(Closed), Place::Text, StdoutSinkConfig::default(), &context(batch.batch.schema()))
             .unwrap();
     let error = sink.deliver(&batch).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Environment);
+    assert_eq!(error.kind(), ErrorKind::Gone);
     assert!(error.to_string().contains("closed by its reader"), "{error}");
 }
