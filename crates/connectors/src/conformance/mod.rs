@@ -4,6 +4,7 @@
 //! Each promise is a function; which of them hold for a connector is said where it is listed, by their groups.
 
 mod files;
+mod queue;
 mod services;
 mod sinks;
 mod sources;
@@ -16,13 +17,21 @@ use std::time::Duration;
 /// Longer than anything takes: a test that waits for so long has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Tests of one connector: every promise of the groups that hold for it.
+/// Tests of one connector: every promise of the groups that hold for it. Those that need a server are left out unless
+/// they are asked for.
 macro_rules! suite {
     ($name:ident: $kind:ty => $($group:ident)*) => {
         mod $name {
             use super::*;
             type Kind = $kind;
             $($group!();)*
+        }
+    };
+    ($name:ident: $kind:ty, $needs:literal => $($group:ident)*) => {
+        mod $name {
+            use super::*;
+            type Kind = $kind;
+            $($group!($needs);)*
         }
     };
 }
@@ -33,6 +42,14 @@ macro_rules! group {
         macro_rules! $group {
             () => {
                 $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $promise() {
+                    let kept = tokio::time::timeout(PATIENCE, super::$promise(&Kind::start().await)).await;
+                    kept.expect("it never came");
+                })*
+            };
+            ($needs:literal) => {
+                $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                #[ignore = $needs]
                 async fn $promise() {
                     let kept = tokio::time::timeout(PATIENCE, super::$promise(&Kind::start().await)).await;
                     kept.expect("it never came");

@@ -118,7 +118,7 @@ macro_rules! services {
                 self.0.taken.fails.store(true, Ordering::SeqCst);
             }
 
-            fn arrived(&self) -> Vec<Arrived> {
+            async fn arrived(&self) -> Vec<Arrived> {
                 self.0.taken.rows.lock().clone()
             }
         }
@@ -174,7 +174,7 @@ impl Target for Printed {
         self.0.fails.store(true, Ordering::SeqCst);
     }
 
-    fn arrived(&self) -> Vec<Arrived> {
+    async fn arrived(&self) -> Vec<Arrived> {
         let text = self.0.text.lock().clone();
         let lines = serde_json::Deserializer::from_slice(&text).into_iter::<Value>();
         lines.map(|line| Arrived { id: line.unwrap()["id"].as_i64().unwrap(), name: None }).collect()
