@@ -18,9 +18,9 @@ use crate::crash::{each_old_image_is_the_last_new_one, each_once, numbers};
 use crate::support::{Place, seeded};
 
 /// Kills of each kind, at the least.
-const KILLS: usize = 5;
+const KILLS: usize = 4;
 /// Runs, at the most, in which that many must have hit.
-const RUNS: usize = 200;
+const RUNS: usize = 400;
 /// Records a file.
 const RECORDS: u64 = 3_000;
 /// In how many keys the records fall; all records of one are in one partition of the source.

@@ -4,9 +4,9 @@
 //! standard output, what it is doing on standard error.
 //!
 //! A first run fills the log. The second keeps less, so that it removes segments at once, while it reads as many
-//! records again; from its start to its end `/healthz` is asked every 20 ms. A time is counted from the moment at which it was
-//! to be asked, so that an answer that comes late makes those behind it late too. This program runs on the same machine
-//! and takes its share of the processor.
+//! records again; from its start to its end `/healthz` is asked every 20 ms. A time is counted from the moment at which
+//! it was to be asked, so that an answer that comes late makes those behind it late too. This program runs on the same
+//! machine and takes its share of the processor.
 
 mod ask;
 mod server;

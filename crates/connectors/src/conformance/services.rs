@@ -91,9 +91,10 @@ impl System for Feed {
     }
 }
 
-/// An answer with these pieces, some in each chunk. Where it is torn, the last is cut off and the connection breaks.
+/// An answer with these pieces, a few in each chunk. Where it is torn, the last is cut off and the connection breaks.
 fn pieces(pieces: &[String], is_torn: bool) -> Vec<Part> {
-    let mut chunks: Vec<Vec<u8>> = pieces.chunks(7).map(|some| some.concat().into_bytes()).collect();
+    let mut chunks: Vec<Vec<u8>> =
+        pieces.chunks(7.max(pieces.len() / 20)).map(|some| some.concat().into_bytes()).collect();
     if is_torn && let Some(last) = chunks.last_mut() {
         last.truncate(last.len() - 10);
     }

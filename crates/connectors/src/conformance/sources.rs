@@ -17,6 +17,11 @@ use crate::test_server::install_tls;
 /// Records of most tests: each about 20 KB, so that they are several batches.
 const RECORDS: u64 = 120;
 const BYTES: usize = 20_000;
+/// Small records, more than go into a batch.
+const MANY: u64 = 9_000;
+/// What a batch holds at most, unless a single record is larger.
+const BATCH_RECORDS: usize = 8_192;
+const BATCH_BYTES: usize = 1 << 20;
 /// A limit for single records, and what is below it.
 const LIMIT: &str = "8KiB";
 const BELOW: usize = 100;
@@ -71,6 +76,7 @@ pub(super) trait Unsteady: System {
 
 group!(every_source:
     each_record_comes_once_and_in_order
+    no_batch_is_larger_than_agreed
     a_read_that_is_dropped_loses_nothing
     nobody_upstream_is_told_of_what_was_not_asked_for
 );
@@ -123,7 +129,12 @@ impl Stored {
                 None => self.cursor.remove(&key),
             };
         }
-        for row in 0..batch.raw.len() {
+        let (records, bytes) = (batch.raw.len(), batch.raw.spans.iter().map(ExactSizeIterator::len));
+        assert!(records <= BATCH_RECORDS, "{records} records in a batch");
+        // It is full with the record that goes over the limit.
+        let before_last: usize = bytes.take(records.saturating_sub(1)).sum();
+        assert!(before_last <= BATCH_BYTES, "{before_last} bytes in a batch, without its last record");
+        for row in 0..records {
             match batch.raw.refused.iter().any(|refused| refused.row as usize == row) {
                 true => self.refused += 1,
                 false => self.numbers.push(system.number(batch.raw.record(row))),
@@ -166,6 +177,13 @@ async fn each_record_comes_once_and_in_order(system: &dyn System) {
     stored.read(system, &mut *source, RECORDS as usize).await;
     assert_eq!(stored.numbers, all(RECORDS));
     stored.nothing_more(system, &mut *source).await;
+}
+
+async fn no_batch_is_larger_than_agreed(system: &dyn System) {
+    system.add(&records(0..MANY, 0));
+    let (mut stored, mut source) = (Stored::default(), open(system, &Cursor::new(), json!({})));
+    stored.read(system, &mut *source, MANY as usize).await;
+    assert_eq!(stored.numbers, all(MANY));
 }
 
 async fn a_read_that_is_dropped_loses_nothing(system: &dyn System) {

@@ -38,6 +38,7 @@ trait Place: Send + Sync {
 
 group!(every_staged_sink:
     nothing_is_seen_before_it_is_published_and_all_of_it_then
+    what_is_staged_is_due_in_time_and_nothing_never
     what_was_staged_and_not_sealed_is_discarded_by_recovery
     what_was_sealed_and_not_stored_is_discarded_by_recovery
     what_was_sealed_and_stored_is_published_by_recovery_and_once
@@ -49,6 +50,9 @@ group!(every_staged_sink:
 suite!(json_lines_files: Files<0> => every_staged_sink);
 suite!(csv_files: Files<1> => every_staged_sink);
 suite!(parquet_files: Files<2> => every_staged_sink);
+
+/// When anything is due.
+const MUCH_LATER_US: i64 = NOW_US + 1_000_000_000_000;
 
 /// Formats of files, and their extensions.
 const FORMATS: [(&str, &str); 3] = [("json_lines", "jsonl"), ("csv", "csv"), ("parquet", "parquet")];
@@ -214,6 +218,21 @@ async fn nothing_is_seen_before_it_is_published_and_all_of_it_then(place: &dyn P
     }
 }
 
+async fn what_is_staged_is_due_in_time_and_nothing_never(place: &dyn Place) {
+    let mut run = Run::start(place).await;
+    for _ in 0..2 {
+        assert!(!run.sink.due(MUCH_LATER_US), "nothing is staged");
+        run.step(Step::Stage).await;
+        assert!(run.sink.due(MUCH_LATER_US) && !run.sink.due(NOW_US));
+        run.steps(&[Step::Seal, Step::Store]).await;
+        assert!(!run.sink.due(MUCH_LATER_US), "what is sealed is not sealed again");
+        run.step(Step::Publish).await;
+    }
+    run.step(Step::Stage).await;
+    run.recover().await;
+    assert!(!run.sink.due(MUCH_LATER_US), "what was discarded is not due");
+}
+
 async fn what_was_staged_and_not_sealed_is_discarded_by_recovery(place: &dyn Place) {
     let mut run = Run::start(place).await;
     run.steps(&[Step::Stage, Step::Stage]).await;
@@ -295,7 +314,7 @@ async fn whatever_the_order_of_steps_and_crashes_each_row_is_published_once(plac
 
 async fn a_call_that_was_dropped_is_made_good_by_recovery(place: &dyn Place) {
     let mut run = Run::start(place).await;
-    for _ in 0..5 {
+    for _ in 0..30 {
         // Dropped after its first step, wherever that is.
         let _ = run.sink.stage(&ids(run.staged, 3)).now_or_never();
         run.recover().await;
