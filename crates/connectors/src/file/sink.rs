@@ -277,8 +277,8 @@ fn remove_parts(folder: &Path, prefix: &str) -> Result<()> {
     Ok(())
 }
 
-/// Held by whatever is being done on the disk, also where nobody waits for it any more: what an abandoned call has begun
-/// ends before the next one begins.
+/// Held by whatever is being done on the disk, also where nobody waits for it any more: what an abandoned call has
+/// begun ends before the next one begins.
 #[derive(Clone, Default)]
 struct Turn(Arc<Mutex<()>>);
 
