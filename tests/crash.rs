@@ -142,7 +142,7 @@ fn everything_is_there_once(place: &Place, expected: &BTreeSet<u64>) {
     written.sort_by_key(|change| change["new"]["n"].as_u64());
     for (what, changes) in [("tap", taps), ("sink", written)] {
         each_once(&format!("change stream of latest, {what}"), expected, numbers(changes.iter().map(|c| &c["new"])));
-        each_old_image_is_the_last_new_one(what, &changes);
+        each_old_image_is_the_last_new_one(what, "grp", &changes);
     }
     for stream in ["wire", "kept", "items.changes", "latest.changes"] {
         offsets_have_no_gap(stream, &place.tap(stream));
@@ -155,11 +155,11 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap().to_owned()
 }
 
-fn numbers<'a>(rows: impl Iterator<Item = &'a Value>) -> Vec<u64> {
+pub(crate) fn numbers<'a>(rows: impl Iterator<Item = &'a Value>) -> Vec<u64> {
     rows.map(|row| row["n"].as_u64().unwrap_or_else(|| panic!("no n in {row}"))).collect()
 }
 
-fn each_once(place: &str, expected: &BTreeSet<u64>, found: Vec<u64>) {
+pub(crate) fn each_once(place: &str, expected: &BTreeSet<u64>, found: Vec<u64>) {
     let mut times: BTreeMap<u64, usize> = BTreeMap::new();
     found.iter().for_each(|n| *times.entry(*n).or_default() += 1);
     let lost: Vec<_> = expected.iter().filter(|n| !times.contains_key(n)).take(10).collect();
@@ -173,11 +173,11 @@ fn each_once(place: &str, expected: &BTreeSet<u64>, found: Vec<u64>) {
     );
 }
 
-/// Per key, changes are in order: nothing between two of them is missing.
-fn each_old_image_is_the_last_new_one(what: &str, changes: &[Value]) {
+/// Per key, whose one column is `key`, changes are in order: nothing between two of them is missing.
+pub(crate) fn each_old_image_is_the_last_new_one(what: &str, key: &str, changes: &[Value]) {
     let mut now: BTreeMap<String, Value> = BTreeMap::new();
     for change in changes {
-        let before = now.insert(text(&change["key"]["grp"]), change["new"].clone()).unwrap_or(Value::Null);
+        let before = now.insert(text(&change["key"][key]), change["new"].clone()).unwrap_or(Value::Null);
         assert_eq!(change["old"], before, "{what}: {change}");
         let op = if before.is_null() { "insert" } else { "update" };
         assert_eq!(change["op"], op, "{what}: {change}");

@@ -18,6 +18,7 @@ mod change_events;
 mod chaos;
 mod commands;
 mod crash;
+mod crash_exchange;
 mod crash_letters;
 mod data_dir;
 mod doors;

@@ -1,5 +1,6 @@
 //! What the benchmarks share: where they ran, what a process took, and how figures are put together.
 
+pub mod generate;
 pub mod machine;
 pub mod process;
 

@@ -15,7 +15,6 @@ mod args;
 mod arrivals;
 mod big_table;
 mod flink;
-mod generate;
 mod latency;
 mod limits;
 mod peer;
@@ -30,7 +29,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-pub use millstream_bench::{Outcome, machine, median, process, round};
+pub use millstream_bench::{Outcome, generate, machine, median, process, round};
 use serde_json::{Map, Value, json};
 
 use crate::args::{Args, Part};

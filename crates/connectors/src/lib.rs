@@ -8,6 +8,8 @@
 pub mod amqp;
 mod backoff;
 mod check;
+#[cfg(test)]
+mod conformance;
 mod connector;
 mod context;
 pub mod feed;

@@ -44,7 +44,7 @@ impl SinkSettings for StdoutSinkConfig {
 }
 
 impl StdoutSinkConfig {
-    fn checked(&self, schema: &SchemaRef) -> Result<StdoutSinkSpec, Vec<Problem>> {
+    pub(crate) fn checked(&self, schema: &SchemaRef) -> Result<StdoutSinkSpec, Vec<Problem>> {
         let mut problems = Problems::default();
         problems.check_encode(&self.encode, "stdout");
         let body = problems.check_body(&self.encode, self.image, schema, Place::Text);
@@ -59,7 +59,7 @@ impl StdoutSinkConfig {
 /// A sink to standard output whose settings were checked.
 #[derive(Debug)]
 pub struct StdoutSinkSpec {
-    body: Body,
+    pub(crate) body: Body,
     /// The same, where a terminal shows it.
     on_terminal: Body,
     escapes: Escapes,
@@ -105,7 +105,7 @@ impl StdoutSink {
         Self::onto(Box::new(SafeWriter::new(out, is_terminal.then_some(spec.escapes))), body.clone())
     }
 
-    fn onto(out: Box<dyn Write + Send>, body: Body) -> Self {
+    pub(crate) fn onto(out: Box<dyn Write + Send>, body: Body) -> Self {
         Self { body, at_start: true, out: Some(out) }
     }
 }
@@ -133,10 +133,10 @@ impl Sink for StdoutSink {
                 self.at_start = false;
                 Ok(failures)
             }
-            Err(e) if e.kind() == Io::BrokenPipe => Err(Error::new(
-                ErrorKind::Gone,
-                "standard output was closed by its reader: start again with an open one",
-            )),
+            Err(e) if e.kind() == Io::BrokenPipe => {
+                let gone = Error::new(ErrorKind::Gone, "standard output was closed by its reader");
+                Err(gone.advise("start again with an open one"))
+            }
             Err(e) => Err(Error::environment("standard output can't be written").caused_by(e)),
         }
     }

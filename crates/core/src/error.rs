@@ -40,13 +40,24 @@ struct Inner {
     message: String,
     /// Innermost first: "open segment …", "open stream wire".
     context: Vec<String>,
+    /// What a person can do about it.
+    advice: Option<String>,
+    /// The key of the pipeline file whose value is to blame.
+    setting: Option<String>,
     cause: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
     /// An error of `kind`. The message says what happened, in words a user knows.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { kind, message: message.into(), context: Vec::new(), cause: None }))
+        Self(Box::new(Inner {
+            kind,
+            message: message.into(),
+            context: Vec::new(),
+            advice: None,
+            setting: None,
+            cause: None,
+        }))
     }
 
     /// Shorthand for [`ErrorKind::Retry`].
@@ -67,6 +78,14 @@ impl Error {
     /// Shorthand for [`ErrorKind::Config`].
     pub fn config(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Config, message)
+    }
+
+    /// The same, about one setting: its key in its entry of the pipeline file, with dots where it is in a map
+    /// (`batch.max`).
+    pub fn setting(key: impl Into<String>, message: impl Into<String>) -> Self {
+        let mut error = Self::config(message);
+        error.0.setting = Some(key.into());
+        error
     }
 
     /// Shorthand for [`ErrorKind::Environment`].
@@ -91,6 +110,13 @@ impl Error {
         self
     }
 
+    /// Adds what a person can do about it: "put it back from a backup". It is shown behind the message.
+    #[must_use]
+    pub fn advise(mut self, advice: impl Into<String>) -> Self {
+        self.0.advice = Some(advice.into());
+        self
+    }
+
     /// Adds what was being done, as a present-tense phrase: "open segment 000.seg". What the error says already is not
     /// said twice: a component and whoever runs it may both name it.
     #[must_use]
@@ -109,9 +135,14 @@ impl Error {
         self.0.kind
     }
 
-    /// The innermost message, without context.
+    /// The innermost message, without context and advice.
     pub fn message(&self) -> &str {
         &self.0.message
+    }
+
+    /// The key of the setting that is to blame, where it is one: see [`Error::setting`].
+    pub fn key(&self) -> Option<&str> {
+        self.0.setting.as_deref()
     }
 
     /// True where the same call may work later.
@@ -126,6 +157,9 @@ impl fmt::Display for Error {
             write!(f, "{doing}: ")?;
         }
         f.write_str(&self.0.message)?;
+        if let Some(advice) = &self.0.advice {
+            write!(f, "; {advice}")?;
+        }
         if let Some(cause) = &self.0.cause {
             write!(f, ": {cause}")?;
         }
@@ -190,11 +224,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_said_already_is_not_said_twice() {
+    fn what_is_said_comes_in_order_and_once() {
         let once = Error::retry("no answer").context("source wire").context("source wire").context("run");
         assert_eq!(once.to_string(), "run: source wire: no answer");
         let in_message = Error::config("source wire: `url` is no URL").context("source wire");
         assert_eq!(in_message.to_string(), "source wire: `url` is no URL");
+        let advised = Error::config("it is empty").advise("put it back").caused_by("why").context("open it");
+        assert_eq!(advised.to_string(), "open it: it is empty; put it back: why");
+        assert_eq!(advised.message(), "it is empty");
         let other = Error::retry("no answer").context("source wires").context("source wire");
         assert_eq!(other.to_string(), "source wire: source wires: no answer");
     }

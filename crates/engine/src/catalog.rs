@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use millstream_core::disk::{RealDisk, write_atomic};
+use millstream_core::disk::{RealDisk, read_all, write_atomic};
 use millstream_core::{Error, Result, ResultExt};
 use millstream_storage::codec::SchemaStore;
 use millstream_storage::table::TableSpec;
@@ -64,7 +64,7 @@ pub struct CatalogTable {
 impl Catalog {
     /// Reads the catalog; an empty one where there is none.
     pub fn load(path: &Path) -> Result<Self> {
-        match std::fs::read(path) {
+        match read_all(&RealDisk, path) {
             Ok(text) => {
                 let broken = || Error::corruption(format!("{} is damaged", path.display()));
                 let stored: Stored = serde_json::from_slice(&text).map_err(|e| broken().caused_by(e))?;

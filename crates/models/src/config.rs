@@ -299,19 +299,34 @@ impl ModelConfig {
 
     fn check_queue(&self) -> Result<()> {
         if !(1..=BATCH_MAX).contains(&self.batch.max) {
-            return Err(Error::config(format!("`batch.max` is {}: write 1 to {BATCH_MAX}", self.batch.max)));
+            return Err(Error::setting(
+                "batch.max",
+                format!("`batch.max` is {}: write 1 to {BATCH_MAX}", self.batch.max),
+            ));
         }
         if self.batch.max_tokens == 0 {
-            return Err(Error::config("`batch.max_tokens` is 0: write how many tokens a batch may have, such as 8192"));
+            return Err(Error::setting(
+                "batch.max_tokens",
+                "`batch.max_tokens` is 0: write how many tokens a batch may have, such as 8192",
+            ));
         }
         if self.cache.is_some_and(|cache| cache.ttl.0.is_zero() || cache.max_entries == Some(0)) {
-            return Err(Error::config("`cache` keeps nothing: write `ttl` and `max_entries` above zero, or remove it"));
+            return Err(Error::setting(
+                "cache",
+                "`cache` keeps nothing: write `ttl` and `max_entries` above zero, or remove it",
+            ));
         }
         if self.stall_timeout.is_some() && self.is_endpoint() {
-            return Err(Error::config("`stall_timeout` is for models in the process; an endpoint has `timeout`"));
+            return Err(Error::setting(
+                "stall_timeout",
+                "`stall_timeout` is for models in the process; an endpoint has `timeout`",
+            ));
         }
         if self.stall_timeout.is_some_and(|timeout| timeout.0.is_zero()) {
-            return Err(Error::config("`stall_timeout` is zero: write how long a batch may take, such as 60s"));
+            return Err(Error::setting(
+                "stall_timeout",
+                "`stall_timeout` is zero: write how long a batch may take, such as 60s",
+            ));
         }
         Ok(())
     }
@@ -379,7 +394,7 @@ impl ModelConfig {
     fn refuse_endpoint_settings(&self) -> Result<()> {
         match self.endpoint.first_set() {
             None => Ok(()),
-            Some(key) => Err(Error::config(format!("`{key}` is for endpoints; `{}` takes none", self.source))),
+            Some(key) => Err(Error::setting(key, format!("`{key}` is for endpoints; `{}` takes none", self.source))),
         }
     }
 
@@ -401,7 +416,7 @@ impl ModelConfig {
     }
 
     fn only_for(&self, key: &str, kinds: &str) -> Error {
-        Error::config(format!("`{key}` is for {kinds}; `{}` takes none", self.shown_source()))
+        Error::setting(key, format!("`{key}` is for {kinds}; `{}` takes none", self.shown_source()))
     }
 
     fn onnx_settings(&self) -> OnnxSettings {
@@ -420,7 +435,7 @@ impl ModelConfig {
         }
         if self.task.is_tabular() {
             let (task, shown) = (self.task.as_str(), self.shown_source());
-            return Err(Error::config(format!("`task: {task}` is for ONNX files; `{shown}` reads texts")));
+            return Err(Error::setting("task", format!("`task: {task}` is for ONNX files; `{shown}` reads texts")));
         }
         Ok(())
     }
@@ -429,12 +444,18 @@ impl ModelConfig {
     fn compare_with(&self, info: &ModelInfo) -> Result<()> {
         if self.task != info.task {
             let (wanted, is) = (self.task.as_str(), info.task.as_str());
-            return Err(Error::config(format!("`{}` does {is}, not {wanted}: write `task: {is}`", self.source)));
+            return Err(Error::setting(
+                "task",
+                format!("`{}` does {is}, not {wanted}: write `task: {is}`", self.source),
+            ));
         }
         let same = self.labels.iter().map(String::as_str).eq(info.labels.iter().map(|l| l.as_ref()));
         if !self.labels.is_empty() && !same {
             let labels = info.labels.join(", ");
-            return Err(Error::config(format!("the labels of `{}` are [{labels}]: leave out `labels`", self.source)));
+            return Err(Error::setting(
+                "labels",
+                format!("the labels of `{}` are [{labels}]: leave out `labels`", self.source),
+            ));
         }
         Ok(())
     }
@@ -444,10 +465,10 @@ impl ModelConfig {
 pub(crate) fn check_labels_differ(labels: &[String]) -> Result<()> {
     for (i, label) in labels.iter().enumerate() {
         if label.trim().is_empty() {
-            return Err(Error::config("a label is empty"));
+            return Err(Error::setting("labels", "a label is empty"));
         }
         if labels[..i].contains(label) {
-            return Err(Error::config(format!("the label `{label}` stands twice in `labels`")));
+            return Err(Error::setting("labels", format!("the label `{label}` stands twice in `labels`")));
         }
     }
     Ok(())

@@ -95,15 +95,16 @@ fn found(files: ModelFiles, place: PathBuf, name: &str, task: Task, settings: &S
         Some(length) if length <= files.positions() => length,
         Some(length) => {
             let positions = files.positions();
-            return Err(Error::config(format!(
-                "`max_length` is {length}, but the model reads {positions} tokens at most"
-            )));
+            return Err(Error::setting(
+                "max_length",
+                format!("`max_length` is {length}, but the model reads {positions} tokens at most"),
+            ));
         }
     };
     let cores = available_parallelism().map_or(1, usize::from);
     let threads = settings.threads.unwrap_or(cores.min(THREADS_MAX));
     if !(1..=THREADS_MAX).contains(&threads) {
-        return Err(Error::config(format!("`threads` is {threads}: write 1 to {THREADS_MAX}")));
+        return Err(Error::setting("threads", format!("`threads` is {threads}: write 1 to {THREADS_MAX}")));
     }
     let labels = labels(&files, settings)?;
     let precision = settings.precision.unwrap_or_else(default_precision);
@@ -126,11 +127,11 @@ fn labels(files: &ModelFiles, settings: &Settings) -> Result<Vec<Arc<str>>> {
     }
     let (written, own) = (settings.labels.len(), files.labels.len());
     if own == 0 {
-        return Err(Error::config("an embedding has no labels: leave out `labels`"));
+        return Err(Error::setting("labels", "an embedding has no labels: leave out `labels`"));
     }
     if written != own {
         let names = files.labels.join(", ");
-        return Err(Error::config(format!("{written} `labels`, but the model has {own}: {names}")));
+        return Err(Error::setting("labels", format!("{written} `labels`, but the model has {own}: {names}")));
     }
     Ok(settings.labels.iter().map(|label| label.as_str().into()).collect())
 }

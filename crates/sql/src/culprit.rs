@@ -18,7 +18,7 @@ use datafusion::sql::sqlparser::ast::{
     UnaryOperator, Value, Visit, Visitor, With,
 };
 
-use crate::error::{SqlError, did_you_mean, root, run_time_message};
+use crate::error::{SqlError, did_you_mean, not_there, root, run_time_message};
 use crate::plan::at_once;
 use crate::words::{kind_of, type_name};
 
@@ -42,7 +42,7 @@ pub(crate) fn explain(sql: &str, statement: &Statement, state: &SessionState, er
     let plain = SqlError::from_datafusion(sql, error);
     if is_about_names(error) {
         return match quoted_text(sql, error) {
-            Some(message) => SqlError { message, ..plain },
+            Some(message) => SqlError { message, help: None, ..plain },
             None => unknown_function(sql, state, error).unwrap_or(plain),
         };
     }
@@ -97,7 +97,7 @@ impl Visitor for Constants<'_> {
             let message = format!("`{expr}` fails for every record: {}", run_time_message(&error));
             // Around what fails, everything fails.
             if end.is_none_or(|end| !message.contains(end.split('`').nth(1).unwrap_or("\0"))) {
-                self.found.push(at(expr, message));
+                self.found.push(at(expr, SqlError::new(message)));
             }
         }
         ControlFlow::Continue(())
@@ -137,8 +137,8 @@ fn unknown_function(sql: &str, state: &SessionState, error: &DataFusionError) ->
     let aggregates = state.aggregate_functions().keys().chain(state.window_functions().keys());
     let known: Vec<&str> = scalars.chain(aggregates).map(String::as_str).collect();
     let nearest = did_you_mean(&name, known);
-    let list = if nearest.is_empty() { ": `millstream functions` lists them" } else { "" };
-    Some(SqlError::at(sql, &name, format!("there is no function `{name}`{list}{nearest}")))
+    let list = if nearest.is_none() { ": `millstream functions` lists them" } else { "" };
+    Some(SqlError::at(sql, &name, format!("there is no function `{name}`{list}")).with_help(nearest))
 }
 
 /// True where another message is the better one: names have their own.
@@ -186,7 +186,7 @@ impl Visitor for Search<'_> {
             let Some(field) = self.field(&scope, condition) else { continue };
             if !matches!(field.data_type(), DataType::Boolean | DataType::Null) {
                 let message = format!("`{condition}` is {}: {word} takes true or false", kind_of(&field));
-                return ControlFlow::Break(Some(at(condition, message)));
+                return ControlFlow::Break(Some(at(condition, SqlError::new(message))));
             }
         }
         ControlFlow::Continue(())
@@ -236,7 +236,12 @@ impl Search<'_> {
     }
 
     fn explain(&self, scope: &Scope, expr: &Expr, error: &DataFusionError) -> SqlError {
-        at(expr, self.message(scope, expr, error))
+        let said = match expr {
+            Expr::CompoundIdentifier(parts) => self.about_path(scope, parts),
+            Expr::CompoundFieldAccess { root, access_chain } => self.about_access(scope, root, access_chain),
+            _ => None,
+        };
+        at(expr, said.unwrap_or_else(|| SqlError::new(self.message(scope, expr, error))))
     }
 
     fn message(&self, scope: &Scope, expr: &Expr, error: &DataFusionError) -> String {
@@ -250,8 +255,6 @@ impl Search<'_> {
                 let takes = if *op == UnaryOperator::Not { "true or false" } else { "a number" };
                 format!("`{expr}` is {kind}: `{op}` takes {takes}")
             }),
-            Expr::CompoundIdentifier(parts) => self.about_path(scope, parts),
-            Expr::CompoundFieldAccess { root, access_chain } => self.about_access(scope, root, access_chain),
             Expr::Function(function) => Some(self.about_call(scope, function, error)),
             Expr::Cast { expr, data_type, .. } => kind(expr).map(|kind| match &**expr {
                 Expr::Value(value) => format!("{value} can't be read as {}", data_type.to_string().to_lowercase()),
@@ -278,7 +281,7 @@ impl Search<'_> {
     }
 
     /// `payload.a` where `payload` is no struct, or has no `a`.
-    fn about_path(&self, scope: &Scope, parts: &[Ident]) -> Option<String> {
+    fn about_path(&self, scope: &Scope, parts: &[Ident]) -> Option<SqlError> {
         for length in (1..parts.len()).rev() {
             let base = match &parts[..length] {
                 [one] => Expr::Identifier(one.clone()),
@@ -293,7 +296,7 @@ impl Search<'_> {
     }
 
     /// As [`Self::about_path`], for `sentiment['label']`.
-    fn about_access(&self, scope: &Scope, root: &Expr, chain: &[AccessExpr]) -> Option<String> {
+    fn about_access(&self, scope: &Scope, root: &Expr, chain: &[AccessExpr]) -> Option<SqlError> {
         let mut fields = Vec::new();
         for step in chain {
             match step {
@@ -340,11 +343,10 @@ impl Search<'_> {
 /// What to do with json.
 const JSON_HINT: &str = "; take text with ->>, or a value with json_get_int, json_get_float or json_get_bool";
 
-/// An error where `expr` begins.
-fn at(expr: &Expr, message: String) -> SqlError {
+/// What is said of `expr`, where it begins.
+fn at(expr: &Expr, said: SqlError) -> SqlError {
     let start = expr.span().start;
-    let place = (start.line > 0).then_some((start.line as u32, start.column as u32));
-    SqlError { message, line: place.map(|p| p.0), column: place.map(|p| p.1) }
+    said.placed((start.line > 0).then_some((start.line as u32, start.column as u32)))
 }
 
 fn plural(n: usize) -> &'static str {
@@ -364,26 +366,25 @@ fn arguments(function: &Function) -> Vec<&Expr> {
 }
 
 /// `base` has no field at the path `fields`.
-fn no_field(base: &str, field: &Field, fields: &[&str]) -> String {
+fn no_field(base: &str, field: &Field, fields: &[&str]) -> SqlError {
     let first = fields.first().copied().unwrap_or_default();
     match field.data_type() {
         _ if millstream_core::schema::is_json(field) => {
             let (last, path) = fields.split_last().unwrap_or((&first, &[]));
             let path: String = path.iter().map(|part| format!("->'{part}'")).collect();
-            format!("`{base}` is json: write `{base}{path}->'{last}'` (json) or `{base}{path}->>'{last}'` (text)")
+            SqlError::new(format!(
+                "`{base}` is json: write `{base}{path}->'{last}'` (json) or `{base}{path}->>'{last}'` (text)"
+            ))
         }
         DataType::Struct(known) => {
-            let names: Vec<&str> = known.iter().map(|f| f.name().as_str()).collect();
+            let names = known.iter().map(|f| f.name().as_str());
             match known.iter().find(|f| f.name() == first) {
                 Some(inner) if fields.len() > 1 => no_field(&format!("{base}.{first}"), inner, &fields[1..]),
-                _ => {
-                    let nearest = did_you_mean(first, names.iter().copied());
-                    format!("`{base}` has no field `{first}`{nearest} (there are: {})", names.join(", "))
-                }
+                _ => not_there(format!("`{base}` has no field `{first}`"), first, names),
             }
         }
-        DataType::List(_) => format!("`{base}` is a list: take an item of it first, `{base}[1]`"),
-        _ => format!("`{base}` is {}, which has no fields", kind_of(field)),
+        DataType::List(_) => SqlError::new(format!("`{base}` is a list: take an item of it first, `{base}[1]`")),
+        _ => SqlError::new(format!("`{base}` is {}, which has no fields", kind_of(field))),
     }
 }
 

@@ -9,11 +9,16 @@ use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 use crate::dialect::MillstreamDialect;
 
+/// The most names that a message lists.
+const LISTED_MAX: usize = 12;
+
 /// SQL that can't be used, with the place in its text where that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SqlError {
-    /// What is wrong and what to write instead, for the person who wrote the SQL.
+    /// What is wrong, for the person who wrote the SQL.
     pub message: String,
+    /// What to write instead, where that can be guessed.
+    pub help: Option<String>,
     /// Line in the SQL text, from 1.
     pub line: Option<u32>,
     /// Column in that line, from 1, in characters.
@@ -23,30 +28,38 @@ pub struct SqlError {
 impl SqlError {
     /// An error without a place.
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), line: None, column: None }
+        Self { message: message.into(), help: None, line: None, column: None }
     }
 
     /// An error at the first token of `sql` that reads `word`, whatever its case.
     pub(crate) fn at(sql: &str, word: &str, message: impl Into<String>) -> Self {
-        let place = locate(sql, word);
-        Self { message: message.into(), line: place.map(|p| p.0), column: place.map(|p| p.1) }
+        Self::new(message).placed(locate(sql, word))
+    }
+
+    /// The same at a line and column.
+    pub(crate) fn placed(self, place: Option<(u32, u32)>) -> Self {
+        Self { line: place.map(|p| p.0), column: place.map(|p| p.1), ..self }
+    }
+
+    /// The same with what to write instead.
+    pub(crate) fn with_help(self, help: Option<String>) -> Self {
+        Self { help, ..self }
     }
 
     /// What DataFusion says about `sql`, in words that fit a pipeline file.
     pub(crate) fn from_datafusion(sql: &str, error: &DataFusionError) -> Self {
-        let mut known = None;
-        let message = match root(error) {
+        let said = match root(error) {
             DataFusionError::SQL(parser, _) => return from_parser(sql, parser),
             DataFusionError::SchemaError(schema, _) => {
-                let (message, word) = schema_message(schema);
-                known = word.and_then(|word| locate(sql, &word));
-                message
+                let (said, word) = about_schema(schema);
+                said.placed(locate(sql, &word))
             }
-            other => plain_message(other),
+            other => Self::new(explain(plain_message(other))),
         };
-        let span = error.diagnostic().and_then(|d| d.span);
-        let place = span.map(|s| (s.start.line as u32, s.start.column as u32)).or(known);
-        Self { message: explain(message), line: place.map(|p| p.0), column: place.map(|p| p.1) }
+        match error.diagnostic().and_then(|d| d.span) {
+            Some(span) => said.placed(Some((span.start.line as u32, span.start.column as u32))),
+            None => said,
+        }
     }
 }
 
@@ -55,7 +68,8 @@ impl fmt::Display for SqlError {
         if let (Some(line), Some(column)) = (self.line, self.column) {
             write!(f, "line {line}, column {column}: ")?;
         }
-        f.write_str(&self.message)
+        f.write_str(&self.message)?;
+        self.help.iter().try_for_each(|help| write!(f, "; {help}"))
     }
 }
 
@@ -67,14 +81,26 @@ impl From<SqlError> for millstream_core::Error {
     }
 }
 
-/// "did you mean `x`?", with a comma before it, where `known` has something like `name`; else an empty text.
-pub(crate) fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+/// "did you mean `x`?", where `known` has something like `name`.
+pub(crate) fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let lower = name.to_lowercase();
     let score = |k: &str| strsim::jaro_winkler(&lower, &k.to_lowercase());
     let best = known.into_iter().map(|k| (score(k), k)).max_by(|a, b| a.0.total_cmp(&b.0));
     match best {
-        Some((score, nearest)) if score > 0.75 => format!("; did you mean `{nearest}`?"),
-        _ => String::new(),
+        Some((score, nearest)) if score > 0.75 => Some(format!("did you mean `{nearest}`?")),
+        _ => None,
+    }
+}
+
+/// `message` about a name that is not there, and what is: as help behind a name that is alike, else in the message.
+pub(crate) fn not_there<'a>(message: String, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> SqlError {
+    let nearest = did_you_mean(name, known.clone());
+    let listed: Vec<&str> = known.clone().take(LISTED_MAX).collect();
+    let more = if known.count() > LISTED_MAX { ", …" } else { "" };
+    let list = if listed.is_empty() { String::new() } else { format!(" (there are: {}{more})", listed.join(", ")) };
+    match nearest {
+        Some(nearest) => SqlError::new(message).with_help(Some(nearest + &list)),
+        None => SqlError::new(message + &list),
     }
 }
 
@@ -135,7 +161,7 @@ fn from_parser(sql: &str, error: &ParserError) -> SqlError {
     };
     // What is missing is missing at the end.
     let place = place.or_else(|| message.ends_with("EOF").then(|| end_of(sql)));
-    SqlError { message: message.to_owned(), line: place.map(|p| p.0), column: place.map(|p| p.1) }
+    SqlError::new(message).placed(place)
 }
 
 /// The place behind the last character.
@@ -155,25 +181,22 @@ fn split_place(text: &str) -> (&str, Option<(u32, u32)>) {
     }
 }
 
-fn schema_message(error: &SchemaError) -> (String, Option<String>) {
+/// What is wrong with a name, and the name.
+fn about_schema(error: &SchemaError) -> (SqlError, String) {
     match error {
         SchemaError::FieldNotFound { field, valid_fields } => {
-            let names: Vec<&str> = valid_fields.iter().map(|c| c.name.as_str()).collect();
-            let listed = match names.as_slice() {
-                [] => String::new(),
-                few if few.len() <= 12 => format!(" (there are: {})", few.join(", ")),
-                many => format!(" (there are: {}, …)", many[..12].join(", ")),
-            };
+            let names = valid_fields.iter().map(|column| column.name.as_str());
             let name = field.flat_name().replace('"', "");
-            let nearest = did_you_mean(&field.name, names);
-            (format!("no column `{name}`{nearest}{listed}"), Some(field.name.clone()))
+            (not_there(format!("no column `{name}`"), &field.name, names), field.name.clone())
         }
         SchemaError::AmbiguousReference { field } => {
             let name = field.name.clone();
-            (format!("`{name}` could be a column of more than one table: write the table in front of it"), Some(name))
+            let message = format!("`{name}` could be a column of more than one table: write the table in front of it");
+            (SqlError::new(message), name)
         }
         SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => {
-            (format!("two columns are called `{name}`: give one another name with AS"), Some(name.clone()))
+            let message = format!("two columns are called `{name}`: give one another name with AS");
+            (SqlError::new(message), name.clone())
         }
     }
 }

@@ -13,7 +13,7 @@ use datafusion::logical_expr::LogicalPlan;
 use futures::FutureExt;
 
 use crate::culprit;
-use crate::error::{SqlError, did_you_mean};
+use crate::error::{SqlError, not_there};
 use crate::exec::StreamTable;
 use crate::functions;
 use crate::provenance;
@@ -141,11 +141,9 @@ fn register_streams(
 
 /// The error for a name in FROM that nothing has.
 pub(crate) fn unknown_relation<'a>(sql: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> SqlError {
-    let nearest = did_you_mean(name, known.clone());
-    let listed: Vec<&str> = known.take(12).collect();
     let last = name.rsplit('.').next().unwrap_or(name);
     let word = if crate::error::locate(sql, name).is_some() { name } else { last };
-    SqlError::at(sql, word, format!("there is nothing called `{name}`{nearest} (there are: {})", listed.join(", ")))
+    not_there(format!("there is nothing called `{name}`"), name, known).placed(crate::error::locate(sql, word))
 }
 
 /// Makes `name` readable, quoted as a whole and, where it has dots, part by part (`news.changes` as the table `changes`

@@ -30,8 +30,7 @@ use arrow::ipc::reader::{StreamReader, read_record_batch};
 use arrow::ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteOptions, StreamWriter};
 use arrow::ipc::{CompressionType, MetadataVersion, root_as_message};
 use bytes::Bytes;
-use millstream_core::descriptors::wait_for_one;
-use millstream_core::disk::{RealDisk, write_atomic};
+use millstream_core::disk::{Disk, RealDisk, read_all, write_atomic};
 use millstream_core::{Error, Result, ResultExt};
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
@@ -151,7 +150,10 @@ impl SchemaStore {
     /// # Errors
     /// The folder does not exist.
     pub fn open_read_only(dir: &Path) -> Result<Arc<Self>> {
-        std::fs::metadata(dir).doing(|| format!("open folder {}", dir.display()))?;
+        let doing = || format!("open folder {}", dir.display());
+        if !RealDisk.exists(dir).doing(doing)? {
+            return Err(Error::from(std::io::Error::from(std::io::ErrorKind::NotFound)).context(doing()));
+        }
         Ok(Arc::new(Self { folder: dir.to_path_buf(), writable: false, known: Mutex::default() }))
     }
 
@@ -194,7 +196,7 @@ impl SchemaStore {
         }
         let path = self.path(id);
         let broken = |what: &str| Error::corruption(format!("schema file {} {what}", path.display()));
-        let bytes = match wait_for_one(|| std::fs::read(&path)) {
+        let bytes = match read_all(&RealDisk, &path) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 return Err(broken("is missing: records that were written with it can't be read; restore the file"));

@@ -28,6 +28,7 @@ use bytes::Bytes;
 use millstream_core::descriptors::wait_for_one;
 use millstream_core::{Clock, Error, Result, ResultExt, RowFailure, SinkBatch, StagedSink};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 
 use self::writer::{Piece, Writer};
 use super::sink_config::{FileSinkConfig, FileSinkSpec};
@@ -44,6 +45,7 @@ pub struct FileSink {
     /// What the hidden files of this sink begin with.
     prefix: String,
     state: State,
+    turn: Turn,
 }
 
 enum State {
@@ -86,7 +88,8 @@ impl FileSink {
         let (config, body) = (spec.config.clone(), spec.body.clone());
         let folder = std::path::absolute(&config.folder).doing(|| format!("find folder {}", config.folder))?;
         let prefix = format!(".{}~{}~", context.pipeline, context.name);
-        Ok(Self { config, body, name: context.name, clock: context.clock, folder, prefix, state: State::Idle })
+        let (name, clock) = (context.name, context.clock);
+        Ok(Self { config, body, name, clock, folder, prefix, state: State::Idle, turn: Turn::default() })
     }
 
     fn take(&mut self) -> Result<Option<OpenFile>> {
@@ -147,8 +150,8 @@ impl StagedSink for FileSink {
         // After a failure, something may be open still.
         self.state = State::Idle;
         let token = token.map(|bytes| Token::read(&bytes)).transpose()?;
-        let (folder, prefix) = (self.folder.clone(), self.prefix.clone());
-        blocking(move || {
+        let (folder, prefix, turn) = (self.folder.clone(), self.prefix.clone(), self.turn.clone());
+        turn.blocking(move || {
             if let Some(token) = &token {
                 token.publish()?;
             }
@@ -161,19 +164,20 @@ impl StagedSink for FileSink {
     async fn stage(&mut self, batch: &SinkBatch) -> Result<Vec<RowFailure>> {
         let (piece, first, failures) = self.piece(batch)?;
         let Some(row) = first else { return Ok(failures) };
-        let open = self.take()?;
+        let (open, turn) = (self.take()?, self.turn.clone());
         // Zeros in front, so that names sort as offsets do.
         let opener = self.opener(format!("{}-{:012}", batch.partition, batch.offsets[row as usize]));
-        let file = blocking(move || {
-            let mut file = match open {
-                Some(file) => file,
-                None => opener(&piece)?,
-            };
-            file.writer.write(&piece).doing(|| format!("write {}", file.path.display()))?;
-            Ok(file)
-        })
-        .await
-        .map_err(|e| e.context(format!("sink {}", self.name)))?;
+        let file = turn
+            .blocking(move || {
+                let mut file = match open {
+                    Some(file) => file,
+                    None => opener(&piece)?,
+                };
+                file.writer.write(&piece).doing(|| format!("write {}", file.path.display()))?;
+                Ok(file)
+            })
+            .await
+            .map_err(|e| e.context(format!("sink {}", self.name)))?;
         self.state = State::Open(file);
         Ok(failures)
     }
@@ -192,8 +196,8 @@ impl StagedSink for FileSink {
         };
         let name = self.free_name(&file.first, now_us)?;
         let token = Token { folder: self.folder.clone(), part: file.part, name };
-        let folder = self.folder.clone();
-        blocking(move || {
+        let (folder, turn) = (self.folder.clone(), self.turn.clone());
+        turn.blocking(move || {
             file.writer.finish().doing(|| format!("finish {}", file.path.display()))?;
             // The token must not outlive the hidden file's name.
             sync_folder(&folder)?;
@@ -212,8 +216,8 @@ impl StagedSink for FileSink {
     }
 
     async fn publish(&mut self, token: Bytes) -> Result<()> {
-        let token = Token::read(&token)?;
-        blocking(move || token.publish()).await.map_err(|e| e.context(format!("sink {}", self.name)))
+        let (token, turn) = (Token::read(&token)?, self.turn.clone());
+        turn.blocking(move || token.publish()).await.map_err(|e| e.context(format!("sink {}", self.name)))
     }
 }
 
@@ -279,14 +283,27 @@ fn remove_parts(folder: &Path, prefix: &str) -> Result<()> {
     Ok(())
 }
 
+/// Held by whatever is being done on the disk, also where nobody waits for it any more: what an abandoned call has
+/// begun ends before the next one begins.
+#[derive(Clone, Default)]
+struct Turn(Arc<Mutex<()>>);
+
+impl Turn {
+    /// Runs work on the disk where it holds up no other task.
+    async fn blocking<T: Send + 'static>(self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+        let turn = self.0.lock_owned().await;
+        let work = move || {
+            let done = work();
+            drop(turn);
+            done
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|e| Error::bug("write file").caused_by(e))?
+    }
+}
+
 /// Makes names in a folder durable.
 fn sync_folder(folder: &Path) -> Result<()> {
     wait_for_one(|| File::open(folder)).and_then(|f| f.sync_all()).doing(|| format!("sync folder {}", folder.display()))
-}
-
-/// Runs work on the disk where it holds up no other task.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| Error::bug("write file").caused_by(e))?
 }
 
 #[cfg(test)]

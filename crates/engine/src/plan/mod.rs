@@ -403,3 +403,6 @@ pub fn storage_spec(table: &TableSpec) -> millstream_storage::table::TableSpec {
         ttl_us: table.ttl.map(|ttl| i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use millstream_core::disk::{Disk, RealDisk};
-use millstream_core::{DeadLetter, Error, ErrorKind, Result, ResultExt};
+use millstream_core::{DeadLetter, ErrorKind, Result, ResultExt};
 use millstream_storage::codec::{SchemaStore, schema_id};
 use millstream_storage::log::{self, Log};
 use millstream_storage::state::{StateOptions, StateReader, StateStore, local_store};
@@ -109,7 +109,7 @@ impl Looker<'_> {
         for name in names_in(&self.dir.root().join("log"))? {
             let folder = self.dir.log(&name);
             let found: Vec<String> =
-                log::damage(&disk, &folder, &name)?.iter().map(|e| in_short(e, "; the file was damaged")).collect();
+                log::damage(&disk, &folder, &name)?.iter().map(|e| e.message().to_owned()).collect();
             let log = match found.is_empty() && !names_in(&folder)?.iter().all(|file| !file.ends_with(".seg")) {
                 true => Some(Log::open_read_only(disk.clone(), &folder, &name)?),
                 false => None,
@@ -294,11 +294,6 @@ fn damage_of(read: Result<()>) -> Result<Vec<String>> {
         Err(e) if e.kind() == ErrorKind::Corruption => Ok(vec![e.to_string()]),
         Err(e) => Err(e),
     }
-}
-
-/// Without what could be done about it.
-fn in_short(e: &Error, advice: &str) -> String {
-    e.message().split(advice).next().unwrap_or_default().to_owned()
 }
 
 fn shown<'a>(names: impl Iterator<Item = &'a str>) -> String {

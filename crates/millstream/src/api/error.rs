@@ -41,9 +41,11 @@ impl From<Error> for ApiError {
     fn from(e: Error) -> Self {
         let status = match e.kind() {
             ErrorKind::Input | ErrorKind::Config | ErrorKind::TooMuch => StatusCode::BAD_REQUEST,
-            ErrorKind::Retry | ErrorKind::Unavailable | ErrorKind::Stopped => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorKind::Retry | ErrorKind::Unavailable | ErrorKind::Gone | ErrorKind::Stopped => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             ErrorKind::Environment => StatusCode::INSUFFICIENT_STORAGE,
-            ErrorKind::Corruption | ErrorKind::Bug | ErrorKind::Gone => StatusCode::INTERNAL_SERVER_ERROR,
+            ErrorKind::Corruption | ErrorKind::Bug => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, e.to_string())
     }

@@ -160,7 +160,7 @@ impl<'a> Checker<'a> {
                     models.push(ModelSpec { name, config, info });
                 }
                 Err(error) => {
-                    let place = named_key(entry, error.message());
+                    let place = place_of(entry, error.key().unwrap_or("source"));
                     self.error(place, error.to_string(), None);
                 }
             }
@@ -444,16 +444,6 @@ fn holder<'n>(root: &'n Node, wanted: &Node) -> Option<&'n Place> {
     root.entries()
         .iter()
         .find_map(|e| if std::ptr::eq(&e.value, wanted) { Some(&e.place) } else { holder(&e.value, wanted) })
-}
-
-/// The place of the first key in an entry that a message names in backquotes.
-fn named_key<'n>(entry: &'n Entry, message: &str) -> &'n Place {
-    let named = message.split('`').skip(1).step_by(2).find_map(|word| {
-        let key = word.split([':', '.']).next().unwrap_or(word);
-        let value = entry.value.entries().iter().find(|e| e.value.text() == Some(word));
-        entry.value.entry(key).or(value).map(|e| &e.value.place)
-    });
-    named.unwrap_or(&entry.place)
 }
 
 /// An Arrow type in the words of the pipeline file.

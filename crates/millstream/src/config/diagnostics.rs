@@ -40,6 +40,9 @@ pub struct Diagnostic {
     /// True where it stands on the command line: nobody counts lines there.
     #[serde(skip)]
     is_option: bool,
+    /// True where `help` is for files alone.
+    #[serde(skip)]
+    pub(super) is_help_for_files: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +72,7 @@ impl Diagnostics {
             help,
             excerpt: None,
             is_option: false,
+            is_help_for_files: false,
         }])
     }
 
@@ -132,12 +136,20 @@ pub struct Problem {
     pub message: String,
     /// What to do about it.
     pub help: Option<String>,
+    /// True where that is for files alone: a shell takes quotes away.
+    pub is_help_for_files: bool,
 }
 
 impl Problem {
     /// An error at `place`.
     pub fn error(place: &Place, message: impl Into<String>, help: Option<String>) -> Self {
-        Self { severity: Severity::Error, place: place.clone(), message: message.into(), help }
+        Self {
+            severity: Severity::Error,
+            place: place.clone(),
+            message: message.into(),
+            help,
+            is_help_for_files: false,
+        }
     }
 
     /// A warning at `place`.
@@ -180,6 +192,7 @@ pub fn report(file: &str, source: &str, problems: Vec<Problem>, secrets: &Secret
             message: secrets.redact(&problem.message),
             help: problem.help.map(|help| secrets.redact(&help)),
             is_option: false,
+            is_help_for_files: problem.is_help_for_files,
         })
         .collect();
     diagnostics.sort_by_key(|d| (d.line, d.column));

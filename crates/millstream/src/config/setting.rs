@@ -131,8 +131,7 @@ impl<'a> Extended<'a> {
         for diagnostic in &mut diagnostics.0 {
             let of = self.settings.iter().zip(&self.begins).rev().find(|(_, (_, line))| *line <= diagnostic.line);
             if let Some((setting, (_, line))) = of {
-                // A shell would take quotes away.
-                let help = diagnostic.help.take().filter(|help| !help.starts_with("put it in quotes"));
+                let help = diagnostic.help.take().filter(|_| !diagnostic.is_help_for_files);
                 diagnostic.help = help.or_else(|| setting.quoting());
                 diagnostic.of_option(setting.shown(), diagnostic.line - line + 1);
             }

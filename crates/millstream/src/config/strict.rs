@@ -342,7 +342,9 @@ impl<'a> Walk<'a> {
         } else {
             format!("{} must be {}, not {found}", spot.name, or(&wanted))
         };
-        self.error(&node.place, message, help);
+        let is_help_for_files = wanted == ["a text"];
+        let problem = Problem { is_help_for_files, ..Problem::error(&node.place, message, help) };
+        self.findings.problems.push(problem);
     }
 
     fn wanted(&self, schema: &'a Value) -> Vec<&'static str> {

@@ -94,7 +94,10 @@ impl ModelFiles {
             Task::TextClassification => None,
             Task::TabularClassification | Task::TabularRegression => {
                 let task = task.as_str();
-                return Err(Error::config(format!("`task: {task}` is for ONNX files; these models read texts")));
+                return Err(Error::setting(
+                    "task",
+                    format!("`task: {task}` is for ONNX files; these models read texts"),
+                ));
             }
         };
         // Old sentence-transformers have the encoder in a folder of its own.

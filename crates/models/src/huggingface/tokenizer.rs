@@ -129,9 +129,10 @@ impl Description {
         }
         let special = tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
         if tokens_max <= special {
-            return Err(Error::config(format!(
-                "`max_length` is {tokens_max}: the special tokens alone are {special}, write more"
-            )));
+            return Err(Error::setting(
+                "max_length",
+                format!("`max_length` is {tokens_max}: the special tokens alone are {special}, write more"),
+            ));
         }
         let direction = if self.cuts_front { TruncationDirection::Left } else { TruncationDirection::Right };
         let truncation = TruncationParams {

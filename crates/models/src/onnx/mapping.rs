@@ -91,7 +91,7 @@ impl Mapping {
     fn resolve(file: &OnnxFile, task: Task, labels: &[String], settings: &OnnxSettings) -> Result<Self> {
         let is_there = |name: &String| file.inputs.iter().any(|input| input.name == *name);
         if let Some(name) = settings.inputs.keys().find(|name| !is_there(name)) {
-            return Err(Error::config(format!("`inputs` names `{name}`; {}", inputs_there(file))));
+            return Err(Error::setting("inputs", format!("`inputs` names `{name}`; {}", inputs_there(file))));
         }
         let (reads, feeds) =
             if task.is_tabular() { column_feeds(file, settings)? } else { (Reads::Text, text_feeds(file, settings)?) };
@@ -99,7 +99,10 @@ impl Mapping {
             let other = feeds.iter().find(|feed| !feed.kind.is_float() && matches!(feed.content, Content::Columns(_)));
             if let Some(feed) = other {
                 let kind = feed.kind.as_str();
-                return Err(Error::config(format!("`on_null: nan` can't be: the input `{}` takes {kind}", feed.name)));
+                return Err(Error::setting(
+                    "on_null",
+                    format!("`on_null: nan` can't be: the input `{}` takes {kind}", feed.name),
+                ));
             }
         }
         let first = |input: &Port| input.shape.as_ref().and_then(|shape| shape.first().copied().flatten());
@@ -203,10 +206,13 @@ fn text_feeds(file: &OnnxFile, settings: &OnnxSettings) -> Result<Vec<Feed>> {
             "attention_mask" => TokenPart::Mask,
             "token_type_ids" => TokenPart::Types,
             _ => {
-                return Err(Error::config(format!(
-                    "a text can't fill the input `{0}`: say what it takes, `inputs: {{ {0}: input_ids }}`, attention_mask or token_type_ids",
-                    input.name
-                )));
+                return Err(Error::setting(
+                    "inputs",
+                    format!(
+                        "a text can't fill the input `{0}`: say what it takes, `inputs: {{ {0}: input_ids }}`, attention_mask or token_type_ids",
+                        input.name
+                    ),
+                ));
             }
         };
         let kind = kind(input)?;
@@ -243,14 +249,15 @@ fn answer<'f>(file: &'f OnnxFile, task: Task, settings: &OnnxSettings) -> Result
     let is_classifier = task.is_classification();
     let of_task = |name: &str| name == key || (is_classifier && (name == "label" || name == "scores"));
     if let Some((name, _)) = set.iter().find(|(name, set)| set.is_some() && !of_task(name)) {
-        return Err(Error::config(format!("`outputs.{name}` is not for `task: {}`, which has `{key}`", task.as_str())));
+        return Err(Error::setting(
+            "outputs",
+            format!("`outputs.{name}` is not for `task: {}`, which has `{key}`", task.as_str()),
+        ));
     }
     let output = match wanted {
-        Some(name) => file
-            .outputs
-            .iter()
-            .find(|output| output.port.name == *name)
-            .ok_or_else(|| Error::config(format!("`outputs.{key}` is `{name}`; {}", outputs_there(file))))?,
+        Some(name) => file.outputs.iter().find(|output| output.port.name == *name).ok_or_else(|| {
+            Error::setting("outputs", format!("`outputs.{key}` is `{name}`; {}", outputs_there(file)))
+        })?,
         None => {
             let is_float = |output: &&Output| output.port.kind.is_some_and(Kind::is_float);
             let mut floats = file.outputs.iter().filter(is_float);
@@ -258,16 +265,17 @@ fn answer<'f>(file: &'f OnnxFile, task: Task, settings: &OnnxSettings) -> Result
                 (Some(output), None) => output,
                 _ => {
                     let there = outputs_there(file);
-                    return Err(Error::config(format!(
-                        "which output counts? Write `outputs: {{ {key}: … }}`; {there}"
-                    )));
+                    return Err(Error::setting(
+                        "outputs",
+                        format!("which output counts? Write `outputs: {{ {key}: … }}`; {there}"),
+                    ));
                 }
             }
         }
     };
     let name = &output.port.name;
     if key != "label" && !output.port.kind.is_some_and(Kind::is_float) {
-        return Err(Error::config(format!("the output `{name}` gives no floats; {}", outputs_there(file))));
+        return Err(Error::setting("outputs", format!("the output `{name}` gives no floats; {}", outputs_there(file))));
     }
     let rank = output.port.shape.as_ref().map(Vec::len);
     let meaning = match key {
@@ -277,14 +285,14 @@ fn answer<'f>(file: &'f OnnxFile, task: Task, settings: &OnnxSettings) -> Result
             if rank == Some(3) && settings.pooling.is_none() {
                 let message =
                     format!("the output `{name}` has a vector for each token: write `pooling: mean` or `cls`");
-                return Err(Error::config(message));
+                return Err(Error::setting("pooling", message));
             }
             Meaning::Embedding { pooling: settings.pooling, normalize: settings.normalize }
         }
         _ => match settings.activation {
             Some(OnnxActivation::Sigmoid) if rank == Some(2) && scores_of(output).is_some_and(|width| width != 1) => {
                 let message = format!("`activation: sigmoid` is for one score; the output `{name}` has more");
-                return Err(Error::config(message));
+                return Err(Error::setting("activation", message));
             }
             Some(activation) => Meaning::Scores(activation),
             None if output.is_probability => Meaning::Scores(OnnxActivation::None),
@@ -292,7 +300,7 @@ fn answer<'f>(file: &'f OnnxFile, task: Task, settings: &OnnxSettings) -> Result
                 let message = format!(
                     "does the output `{name}` give logits or probabilities? Write `activation: softmax`, `sigmoid` or `none`"
                 );
-                return Err(Error::config(message));
+                return Err(Error::setting("activation", message));
             }
         },
     };
@@ -309,7 +317,7 @@ fn labels_of(task: Task, labels: &[String], output: &Output, answer: &Answer) ->
         return if labels.is_empty() {
             Ok(Vec::new())
         } else {
-            Err(Error::config(format!("`task: {}` has no labels: leave out `labels`", task.as_str())))
+            Err(Error::setting("labels", format!("`task: {}` has no labels: leave out `labels`", task.as_str())))
         };
     }
     let is_label = answer.meaning == Meaning::Label;
@@ -317,10 +325,13 @@ fn labels_of(task: Task, labels: &[String], output: &Output, answer: &Answer) ->
     let name = &output.port.name;
     if labels.is_empty() {
         return match (output.labels.len(), width) {
-            (0 | 1, _) => Err(Error::config(format!(
-                "the file does not name the labels of the output `{name}`{}: write `labels: […]`, in its order",
-                width.map_or(String::new(), |width| format!(", which has {width}"))
-            ))),
+            (0 | 1, _) => Err(Error::setting(
+                "labels",
+                format!(
+                    "the file does not name the labels of the output `{name}`{}: write `labels: […]`, in its order",
+                    width.map_or(String::new(), |width| format!(", which has {width}"))
+                ),
+            )),
             (named, Some(width)) if named != width && (named, width) != (2, 1) => {
                 Err(Error::config(format!("the output `{name}` has {width} scores for {named} labels")))
             }
@@ -329,11 +340,14 @@ fn labels_of(task: Task, labels: &[String], output: &Output, answer: &Answer) ->
     }
     let there = if output.labels.is_empty() { width } else { Some(output.labels.len()) };
     if let Some(there) = there.filter(|&there| there != labels.len() && (there, labels.len()) != (1, 2)) {
-        return Err(Error::config(format!("`labels` has {} labels; the output `{name}` has {there}", labels.len())));
+        return Err(Error::setting(
+            "labels",
+            format!("`labels` has {} labels; the output `{name}` has {there}", labels.len()),
+        ));
     }
     if is_label && output.labels.iter().any(|label| labels.iter().all(|other| **other != **label)) {
         let there = output.labels.join(", ");
-        return Err(Error::config(format!("the labels that the output `{name}` gives are [{there}]")));
+        return Err(Error::setting("labels", format!("the labels that the output `{name}` gives are [{there}]")));
     }
     Ok(labels.iter().map(|label| label.as_str().into()).collect())
 }

@@ -82,7 +82,8 @@ fn find_onnxruntime() -> Result<()> {
 
 #[cfg(not(feature = "onnxruntime"))]
 fn find_onnxruntime() -> Result<()> {
-    Err(Error::config(
+    Err(Error::setting(
+        "runtime",
         "`runtime: onnxruntime`: this build can't load ONNX Runtime; build it with `--features onnxruntime`, or leave out `runtime`",
     ))
 }

@@ -46,7 +46,8 @@ pub(super) fn library() -> Result<PathBuf> {
     let hint =
         "set it to the file libonnxruntime.so, as in the package `onnxruntime` of PyPI or the releases of ONNX Runtime";
     let path = std::env::var_os(LIBRARY).filter(|path| !path.is_empty()).map(PathBuf::from);
-    let path = path.ok_or_else(|| Error::config(format!("`runtime: onnxruntime` needs {LIBRARY}: {hint}")))?;
+    let path =
+        path.ok_or_else(|| Error::setting("runtime", format!("`runtime: onnxruntime` needs {LIBRARY}: {hint}")))?;
     if !path.is_file() {
         return Err(Error::config(format!("{LIBRARY} is {}, where no file is: {hint}", path.display())));
     }

@@ -174,12 +174,15 @@ impl EndpointConfig {
         use Protocol::{Kserve, Openai, Tei, Template as Own};
         if is_aws && matches!(protocol, Openai | Tei) {
             let name = protocol.as_str();
-            return Err(Error::config(format!(
-                "`protocol: {name}` is for http:// and https://: write json, sagemaker, kserve or template, the body that the container or function takes"
-            )));
+            return Err(Error::setting(
+                "protocol",
+                format!(
+                    "`protocol: {name}` is for http:// and https://: write json, sagemaker, kserve or template, the body that the container or function takes"
+                ),
+            ));
         }
         let only = |key: &str, is_set: bool, fits: bool, whose: &str| match is_set && !fits {
-            true => Err(Error::config(format!("`{key}` is for {whose}"))),
+            true => Err(Error::setting(key, format!("`{key}` is for {whose}"))),
             false => Ok(()),
         };
         let is_chat = protocol == Openai && task == Task::TextClassification;
@@ -209,13 +212,19 @@ impl EndpointConfig {
             Protocol::Kserve => {
                 let tensors = self.tensors.clone().unwrap_or_default();
                 if !(1..=2).contains(&tensors.rank) {
-                    return Err(Error::config(format!("`tensors.rank` is {}: write 1 or 2", tensors.rank)));
+                    return Err(Error::setting(
+                        "tensors.rank",
+                        format!("`tensors.rank` is {}: write 1 or 2", tensors.rank),
+                    ));
                 }
                 Codec::Kserve(tensors)
             }
             Protocol::Openai => {
                 let model = self.model_name.clone().ok_or_else(|| {
-                    Error::config("`model_name` is missing: `protocol: openai` needs the model's name at the server")
+                    Error::setting(
+                        "model_name",
+                        "`model_name` is missing: `protocol: openai` needs the model's name at the server",
+                    )
                 })?;
                 match task {
                     Task::Embedding => Codec::OpenaiEmbeddings(model),
@@ -226,7 +235,7 @@ impl EndpointConfig {
             }
             Protocol::Template => {
                 let request = self.request.clone().ok_or_else(|| {
-                    Error::config(
+                    Error::setting("request", 
                         "`request` is missing: `protocol: template` needs one, such as `request: { texts: \"{{inputs}}\" }`",
                     )
                 })?;
@@ -244,17 +253,19 @@ impl EndpointConfig {
         }
         if let Some(region) = &self.region {
             if target.region.as_ref().is_some_and(|of_arn| of_arn != region) {
-                return Err(Error::config(format!(
-                    "`region` is {region}, but the function is elsewhere: leave it out"
-                )));
+                return Err(Error::setting(
+                    "region",
+                    format!("`region` is {region}, but the function is elsewhere: leave it out"),
+                ));
             }
             if region.is_empty() || !region.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-') {
-                return Err(Error::config(format!("`region` is `{region}`: write one such as eu-west-1")));
+                return Err(Error::setting("region", format!("`region` is `{region}`: write one such as eu-west-1")));
             }
             target.region = Some(region.clone());
         }
         if let Some(url) = &self.endpoint_url {
-            let wrong = |why: &str| Error::config(format!("`endpoint_url` is `{}`: {why}", redact_url(url)));
+            let wrong =
+                |why: &str| Error::setting("endpoint_url", format!("`endpoint_url` is `{}`: {why}", redact_url(url)));
             let parsed = Url::parse(url).map_err(|e| wrong(&e.to_string()))?;
             let is_plain = parsed.query().is_none() && parsed.username().is_empty() && parsed.password().is_none();
             if !matches!(parsed.scheme(), "http" | "https") || !is_plain {
@@ -268,7 +279,10 @@ impl EndpointConfig {
     fn checked_concurrency(&self) -> Result<usize> {
         let concurrency = self.concurrency.unwrap_or(8);
         if !(1..=CONCURRENCY_MAX).contains(&concurrency) {
-            return Err(Error::config(format!("`concurrency` is {concurrency}: write 1 to {CONCURRENCY_MAX}")));
+            return Err(Error::setting(
+                "concurrency",
+                format!("`concurrency` is {concurrency}: write 1 to {CONCURRENCY_MAX}"),
+            ));
         }
         Ok(concurrency)
     }
@@ -276,7 +290,7 @@ impl EndpointConfig {
     fn checked_timeout(&self) -> Result<Duration> {
         let timeout = self.timeout.map_or(Duration::from_secs(10), |t| t.0);
         if timeout.is_zero() {
-            return Err(Error::config("`timeout` is zero: write how long a request may take, such as 10s"));
+            return Err(Error::setting("timeout", "`timeout` is zero: write how long a request may take, such as 10s"));
         }
         Ok(timeout)
     }
@@ -284,7 +298,8 @@ impl EndpointConfig {
     fn checked_breaker(&self) -> Result<BreakerConfig> {
         let breaker = self.circuit_breaker.unwrap_or_default();
         if breaker.open_for.0.is_zero() {
-            return Err(Error::config(
+            return Err(Error::setting(
+                "circuit_breaker.open_for",
                 "`circuit_breaker.open_for` is zero: write how long to leave the endpoint alone, or `failures: 0` to never do so",
             ));
         }
@@ -324,9 +339,12 @@ fn headers(written: &BTreeMap<String, Secret>) -> Result<HeaderMap> {
     let mut headers = HeaderMap::new();
     for (name, value) in written {
         let key = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| Error::config(format!("`{name}` is no name for an HTTP header")))?;
+            .map_err(|_| Error::setting("headers", format!("`{name}` is no name for an HTTP header")))?;
         let mut value = HeaderValue::from_str(value.expose()).map_err(|_| {
-            Error::config(format!("the value of header `{name}` holds a character that HTTP does not allow"))
+            Error::setting(
+                "headers",
+                format!("the value of header `{name}` holds a character that HTTP does not allow"),
+            )
         })?;
         value.set_sensitive(true);
         headers.insert(key, value);
@@ -338,12 +356,15 @@ fn check_labels(task: Task, labels: &[String]) -> Result<()> {
     let example = "write all of them, such as `labels: [negative, neutral, positive]`";
     match (task, labels.len()) {
         (Task::Embedding, 0) => return Ok(()),
-        (Task::Embedding, _) => return Err(Error::config("an embedding has no labels: leave out `labels`")),
+        (Task::Embedding, _) => return Err(Error::setting("labels", "an embedding has no labels: leave out `labels`")),
         (Task::TextClassification, 0) => {
-            return Err(Error::config(format!("`labels` is missing: an endpoint can't be asked for them; {example}")));
+            return Err(Error::setting(
+                "labels",
+                format!("`labels` is missing: an endpoint can't be asked for them; {example}"),
+            ));
         }
         (Task::TextClassification, 1) => {
-            return Err(Error::config(format!("one label is nothing to choose from: {example}")));
+            return Err(Error::setting("labels", format!("one label is nothing to choose from: {example}")));
         }
         _ => {}
     }

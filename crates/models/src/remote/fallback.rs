@@ -115,7 +115,10 @@ pub(crate) fn fixed(of: &ModelInfo, value: &Map<String, Value>) -> Result<Predic
             let mut scores: Map<String, Value> = of.labels.iter().map(|label| (label.to_string(), 0.into())).collect();
             if scores.insert(chosen.into(), 1.into()).is_none() {
                 let labels = of.labels.join(", ");
-                return Err(Error::config(format!("`fallback` has the label `{chosen}`; `labels` are {labels}")));
+                return Err(Error::setting(
+                    "fallback",
+                    format!("`fallback` has the label `{chosen}`; `labels` are {labels}"),
+                ));
             }
             Value::Object(Map::from_iter([("scores".to_owned(), Value::Object(scores))]))
         }
@@ -129,20 +132,23 @@ pub(crate) fn fixed(of: &ModelInfo, value: &Map<String, Value>) -> Result<Predic
             Task::Embedding => "write `{ embedding: [0.1, …] }`",
         };
         let why = failure.message.replace("the endpoint", "`fallback`");
-        Error::config(format!("`fallback` is no prediction of this model ({why}): {example}"))
+        Error::setting("fallback", format!("`fallback` is no prediction of this model ({why}): {example}"))
     })
 }
 
 fn places(of: &ModelInfo, other: &ModelInfo) -> Result<Arc<[usize]>> {
     let (task, wanted) = (other.task.as_str(), of.task.as_str());
     if other.task != of.task {
-        return Err(Error::config(format!("`fallback` is `{}`, which does {task}, not {wanted}", other.name)));
+        return Err(Error::setting(
+            "fallback",
+            format!("`fallback` is `{}`, which does {task}, not {wanted}", other.name),
+        ));
     }
     let place = |label: &Arc<str>| other.labels.iter().position(|theirs| theirs == label);
     let places: Option<Arc<[usize]>> = of.labels.iter().map(place).collect();
     places.filter(|places| places.len() == other.labels.len()).ok_or_else(|| {
         let (theirs, ours) = (other.labels.join(", "), of.labels.join(", "));
-        Error::config(format!("`fallback` is `{}`, whose labels are {theirs}, not {ours}", other.name))
+        Error::setting("fallback", format!("`fallback` is `{}`, whose labels are {theirs}, not {ours}", other.name))
     })
 }
 
@@ -155,5 +161,5 @@ fn in_order(answer: Prediction, places: &[usize]) -> Result<Prediction, Failure>
 }
 
 fn unknown(name: &str) -> Error {
-    Error::config(format!("`fallback` is `{name}`, but there is no such model"))
+    Error::setting("fallback", format!("`fallback` is `{name}`, but there is no such model"))
 }

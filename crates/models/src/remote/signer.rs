@@ -33,8 +33,9 @@ impl Signer {
     pub(crate) fn new(target: &Target, clock: Arc<dyn Clock>) -> Result<(Url, Self)> {
         let of_environment = || ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().find_map(|name| std::env::var(name).ok());
         let region = target.region.clone().or_else(of_environment).filter(|region| !region.is_empty());
-        let region = region
-            .ok_or_else(|| Error::config("`region` is missing: write one, such as eu-west-1, or set AWS_REGION"))?;
+        let region = region.ok_or_else(|| {
+            Error::setting("region", "`region` is missing: write one, such as eu-west-1, or set AWS_REGION")
+        })?;
         let credentials = CredentialSource::of(Search::new(Environment::of_process(), &region, clock.clone())?, clock);
         Ok((target.url(&region)?, Self { service: target.service, region, credentials }))
     }

@@ -86,7 +86,7 @@ async fn a_query_only_reads() {
 #[tokio::test]
 async fn errors_name_what_was_meant() {
     let error = of_sql(engine().run("SELECT id FROM newz").await.unwrap_err());
-    assert!(error.message.contains("did you mean `news`?"), "{error}");
+    assert!(error.to_string().contains("did you mean `news`?"), "{error}");
     let error = of_sql(engine().run("SELECT idd FROM news").await.unwrap_err());
     assert_eq!((error.line, error.column), (Some(1), Some(8)));
     let result = engine().run("SELECT 1 / words AS x FROM news").await.unwrap();

@@ -265,11 +265,10 @@ const PAYLOAD_CRC: &str = "the payload of a chunk does not match its CRC";
 
 /// An error that says what is wrong where, and what to do.
 pub(super) fn corrupt(path: &Path, position: u64, what: &str) -> Error {
-    Error::corruption(format!(
-        "{} at byte {position}: {what}; the file was damaged after it was written: restore it from a backup, or move \
-         the stream's folder away and read the source again",
-        path.display()
-    ))
+    Error::corruption(format!("{} at byte {position}: {what}", path.display())).advise(
+        "the file was damaged after it was written: restore it from a backup, or move the stream's folder away and \
+         read the source again",
+    )
 }
 
 /// An error for files that another version of the program wrote.

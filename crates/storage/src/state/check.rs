@@ -1,7 +1,7 @@
 //! Reading all of a state at rest, to say what is damaged in it.
 
 use futures::TryStreamExt;
-use millstream_core::{Error, ErrorKind, Result};
+use millstream_core::{ErrorKind, Result};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
@@ -35,7 +35,7 @@ impl StateStore {
         if found.is_empty() && !objects.is_empty() {
             // Each file is what was written: now whether they are all there, and belong together.
             match self.read_through(path).await {
-                Err(e) if e.kind() == ErrorKind::Corruption => found.push(in_short(&e)),
+                Err(e) if e.kind() == ErrorKind::Corruption => found.push(e.message().to_owned()),
                 read => read?,
             }
         }
@@ -49,14 +49,4 @@ impl StateStore {
         while scan.next().await?.is_some() {}
         reader.close().await
     }
-}
-
-/// Without what could be done about it: who asks for all damage knows better.
-fn in_short(e: &Error) -> String {
-    let message = e.message();
-    message
-        .split_once(": put it back")
-        .or(message.split_once(": put the folder back"))
-        .map_or(message, |(what, _)| what)
-        .to_owned()
 }

@@ -77,7 +77,7 @@ impl Home {
 
 /// The error about a file that is not what was written.
 pub(super) fn damage(found: &Damaged) -> Error {
-    Error::corruption(format!("{found}: {ADVICE}"))
+    Error::corruption(found.to_string()).advise(ADVICE)
 }
 
 /// What the caller should do about an error of the engine.
@@ -97,7 +97,7 @@ fn translate(e: slatedb::Error) -> Error {
         ErrorKind::Data if e.to_string().contains("format version") => {
             Error::environment("the state is of a newer Millstream: use the version that wrote it").caused_by(e)
         }
-        ErrorKind::Data => Error::corruption(format!("stored state does not read back: {ADVICE}")).caused_by(e),
+        ErrorKind::Data => Error::corruption("stored state does not read back").advise(ADVICE).caused_by(e),
         _ => Error::bug("state engine").caused_by(e),
     }
 }

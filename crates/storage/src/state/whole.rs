@@ -28,10 +28,12 @@ impl Home {
             let Some(first) = listed.first() else { return Ok(()) };
             let root = self.store.damage.below(&self.path).map_or_else(String::new, |found| format!(" ({found})"));
             return Err(Error::corruption(format!(
-                "open state {}: its manifest is missing{root}, while there is {first}: put the folder back from a backup, \
-                 or let `millstream repair` build the state anew from its log",
+                "open state {}: its manifest is missing{root}, while there is {first}",
                 self.path
-            )));
+            ))
+            .advise(
+                "put the folder back from a backup, or let `millstream repair` build the state anew from its log",
+            ));
         };
         let first = manifest.replay_after_wal_id() + 1;
         let needed = numbers.iter().filter(|number| **number >= first);

@@ -57,7 +57,8 @@ async fn rows_pass_in_the_order_of_their_time_when_that_has_passed() {
         let passed = sorted.pass(&batch(&[]), &[], waits_still, &mut writes).await.unwrap();
         assert_eq!(ids(&passed), [0; 0]);
     }
-    let given = [(0, place(17, 4)), (1, Place { time_us: 18, is_late: true, event_us: 3, offset: 5 }), (2, place(18, 6))];
+    let given =
+        [(0, place(17, 4)), (1, Place { time_us: 18, is_late: true, event_us: 3, offset: 5 }), (2, place(18, 6))];
     let passed = sorted.pass(&batch(&[5, 6, 7]), &given, at(30), &mut writes).await.unwrap();
     assert_eq!((ids(&passed), passed.given), (vec![5, 7, 6, 1], None), "a late one is behind all of its time");
     let given = [(0, place(90, 7))];

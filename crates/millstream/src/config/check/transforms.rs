@@ -315,7 +315,7 @@ impl<'a> Checker<'a> {
     pub(super) fn sql_warnings(&mut self, node: &Node, warnings: &[SqlError]) {
         for warning in warnings {
             let place = self.sql_place(node, warning);
-            self.problems.push(Problem::warning(&place, warning.message.clone(), None));
+            self.problems.push(Problem::warning(&place, warning.message.clone(), warning.help.clone()));
         }
     }
 
@@ -327,11 +327,7 @@ impl<'a> Checker<'a> {
             return self.error(&comment, message, Some(help.into()));
         }
         let place = self.sql_place(node, error);
-        let (message, help) = match error.message.split_once("; did you mean ") {
-            Some((message, rest)) => (message.to_owned(), Some(format!("did you mean {rest}"))),
-            None => (error.message.clone(), None),
-        };
-        self.error(&place, message, help);
+        self.error(&place, error.message.clone(), error.help.clone());
     }
 
     fn sql_place(&self, node: &Node, error: &SqlError) -> Place {

@@ -100,10 +100,10 @@ impl Target {
         let mut url = match &self.endpoint_url {
             Some(url) => url.clone(),
             None => Url::parse(&format!("https://{}.{region}.{}", self.service.host(), dns_suffix(region)))
-                .map_err(|e| Error::config(format!("`region` is `{region}`: {e}")))?,
+                .map_err(|e| Error::setting("region", format!("`region` is `{region}`: {e}")))?,
         };
         if url.cannot_be_a_base() {
-            return Err(Error::config("`endpoint_url` can't be the start of an address"));
+            return Err(Error::setting("endpoint_url", "`endpoint_url` can't be the start of an address"));
         }
         // Colons and dollars as the SDKs write them.
         let name = self.name.replace(':', "%3A").replace('$', "%24");

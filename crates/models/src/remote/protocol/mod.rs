@@ -162,7 +162,10 @@ pub(crate) fn request_url(endpoint: &Url, protocol: Protocol, model_name: Option
         Protocol::Kserve if url.path().ends_with("/infer") => {}
         Protocol::Kserve => {
             let name = model_name.ok_or_else(|| {
-                Error::config("`model_name` is missing: `protocol: kserve` needs the model's name at the server")
+                Error::setting(
+                    "model_name",
+                    "`model_name` is missing: `protocol: kserve` needs the model's name at the server",
+                )
             })?;
             extend(&mut url, &["v2", "models", name, "infer"])?;
         }
@@ -196,7 +199,10 @@ fn complete(url: &mut Url, wanted: &[&str], other: &[&str]) -> Result<()> {
     let ends_with = |part: &[&str]| url.path().ends_with(&format!("/{}", part.join("/")));
     if ends_with(other) {
         let (wanted, other) = (wanted.join("/"), other.join("/"));
-        return Err(Error::config(format!("`source` ends in `/{other}`, but this task needs `/{wanted}`: write that")));
+        return Err(Error::setting(
+            "source",
+            format!("`source` ends in `/{other}`, but this task needs `/{wanted}`: write that"),
+        ));
     }
     if ends_with(wanted) { Ok(()) } else { extend(url, wanted) }
 }

@@ -39,9 +39,12 @@ impl Answer {
         };
         let is_pointer = |part: &str| part.is_empty() || part.starts_with('/');
         if !is_pointer(list) || !is_pointer(element) || element.contains("/*") {
-            return Err(Error::config(format!(
-                "`answer` is `{pointer}`: write a JSON pointer such as /predictions, or /results/*/output for a part of each item"
-            )));
+            return Err(Error::setting(
+                "answer",
+                format!(
+                    "`answer` is `{pointer}`: write a JSON pointer such as /predictions, or /results/*/output for a part of each item"
+                ),
+            ));
         }
         Ok(Self { list: list.into(), element: element.into() })
     }
@@ -53,10 +56,13 @@ impl Template {
     pub(crate) fn new(request: Value, answer: Answer) -> Result<Self> {
         let (one, all) = (count(&request, &|text| text.contains(ONE)), count(&request, &|text| text == ALL));
         match (one, all) {
-            (0, 0) => Err(Error::config(
+            (0, 0) => Err(Error::setting(
+                "request",
                 "`request` has no placeholder: write \"{{inputs}}\" where the list of texts goes, or {{input}} where one text goes",
             )),
-            (1.., 1..) => Err(Error::config("`request` has both {{input}} and {{inputs}}: write one of them")),
+            (1.., 1..) => {
+                Err(Error::setting("request", "`request` has both {{input}} and {{inputs}}: write one of them"))
+            }
             _ => Ok(Self { request, answer, takes_one: one > 0 }),
         }
     }

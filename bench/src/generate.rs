@@ -131,11 +131,20 @@ impl Generator {
 }
 
 /// Writes `records` records into `dir/wire.jsonl`.
+///
+/// # Errors
+/// The disk refuses.
 pub fn input(dir: &Path, records: u64) -> Outcome<Input> {
     std::fs::create_dir_all(dir)?;
-    let path = dir.join("wire.jsonl");
+    file(dir.join("wire.jsonl"), Generator::default(), records)
+}
+
+/// Writes the next `records` records of a generator into the file at `path`.
+///
+/// # Errors
+/// The disk refuses.
+pub fn file(path: PathBuf, mut generator: Generator, records: u64) -> Outcome<Input> {
     let mut out = BufWriter::with_capacity(1 << 20, File::create(&path)?);
-    let mut generator = Generator::default();
     let (mut line, mut bytes, mut passing) = (String::new(), 0, 0);
     for _ in 0..records {
         line.clear();
