@@ -20,7 +20,7 @@ pub fn every_type() -> StreamSchema {
         ("x", "float?"),
         ("ok", "bool?"),
         ("at", "timestamp?"),
-        ("day", "date?"),
+        ("day", "timestamp?"),
         ("tags", "[string]?"),
         ("doc", "json?"),
         ("data", "bytes?"),

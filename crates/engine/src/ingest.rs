@@ -417,7 +417,10 @@ fn metadata_column(metadata: Metadata, decoded: &Decoded, raw: &RawBatch, now_us
             decoded.record.iter().for_each(|&record| values.append_value(raw.record(record as usize)));
             Arc::new(values.finish())
         }
-        Metadata::Origin => Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&*raw.origin, rows))),
+        Metadata::Origin => {
+            let origin = (!raw.origin.is_empty()).then_some(&*raw.origin);
+            Arc::new(StringArray::from_iter(std::iter::repeat_n(origin, rows)))
+        }
         Metadata::Position => {
             let position = |&record: &u32| raw.positions.get(record as usize).map(|&p| p as i64);
             Arc::new(decoded.record.iter().map(position).collect::<Int64Array>())
