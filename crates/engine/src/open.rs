@@ -15,6 +15,7 @@ use crate::catalog::Catalog;
 use crate::data_dir::DataDir;
 use crate::deliver::{Deliver, Wish};
 use crate::disk_room::DiskRoom;
+use crate::event_time::EventClock;
 use crate::health::{ComponentHealth, ComponentKind, Health, Part};
 use crate::ingest::Ingest;
 use crate::models::ModelSet;
@@ -27,7 +28,7 @@ use crate::spec::Pipeline;
 use crate::streams::{Stream, Streams};
 use crate::task::{Role, Task, TaskContext};
 use crate::worker::RunOptions;
-use crate::{deliver, event_time, outputs};
+use crate::{deliver, outputs};
 
 /// Opens the log of one stream.
 pub fn open_log(plan: &StreamPlan, data_dir: &DataDir, clock: &Arc<dyn Clock>) -> Result<Log> {
@@ -187,7 +188,7 @@ pub(crate) fn open_source(ingest: &Ingest, health: &Health) -> Result<Option<Box
     let name = ingest.spec.name.clone();
     let mut cursor = ingest.stream.log.producer(&name).map(|p| p.cursor).unwrap_or_default();
     // Not the source's own.
-    cursor.remove(event_time::CURSOR_KEY);
+    EventClock::strip(&mut cursor);
     let component = health.of(ComponentKind::Source, &name, &ingest.clock);
     let context = SourceContext {
         name: name.clone(),

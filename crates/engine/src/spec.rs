@@ -103,7 +103,9 @@ pub struct WatermarkSpec {
     pub delay: Duration,
     /// How far ahead of the clock an event time may be and still be believed.
     pub max_ahead: Duration,
-    /// After how long without a record nobody waits for it; none: everybody does.
+    /// The columns that tell senders apart: each has a time of its own. Empty: the source has one.
+    pub per: Vec<usize>,
+    /// After how long without a record nobody waits for it, or for a sender of it; none: everybody does.
     pub idle: Option<Duration>,
 }
 

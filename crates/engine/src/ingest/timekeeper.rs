@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
 use millstream_core::source::{Cursor, CursorDelta};
 use millstream_core::{Error, Result};
+use millstream_storage::keyed::encode_row_keys;
 use millstream_storage::log::{Chunk, Watermark};
 use parking_lot::Mutex;
 
@@ -18,6 +19,8 @@ use crate::streams::Stream;
 /// The event time of one source.
 pub(super) struct Timekeeper {
     column: usize,
+    /// The columns that tell senders apart.
+    per: Vec<usize>,
     /// Batches may be stored in another order than they are prepared in: they come from several requests at once.
     is_unordered: bool,
     is_kept: bool,
@@ -66,6 +69,7 @@ impl Timekeeper {
         };
         Some(Self {
             column,
+            per: spec.watermark.per.clone(),
             is_unordered,
             is_kept: stream.plan.keeps_time,
             idle_us: spec.watermark.idle.map(|idle| i64::try_from(idle.as_micros()).unwrap_or(i64::MAX)),
@@ -88,10 +92,12 @@ impl Timekeeper {
     ) -> Result<(Vec<Chunk>, OnTheWay)> {
         let times = batch.column(self.column).as_primitive_opt::<TimestampMicrosecondType>();
         let times = times.ok_or_else(|| Error::bug("an event time that is no timestamp"))?;
+        let senders: Vec<ArrayRef> = self.per.iter().map(|&column| batch.column(column).clone()).collect();
+        let senders = if senders.is_empty() { None } else { Some(encode_row_keys(&[], &senders)?) };
         let (observed, on_the_way) = {
             let mut state = self.state.lock();
             (state.heard_us, state.has_ended) = (now_us, false);
-            let observed = state.clock.observe(times, now_us);
+            let observed = state.clock.observe(times, senders.as_ref(), now_us);
             let on_the_way = OnTheWay(Some((self.state.clone(), observed.number)));
             (observed, on_the_way)
         };
@@ -116,6 +122,7 @@ impl Timekeeper {
     pub fn owed(&self, now_us: i64, has_ended: bool) -> Vec<Chunk> {
         let mut state = self.state.lock();
         state.has_ended |= has_ended;
+        state.clock.forget_silent(now_us);
         let is_idle = self.idle_us.is_some_and(|idle| now_us.saturating_sub(state.heard_us) >= idle);
         let watermark = match state.clock.safe_us() {
             _ if state.has_ended => Watermark::End,
@@ -146,7 +153,7 @@ impl Timekeeper {
 mod tests {
     use std::time::Duration;
 
-    use arrow::array::{ArrayRef, Int64Array, TimestampMicrosecondArray};
+    use arrow::array::{Int64Array, TimestampMicrosecondArray};
     use millstream_core::ManualClock;
     use millstream_storage::codec::SchemaStore;
     use millstream_storage::log::{Log, LogOptions};
@@ -178,11 +185,13 @@ mod tests {
         let log = Log::memory("wire", LogOptions::new(4), Arc::new(ManualClock::new(0)));
         let stream = Stream::new(plan, log, SchemaStore::open(folder.path()).unwrap()).unwrap();
         let micros = Duration::from_micros;
-        let spec = WatermarkSpec { delay: micros(10), max_ahead: micros(1_000), idle: Some(micros(100)) };
+        let spec =
+            WatermarkSpec { delay: micros(10), max_ahead: micros(1_000), per: Vec::new(), idle: Some(micros(100)) };
         let state =
             State { clock: EventClock::new(&spec, &Cursor::new()), told: Told::new(4), has_ended: false, heard_us: 0 };
         let time = Timekeeper {
             column: 1,
+            per: Vec::new(),
             is_unordered,
             is_kept: true,
             idle_us: Some(100),

@@ -84,6 +84,7 @@ impl<'a> Checker<'a> {
         if format::envelope(&raw.decode).is_some() {
             self.with_ops.insert(&entry.key);
         }
+        let watermark = self.watermark(entry, raw.watermark.as_ref(), event_time.is_some(), &schema);
         Some(SourceSpec {
             name: entry.key.as_str().into(),
             connector: connector?,
@@ -91,7 +92,7 @@ impl<'a> Checker<'a> {
             declared,
             schema,
             event_time,
-            watermark: self.watermark(entry, raw.watermark.as_ref(), event_time.is_some()),
+            watermark,
             key,
             partitions,
             on_error: raw.on_error.into(),
@@ -167,7 +168,13 @@ impl<'a> Checker<'a> {
         Arc::new(Schema::new(fields))
     }
 
-    fn watermark(&mut self, entry: &Entry, raw: Option<&RawWatermark>, has_event_time: bool) -> WatermarkSpec {
+    fn watermark(
+        &mut self,
+        entry: &Entry,
+        raw: Option<&RawWatermark>,
+        has_event_time: bool,
+        schema: &SchemaRef,
+    ) -> WatermarkSpec {
         if let (Some(at), false) =
             (entry.value.entry("watermark"), has_event_time || entry.value.get("event_time").is_some())
         {
@@ -184,7 +191,15 @@ impl<'a> Checker<'a> {
             let place = at.entry("idle").map_or(&at.place, |idle| &idle.place);
             self.error(place, "`idle` is zero: nobody would ever wait for this source", None);
         }
+        let senders = entry.value.get("watermark").and_then(|at| at.get("per"));
+        let per = senders.map(|node| self.key_columns(node, schema)).unwrap_or_default();
+        if let (Some(node), None) = (senders, idle) {
+            let help = "write `idle: 1m` beside it";
+            let message = "one sender that falls silent holds the watermark back for ever";
+            self.warning(&node.place, message, Some(help.into()));
+        }
         WatermarkSpec {
+            per,
             delay: spec.delay.map(|delay| delay.0).unwrap_or_default(),
             max_ahead: spec.max_ahead.map_or(MAX_AHEAD, |ahead| ahead.0),
             idle,
