@@ -24,6 +24,7 @@ mod data_dir;
 mod doors;
 mod encodings;
 mod endpoints;
+mod event_time;
 mod examples;
 mod failures;
 mod feeds;

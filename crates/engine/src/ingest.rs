@@ -6,7 +6,7 @@
 mod timekeeper;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use arrow::array::{
@@ -59,6 +59,8 @@ pub struct Ingest {
     disk: Arc<DiskRoom>,
     turn: AtomicU32,
     time: Option<Timekeeper>,
+    /// The source runs: whoever has to be told how far event time is will be.
+    is_running: AtomicBool,
 }
 
 /// A decoded batch, ready to be appended.
@@ -99,6 +101,7 @@ impl Ingest {
             disk,
             turn: AtomicU32::new(0),
             time,
+            is_running: AtomicBool::new(false),
         }
     }
 
@@ -242,9 +245,15 @@ impl Ingest {
         }
     }
 
-    /// True where some partition has yet to be told how far event time is.
+    /// The source is about to run, which it does not while logs are run again.
+    pub fn runs(&self) {
+        self.is_running.store(true, Ordering::Relaxed);
+    }
+
+    /// True where some partition has yet to be told how far event time is, and will be.
     pub fn owes(&self) -> bool {
-        let kept = self.time.as_ref().filter(|time| time.is_kept());
+        let is_running = self.is_running.load(Ordering::Relaxed);
+        let kept = self.time.as_ref().filter(|time| is_running && time.is_kept());
         kept.is_some_and(|time| !time.owed(self.clock.now_us(), false).is_empty())
     }
 

@@ -72,6 +72,7 @@ impl Supervisor {
         }
         if supervisor.options.replay.is_none() {
             for ingest in supervisor.running.ingests.values() {
+                ingest.runs();
                 let Some(source) = open_source(ingest, &supervisor.running.health)? else {
                     supervisor.sources.spawn(ingest.clone().keep_time(supervisor.stop_sources.clone()));
                     continue;
