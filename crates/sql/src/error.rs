@@ -5,7 +5,7 @@ use std::fmt;
 use arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, SchemaError};
 use datafusion::sql::sqlparser::parser::ParserError;
-use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+use datafusion::sql::sqlparser::tokenizer::{Span, Token, Tokenizer};
 
 use crate::dialect::MillstreamDialect;
 
@@ -30,6 +30,12 @@ impl SqlError {
     pub(crate) fn at(sql: &str, word: &str, message: impl Into<String>) -> Self {
         let place = locate(sql, word);
         Self { message: message.into(), line: place.map(|p| p.0), column: place.map(|p| p.1) }
+    }
+
+    /// An error where `span` begins.
+    pub(crate) fn in_span(span: Span, message: impl Into<String>) -> Self {
+        let (line, column) = (span.start.line as u32, span.start.column as u32);
+        Self { message: message.into(), line: Some(line), column: Some(column) }
     }
 
     /// What DataFusion says about `sql`, in words that fit a pipeline file.

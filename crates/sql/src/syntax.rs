@@ -4,25 +4,24 @@ use std::ops::ControlFlow;
 
 use datafusion::common::TableReference;
 use datafusion::execution::session_state::SessionState;
-use datafusion::sql::parser::{DFParserBuilder, Statement};
+use datafusion::sql::parser::{DFParser, DFParserBuilder, Statement};
 use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::{
     AccessExpr, Distinct, Expr, ExprWithAlias, GroupByExpr, Ident, Query, Select, SelectItem, SetExpr, SetOperator,
     SetQuantifier, Statement as SqlStatement, Subscript, TableFactor, Value, Visit, VisitMut, Visitor, VisitorMut,
 };
+use datafusion::sql::sqlparser::parser::ParserError;
+use datafusion::sql::sqlparser::tokenizer::Tokenizer;
 
 use crate::dialect::MillstreamDialect;
 use crate::error::{SqlError, locate};
+use crate::json;
 use crate::shape;
 
 /// Reads exactly one statement.
 pub(crate) fn parse(sql: &str) -> Result<Statement, SqlError> {
     shape::check_size(sql)?;
-    let parsed = DFParserBuilder::new(sql)
-        .with_dialect(&MillstreamDialect)
-        .build()
-        .and_then(|mut parser| parser.parse_statements())
-        .map_err(|e| SqlError::from_datafusion(sql, &e))?;
+    let parsed = parser(sql)?.parse_statements().map_err(|e| SqlError::from_datafusion(sql, &e))?;
     let mut statements = parsed.into_iter();
     match (statements.next(), statements.next()) {
         (Some(mut statement), None) => {
@@ -37,13 +36,17 @@ pub(crate) fn parse(sql: &str) -> Result<Statement, SqlError> {
 /// Reads one expression.
 pub(crate) fn parse_expr(sql: &str) -> Result<ExprWithAlias, SqlError> {
     shape::check_size(sql)?;
-    let mut parsed = DFParserBuilder::new(sql)
-        .with_dialect(&MillstreamDialect)
-        .build()
-        .and_then(|mut parser| parser.parse_into_expr())
-        .map_err(|e| SqlError::from_datafusion(sql, &e))?;
+    let mut parsed = parser(sql)?.parse_into_expr().map_err(|e| SqlError::from_datafusion(sql, &e))?;
     shape::balance(&mut parsed.expr)?;
     Ok(parsed)
+}
+
+/// A parser over the words of `sql`, those rewritten that it does not know.
+fn parser(sql: &str) -> Result<DFParser<'static>, SqlError> {
+    let tokens = Tokenizer::new(&MillstreamDialect, sql).tokenize_with_location();
+    let tokens = tokens.map_err(|e| SqlError::from_datafusion(sql, &ParserError::from(e).into()))?;
+    let builder = DFParserBuilder::new(json::rewritten(tokens)?).with_dialect(&MillstreamDialect);
+    builder.build().map_err(|e| SqlError::from_datafusion(sql, &e))
 }
 
 /// The name that `DESCRIBE name` asks about; none for any other statement.
