@@ -15,8 +15,7 @@ use datafusion::sql::sqlparser::tokenizer::Tokenizer;
 
 use crate::dialect::MillstreamDialect;
 use crate::error::{SqlError, locate};
-use crate::json;
-use crate::shape;
+use crate::{json, shape, spellings};
 
 /// Reads exactly one statement.
 pub(crate) fn parse(sql: &str) -> Result<Statement, SqlError> {
@@ -26,6 +25,7 @@ pub(crate) fn parse(sql: &str) -> Result<Statement, SqlError> {
     match (statements.next(), statements.next()) {
         (Some(mut statement), None) => {
             shape::balance_statement(&mut statement)?;
+            rewrite_spellings(&mut statement)?;
             Ok(statement)
         }
         (None, _) => Err(SqlError::new("there is no SQL here: write a SELECT")),
@@ -38,7 +38,17 @@ pub(crate) fn parse_expr(sql: &str) -> Result<ExprWithAlias, SqlError> {
     shape::check_size(sql)?;
     let mut parsed = parser(sql)?.parse_into_expr().map_err(|e| SqlError::from_datafusion(sql, &e))?;
     shape::balance(&mut parsed.expr)?;
+    spellings::rewrite(&mut parsed.expr)?;
     Ok(parsed)
+}
+
+/// Brings a statement into the words that are known here.
+fn rewrite_spellings(statement: &mut Statement) -> Result<(), SqlError> {
+    match statement {
+        Statement::Statement(inner) => spellings::rewrite(&mut **inner),
+        Statement::Explain(explain) => rewrite_spellings(&mut explain.statement),
+        _ => Ok(()),
+    }
 }
 
 /// A parser over the words of `sql`, those rewritten that it does not know.
