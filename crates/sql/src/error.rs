@@ -50,6 +50,15 @@ impl SqlError {
             }
             other => plain_message(other),
         };
+        if message.contains(UNNEST_RAW) {
+            known = locate(sql, "unnest");
+        }
+        if let Some(name) = message.split_once("Invalid qualifier ").map(|(_, name)| name.trim().to_owned()) {
+            let message = format!(
+                "`{name}.*`: there is no relation `{name}` in FROM; of a struct, take each field: {name}.label"
+            );
+            return Self::at(sql, &name, message);
+        }
         let span = error.diagnostic().and_then(|d| d.span);
         let place = span.map(|s| (s.start.line as u32, s.start.column as u32)).or(known);
         Self { message: explain(message), line: place.map(|p| p.0), column: place.map(|p| p.1) }
@@ -139,10 +148,19 @@ fn from_parser(sql: &str, error: &ParserError) -> SqlError {
         comma if comma.ends_with("found: ,") => comma,
         other => other.trim_end_matches(','),
     };
+    if let Some((word, what)) = STATEFUL.iter().find(|(word, _)| message.to_uppercase().ends_with(word)) {
+        return SqlError::at(sql, word, format!("{what} keeps state across records: not supported"));
+    }
     // What is missing is missing at the end.
     let place = place.or_else(|| message.ends_with("EOF").then(|| end_of(sql)));
     SqlError { message: message.to_owned(), line: place.map(|p| p.0), column: place.map(|p| p.1) }
 }
+
+/// Clauses of other dialects that the parser does not know, as it names them, and what they are.
+const STATEFUL: &[(&str, &str)] = &[
+    ("MATCH_RECOGNIZE", "MATCH_RECOGNIZE"),
+    ("SYSTEM_TIME", "FOR SYSTEM_TIME AS OF reads a table as it was, which is no stream and"),
+];
 
 /// The place behind the last character.
 fn end_of(sql: &str) -> (u32, u32) {
@@ -193,6 +211,9 @@ fn plain_message(error: &DataFusionError) -> String {
     }
 }
 
+/// What DataFusion says about an UNNEST where it has no place.
+const UNNEST_RAW: &str = "Unnest should be rewritten";
+
 /// One line, and a hint where the message is one that people can't read.
 fn explain(message: String) -> String {
     let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -202,7 +223,7 @@ fn explain(message: String) -> String {
                 json_get_int, json_get_float or json_get_bool"
             .to_owned();
     }
-    if message.contains("Unnest should be rewritten") {
+    if message.contains(UNNEST_RAW) {
         return "UNNEST is a column, not a condition: filter around it (SELECT … FROM (SELECT …, UNNEST(tags) AS tag \
                 FROM …) WHERE tag = …), or use array_has(tags, …)"
             .to_owned();

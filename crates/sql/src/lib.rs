@@ -34,6 +34,7 @@ mod step;
 mod syntax;
 mod texts;
 mod types;
+mod unnested;
 mod watched;
 mod words;
 

@@ -199,7 +199,8 @@ fn plain_arguments(call: &Function) -> Option<Vec<Expr>> {
     list.args.iter().map(plain).collect()
 }
 
-fn function(name: Ident, args: Vec<Expr>) -> Expr {
+/// A call of a function.
+pub(crate) fn function(name: Ident, args: Vec<Expr>) -> Expr {
     let args = args.into_iter().map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg))).collect();
     Expr::Function(Function {
         name: ObjectName::from(vec![name]),

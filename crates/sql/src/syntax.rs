@@ -8,14 +8,15 @@ use datafusion::sql::parser::{DFParser, DFParserBuilder, Statement};
 use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::{
     AccessExpr, Distinct, Expr, ExprWithAlias, GroupByExpr, Ident, Query, Select, SelectItem, SetExpr, SetOperator,
-    SetQuantifier, Statement as SqlStatement, Subscript, TableFactor, Value, Visit, VisitMut, Visitor, VisitorMut,
+    SetQuantifier, Spanned, Statement as SqlStatement, Subscript, TableFactor, Value, Visit, VisitMut, Visitor,
+    VisitorMut,
 };
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::Tokenizer;
 
 use crate::dialect::MillstreamDialect;
 use crate::error::{SqlError, locate};
-use crate::{json, shape, spellings};
+use crate::{json, shape, spellings, unnested};
 
 /// Reads exactly one statement.
 pub(crate) fn parse(sql: &str) -> Result<Statement, SqlError> {
@@ -109,6 +110,7 @@ pub(crate) fn parse_transform(sql: &str, state: &SessionState) -> Result<Stateme
     let SqlStatement::Query(query) = &mut **inner else {
         return Err(SqlError::new("a transform is one SELECT"));
     };
+    unnested::rewrite(query)?;
     if let ControlFlow::Break(error) = Visit::visit(&**query, &mut Stateless { sql, state }) {
         return Err(error);
     }
@@ -128,6 +130,16 @@ impl Stateless<'_> {
         self.refuse(word, format!("{what} keeps state across records: not supported in a transform yet; use `millstream query 'SELECT …'` for a one-off answer"))
     }
 
+    /// A subquery looks at all records of what it reads, not at the one at hand.
+    fn subquery(&self, expr: &Expr, what: &str) -> ControlFlow<SqlError> {
+        match self.keeps_state("", what) {
+            ControlFlow::Break(error) if expr.span().start.line > 0 => {
+                ControlFlow::Break(SqlError::in_span(expr.span(), error.message))
+            }
+            other => other,
+        }
+    }
+
     fn refuse(&self, word: &str, message: impl Into<String>) -> ControlFlow<SqlError> {
         ControlFlow::Break(SqlError::at(self.sql, word, message))
     }
@@ -141,9 +153,11 @@ impl Stateless<'_> {
         let listed = select.from.iter().skip(1).map(|t| &t.relation);
         match joined.chain(listed).next() {
             None => ControlFlow::Continue(()),
-            Some(TableFactor::UNNEST { .. }) => {
-                self.refuse("unnest", "write UNNEST as a column: SELECT id, UNNEST(tags) AS tag FROM …")
-            }
+            Some(TableFactor::UNNEST { .. }) => self.refuse(
+                "unnest",
+                "write UNNEST as a column: SELECT id, UNNEST(tags) AS tag FROM …; in FROM it takes one list and \
+                     one name, CROSS JOIN UNNEST(tags) AS t(tag), and keeps no rows whose list is empty",
+            ),
             Some(_) => self.keeps_state("join", "a join"),
         }
     }
@@ -230,9 +244,11 @@ impl Visitor for Stateless<'_> {
                 }
                 ControlFlow::Continue(())
             }
-            Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. } => {
-                self.keeps_state("", "a subquery inside an expression")
+            Expr::InSubquery { .. } => {
+                self.subquery(expr, "a subquery in IN (write the values, `IN ('a', 'b')`, where they are known)")
             }
+            Expr::Exists { .. } => self.subquery(expr, "a subquery in EXISTS"),
+            Expr::Subquery(_) => self.subquery(expr, "a subquery inside an expression"),
             Expr::Value(value) if matches!(value.value, Value::Placeholder(_)) => {
                 self.refuse("", format!("nothing gives `{value}` a value here: write the value"))
             }

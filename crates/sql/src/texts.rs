@@ -48,7 +48,8 @@ impl ScalarUDFImpl for Part {
             ([text, with], true) if is_text(text) && is_text(with) => Ok(vec![DataType::Utf8; 2]),
             (_, true) => {
                 plan_err!(
-                    "regexp_extract takes a text, a regular expression and the number of a group: regexp_extract(url, 'id=([0-9]+)', 1)"
+                    "regexp_extract takes a text, a regular expression and the number of a group: \
+                     regexp_extract(url, 'id=([0-9]+)', 1)"
                 )
             }
             (_, false) => {

@@ -35,7 +35,8 @@ impl Kind {
     fn takes(self) -> &'static str {
         match self {
             Self::Value => {
-                "RETURNING string|int|float|bool, then NULL|ERROR|DEFAULT value with ON EMPTY, and the same with ON ERROR"
+                "RETURNING string|int|float|bool, then NULL|ERROR|DEFAULT value with ON EMPTY, and the same with ON \
+                 ERROR"
             }
             Self::Query => {
                 "WITHOUT WRAPPER or WITH [CONDITIONAL|UNCONDITIONAL] WRAPPER, then NULL|ERROR|EMPTY ARRAY|EMPTY OBJECT \

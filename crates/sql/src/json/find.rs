@@ -291,7 +291,10 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_it_panic(path in "(lax |strict )?\\$([.\\[\\]a*0-9\"', ]|last|to){0,12}", document in "[\\[\\]{}:,\"a0-9.eE+\\\\ ntrueü-]{0,24}") {
+        fn no_text_makes_it_panic(
+            path in "(lax |strict )?\\$([.\\[\\]a*0-9\"', ]|last|to){0,12}",
+            document in "[\\[\\]{}:,\"a0-9.eE+\\\\ ntrueü-]{0,24}",
+        ) {
             if let Ok(path) = Path::read(&path) {
                 let outcome = find(&path, &document, &mut |_| {});
                 let is_json = serde_json::from_str::<Box<serde_json::value::RawValue>>(&document).is_ok();

@@ -71,8 +71,7 @@ fn format_of(pattern: &str) -> Result<Cow<'_, str>, String> {
     Ok(Cow::Owned(format))
 }
 
-/// What so many of a letter stand for
-/// ([DateTimeFormatter](https://docs.oracle.com/en/java/javase/17/docs/api/java.base/java/time/format/DateTimeFormatter.html)).
+/// What so many of a letter stand for in Java's `DateTimeFormatter`.
 fn field(letter: char, count: usize) -> Result<&'static str, String> {
     Ok(match (letter, count) {
         ('y' | 'u', 2) => "%y",
@@ -104,7 +103,8 @@ fn field(letter: char, count: usize) -> Result<&'static str, String> {
         _ => {
             let letters = String::from(letter).repeat(count.min(10));
             return Err(format!(
-                "a pattern of yyyy, MM, dd, HH, mm, ss, SSS and their like, or a format of %Y, %m, %d, …; not `{letters}`"
+                "a pattern of yyyy, MM, dd, HH, mm, ss, SSS and their like, or a format of %Y, %m, %d, …; \
+                 not `{letters}`"
             ));
         }
     })

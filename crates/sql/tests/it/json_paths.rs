@@ -22,6 +22,8 @@ fn a_value_is_taken_from_columns_strings_and_what_an_arrow_gives() {
     assert_eq!(values("JSON_VALUE('{\"a\": \"\\u00fc\\n\"}', '$.a')")[0], j!("ü\n"));
     assert_eq!(values("JSON_VALUE('{\"a\": 1.500}', '$.a')")[0], j!("1.500"));
     assert_eq!(values("JSON_VALUE(CAST(NULL AS string), '$.a')")[0], Value::Null);
+    let nested = "JSON_VALUE(JSON_QUERY(payload, '$.geo' WITH WRAPPER), '$[0].city' DEFAULT '?' ON EMPTY)";
+    assert_eq!(values(nested), [j!("Paris"), Value::Null, Value::Null, Value::Null]);
     // A path for each row.
     assert_eq!(values("JSON_VALUE('{\"a1\": 1, \"a2\": 2}', '$.' || id)")[..3], [j!("1"), j!("2"), Value::Null]);
 }

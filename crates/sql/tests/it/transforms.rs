@@ -236,6 +236,44 @@ fn unnest_repeats_the_row_and_drops_empty_lists() {
 }
 
 #[test]
+fn unnest_in_from_is_the_same_as_the_column() {
+    let (expected, _) = run("SELECT id, UNNEST(tags) AS tag FROM wire");
+    for sql in [
+        "SELECT id, tag FROM wire CROSS JOIN UNNEST(tags) AS t (tag)",
+        "SELECT w.id, t.tag FROM wire AS w, UNNEST(w.tags) AS t(tag)",
+        "SELECT wire.id, tag FROM wire, LATERAL UNNEST(tags) AS tag",
+        "SELECT id, t.tag FROM wire JOIN UNNEST(wire.tags) AS t(tag) ON TRUE WHERE t.tag <> 'nothing'",
+        "SELECT x.id, t.tag FROM (SELECT * FROM wire) AS x CROSS JOIN UNNEST(x.tags) AS t(tag)",
+        "WITH x AS (SELECT id, t.tag FROM wire, UNNEST(tags) AS t(tag)) SELECT * FROM x",
+    ] {
+        let (rows, failures) = run(sql);
+        assert_eq!(
+            (json(&rows.batch), &rows.origin, failures.len()),
+            (json(&expected.batch), &expected.origin, 0),
+            "{sql}"
+        );
+    }
+    // Every item of one list stands beside every item of the other.
+    let (rows, _) =
+        run("SELECT id, a.x, b.y FROM wire, UNNEST(tags) AS a(x), UNNEST(string_to_array(a.x, 'k')) AS b(y)");
+    let first: Vec<String> = json(&rows.batch)[..4].iter().map(|r| format!("{}/{}", r["x"], r["y"])).collect();
+    assert_eq!(first, [r#""markets"/"mar""#, r#""markets"/"ets""#, r#""banks"/"ban""#, r#""banks"/"s""#]);
+    let (rows, _) = run("SELECT id, s.n FROM wire, UNNEST([named_struct('n', words)]) AS s WHERE s.n > 0");
+    assert_eq!(json(&rows.batch)[0], j!({"id": "a1", "n": 6}));
+    for sql in [
+        "SELECT id, tag FROM wire LEFT JOIN UNNEST(tags) AS t(tag) ON TRUE",
+        "SELECT id, a FROM wire CROSS JOIN UNNEST(tags) AS t(a, b)",
+        "SELECT id, a FROM wire CROSS JOIN UNNEST(tags) WITH ORDINALITY AS t(a)",
+    ] {
+        let message = refusal(sql);
+        assert!(
+            message.starts_with("line 1, column 3") && message.contains("one list and one name"),
+            "{sql}: {message}"
+        );
+    }
+}
+
+#[test]
 fn subqueries_and_ctes_keep_the_origin() {
     let (rows, _) = run(
         "WITH english AS (SELECT * FROM wire WHERE language = 'en'), short(key, n) AS (SELECT id, words + 1 FROM english) \
@@ -382,6 +420,25 @@ fn whatever_needs_other_records_is_refused_in_plain_words() {
         assert!(message.contains("millstream query"), "{sql}: {message}");
     }
     assert!(refusal("SELECT id, count(*) AS n FROM wire GROUP BY id").starts_with("line 1, column 36"));
+    for (sql, place, what) in [
+        (
+            "SELECT id FROM wire\nWHERE id IN (SELECT id FROM archive)",
+            "line 2, column 7",
+            "a subquery in IN (write the values",
+        ),
+        ("SELECT id FROM wire\nWHERE NOT EXISTS (SELECT id FROM archive)", "line 2, column", "a subquery in EXISTS"),
+        (
+            "SELECT id,\n (SELECT max(id) FROM archive) AS m FROM wire",
+            "line 2, column",
+            "a subquery inside an expression",
+        ),
+        ("SELECT id FROM wire\nWHERE score > ALL (SELECT score FROM archive)", "line 2, column", "a subquery inside"),
+        ("SELECT id FROM wire\nMATCH_RECOGNIZE (ORDER BY id)", "line 2, column 1", "MATCH_RECOGNIZE keeps state"),
+        ("SELECT id FROM wire\nFOR SYSTEM_TIME AS OF publishedAt", "line 2, column 5", "keeps state"),
+    ] {
+        let message = refusal(sql);
+        assert!(message.starts_with(place) && message.contains(what), "{sql}: {message}");
+    }
 }
 
 #[test]
@@ -431,7 +488,12 @@ fn errors_say_where_and_what_was_meant() {
     assert!(refusal("SELECT id FROM wire WHERE words").contains("`words` is an int: WHERE takes true or false"));
     assert!(refusal("SELECT publishedAt - publishedAt AS d FROM wire").contains("span of time"));
     assert!(refusal("SELECT id FROM wire WHERE payload->'n' > 3 AND (payload->'n') + 1 = 2").contains("->>"));
-    assert!(refusal("SELECT w.id FROM wire w CROSS JOIN UNNEST(w.tags) AS u(tag)").contains("UNNEST(tags) AS tag"));
+    assert!(
+        refusal("SELECT id FROM wire WHERE UNNEST(tags) = 'x'").starts_with("line 1, column 27: UNNEST is a column")
+    );
+    assert!(
+        refusal("SELECT sentiment.* FROM wire").starts_with("line 1, column 8: `sentiment.*`: there is no relation")
+    );
 }
 
 #[test]
