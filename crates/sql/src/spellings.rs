@@ -46,6 +46,9 @@ pub(crate) const NAMES: &[&str] = &[
     "year",
 ];
 
+/// Those that are rewritten, or refused, and are not in that list.
+const OTHERS: &[&str] = &["timestampdiff", "timestampadd", "proctime", "current_row_timestamp"];
+
 /// What to write in the place of a function that others have; none where nobody has thought of it.
 pub(crate) fn advice(name: &str) -> Option<&'static str> {
     Some(match name {
@@ -142,6 +145,9 @@ fn call(call: &mut Function, span: Span) -> Rewritten {
     let Some(name) = name.as_ident().filter(|name| name.quote_style.is_none()) else { return Ok(None) };
     let renamed = |to: &str| Ident::with_span(name.span, to);
     let lower = name.value.to_lowercase();
+    if !NAMES.contains(&lower.as_str()) && !OTHERS.contains(&lower.as_str()) {
+        return Ok(None);
+    }
     let Some(args) = plain_arguments(call) else { return Ok(None) };
     let part = |part: &str| Ok(Some(function(renamed("date_part"), vec![text(part, span), args[0].clone()])));
     match (lower.as_str(), args.as_slice()) {

@@ -148,7 +148,10 @@ impl Returning {
         match self {
             Self::String => Ok(()),
             Self::Int => value.parse::<i64>().map(drop).map_err(|_| "this is no int"),
-            Self::Float => value.parse::<f64>().map(drop).map_err(|_| "this is no float"),
+            Self::Float => match value.parse::<f64>() {
+                Ok(number) if number.is_finite() => Ok(()),
+                _ => Err("this is no float"),
+            },
             Self::Bool => value.parse::<bool>().map(drop).map_err(|_| "this is neither true nor false"),
         }
     }

@@ -9,6 +9,7 @@ mod find;
 mod path;
 
 use std::collections::HashMap;
+use std::fmt::Write;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -249,7 +250,6 @@ fn query(document: &str, path: &Path, wrapper: Wrapper, out: &mut Output) -> Res
     // What is written to a builder stays in it, and nothing can fail any more: the document has been read.
     let mut separator = "[";
     let mut write = |text: &str| {
-        use std::fmt::Write;
         let written = out.write_str(separator).and_then(|()| out.write_str(text));
         separator = ",";
         // Writing to memory never fails.
@@ -342,8 +342,8 @@ fn int(text: &str) -> Option<i64> {
         return Some(number);
     }
     let number: f64 = text.parse().ok()?;
-    // Beyond 2^53 the float that was read may be another number.
-    (number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0).then_some(number as i64)
+    // From 2^53 on the float that was read may be another number.
+    (number.fract() == 0.0 && number.abs() < 9_007_199_254_740_992.0).then_some(number as i64)
 }
 
 /// The paths of a batch.

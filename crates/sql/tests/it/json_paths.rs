@@ -33,6 +33,9 @@ fn a_value_has_the_type_that_is_named() {
     assert_eq!(values("JSON_VALUE(payload, '$.n' RETURNING int) + 1")[..2], [j!(8), Value::Null]);
     assert_eq!(values("JSON_VALUE('{\"n\": \"7\"}', '$.n' RETURNING BIGINT)")[0], j!(7));
     assert_eq!(values("JSON_VALUE('{\"n\": 7.0}', '$.n' RETURNING INTEGER)")[0], j!(7));
+    assert_eq!(values("JSON_VALUE('{\"n\": 9007199254740993}', '$.n' RETURNING int)")[0], j!(9007199254740993_i64));
+    // As a float it would be another number.
+    assert_eq!(values("JSON_VALUE('{\"n\": 9007199254740993.0}', '$.n' RETURNING int)")[0], Value::Null);
     assert_eq!(values("JSON_VALUE('{\"n\": 7.5}', '$.n' RETURNING DOUBLE)")[0], j!(7.5));
     assert_eq!(values("JSON_VALUE('{\"n\": true}', '$.n' RETURNING BOOLEAN)")[0], j!(true));
     assert_eq!(values("JSON_VALUE('{\"n\": true}', '$.n' RETURNING VARCHAR(10))")[0], j!("true"));
