@@ -96,7 +96,8 @@ fn what_is_wrong_with_an_operand_is_said_in_the_words_of_the_file() {
 
 #[test]
 fn a_wrong_path_into_json_is_named_with_its_place() {
-    let transform = "transforms:\n  t:\n    sql: |\n      SELECT\n        JSON_VALUE(doc, '$.a..b' NULL ON EMPTY) AS x\n      FROM s\n";
+    let call = "JSON_VALUE(doc, '$.a..b' NULL ON EMPTY)";
+    let transform = format!("transforms:\n  t:\n    sql: |\n      SELECT\n        {call} AS x\n      FROM s\n");
     let found = findings(&format!("{SOURCE}{transform}"));
     let [(line, column, said)] = found.as_slice() else { panic!("{found:#?}") };
     assert_eq!((*line, *column), (8, 30), "{said}");
