@@ -85,12 +85,23 @@ fn what_is_wrong_with_an_operand_is_said_in_the_words_of_the_file() {
         ("id + 1", "`id` is a string and `1` is an int"),
         ("lenght(id)", "there is no function `lenght`"),
         ("upper(doc->'a')", "->>"),
+        ("JSON_VALUE(id)", "json_value takes json and a path"),
     ] {
         let found = findings(&format!("{SOURCE}transforms:\n  t: {{ sql: \"SELECT {expr} AS x FROM s\" }}\n"));
         let [(line, column, said)] = found.as_slice() else { panic!("{expr}: {found:#?}") };
         assert_eq!((*line, *column), (5, 21), "{said}");
         assert!(said.contains(what) && !said.contains("DataFusion"), "{said}");
     }
+}
+
+#[test]
+fn a_wrong_path_into_json_is_named_with_its_place() {
+    let call = "JSON_VALUE(doc, '$.a..b' NULL ON EMPTY)";
+    let transform = format!("transforms:\n  t:\n    sql: |\n      SELECT\n        {call} AS x\n      FROM s\n");
+    let found = findings(&format!("{SOURCE}{transform}"));
+    let [(line, column, said)] = found.as_slice() else { panic!("{found:#?}") };
+    assert_eq!((*line, *column), (8, 30), "{said}");
+    assert!(said.contains("write each step"), "{said}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use datafusion::logical_expr::Documentation;
 
 use crate::error::SqlError;
 use crate::functions::query_state;
+use crate::spellings;
 
 /// Where a function can be called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,6 +103,19 @@ fn list() -> Result<Vec<Function>, SqlError> {
             name: name.clone(),
         };
         found.insert((kind, name), function);
+    }
+    for name in spellings::NAMES {
+        let Some(entry) = own.get(name) else { continue };
+        let function = Function {
+            name: (*name).to_owned(),
+            aliases: Vec::new(),
+            kind: FunctionKind::Scalar,
+            signature: entry.signature.unwrap_or_default().to_owned(),
+            description: entry.description.unwrap_or_default().to_owned(),
+            example: entry.example.to_owned(),
+            result: entry.result.to_owned(),
+        };
+        found.insert((FunctionKind::Scalar, function.name.clone()), function);
     }
     Ok(found.into_values().collect())
 }

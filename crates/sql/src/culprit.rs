@@ -20,6 +20,7 @@ use datafusion::sql::sqlparser::ast::{
 
 use crate::error::{SqlError, did_you_mean, not_there, root, run_time_message};
 use crate::plan::at_once;
+use crate::spellings;
 use crate::words::{kind_of, type_name};
 
 /// Plans a statement, folds its constants, and gives the field of its first column.
@@ -137,6 +138,9 @@ fn unknown_function(sql: &str, state: &SessionState, error: &DataFusionError) ->
     let aggregates = state.aggregate_functions().keys().chain(state.window_functions().keys());
     let known: Vec<&str> = scalars.chain(aggregates).map(String::as_str).collect();
     let nearest = did_you_mean(&name, known);
+    if let Some(advice) = spellings::advice(&name.to_lowercase()) {
+        return Some(SqlError::at(sql, &name, format!("there is no function `{name}`: {advice}")));
+    }
     let list = if nearest.is_none() { ": `millstream functions` lists them" } else { "" };
     Some(SqlError::at(sql, &name, format!("there is no function `{name}`{list}")).with_help(nearest))
 }
@@ -452,10 +456,14 @@ pub(crate) fn in_our_words(text: &str) -> String {
     NAMES.iter().fold(text.to_owned(), |text, (arrow, ours)| text.replace(arrow, ours))
 }
 
-/// The message about a column that is not there, where a text was put in double quotes.
+/// The message about a column that is not there, where a text was put in double quotes, or a clock was meant.
 fn quoted_text(sql: &str, error: &DataFusionError) -> Option<String> {
     let DataFusionError::SchemaError(schema, _) = root(error) else { return None };
     let SchemaError::FieldNotFound { field, .. } = &**schema else { return None };
+    if let Some(advice) = spellings::advice(&field.name.to_lowercase()).filter(|_| field.name.starts_with("LOCALTIME"))
+    {
+        return Some(format!("no column `{}`: {advice}", field.name));
+    }
     let is_quoted = sql.contains(&format!("\"{}\"", field.name));
     is_quoted.then(|| format!("no column `{}`: text is written in single quotes, '{}'", field.name, field.name))
 }

@@ -43,7 +43,8 @@ impl Dialect for MillstreamDialect {
     }
 
     fn is_delimited_identifier_start(&self, ch: char) -> bool {
-        POSTGRES.is_delimited_identifier_start(ch)
+        // Backticks as in Flink, Spark and MySQL.
+        ch == '`' || POSTGRES.is_delimited_identifier_start(ch)
     }
 
     fn is_identifier_start(&self, ch: char) -> bool {

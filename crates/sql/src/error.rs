@@ -5,7 +5,7 @@ use std::fmt;
 use arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, SchemaError};
 use datafusion::sql::sqlparser::parser::ParserError;
-use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+use datafusion::sql::sqlparser::tokenizer::{Span, Token, Tokenizer};
 
 use crate::dialect::MillstreamDialect;
 
@@ -46,6 +46,12 @@ impl SqlError {
         Self { help, ..self }
     }
 
+    /// An error where `span` begins.
+    pub(crate) fn in_span(span: Span, message: impl Into<String>) -> Self {
+        let (line, column) = (span.start.line as u32, span.start.column as u32);
+        Self::new(message).placed(Some((line, column)))
+    }
+
     /// What DataFusion says about `sql`, in words that fit a pipeline file.
     pub(crate) fn from_datafusion(sql: &str, error: &DataFusionError) -> Self {
         let said = match root(error) {
@@ -54,7 +60,18 @@ impl SqlError {
                 let (said, word) = about_schema(schema);
                 said.placed(locate(sql, &word))
             }
-            other => Self::new(explain(plain_message(other))),
+            other => {
+                let message = plain_message(other);
+                if let Some((_, name)) = message.split_once("Invalid qualifier ") {
+                    let name = name.trim();
+                    let message = format!(
+                        "`{name}.*`: there is no relation `{name}` in FROM; of a struct, take each field: {name}.label"
+                    );
+                    return Self::at(sql, name, message);
+                }
+                let unnest = if message.contains(UNNEST_RAW) { locate(sql, "unnest") } else { None };
+                Self::new(explain(message)).placed(unnest)
+            }
         };
         match error.diagnostic().and_then(|d| d.span) {
             Some(span) => said.placed(Some((span.start.line as u32, span.start.column as u32))),
@@ -159,10 +176,19 @@ fn from_parser(sql: &str, error: &ParserError) -> SqlError {
         comma if comma.ends_with("found: ,") => comma,
         other => other.trim_end_matches(','),
     };
+    if let Some((word, what)) = STATEFUL.iter().find(|(word, _)| message.to_uppercase().ends_with(word)) {
+        return SqlError::at(sql, word, format!("{what} keeps state across records: not supported"));
+    }
     // What is missing is missing at the end.
     let place = place.or_else(|| message.ends_with("EOF").then(|| end_of(sql)));
     SqlError::new(message).placed(place)
 }
+
+/// Clauses of other dialects that the parser does not know, as it names them, and what they are.
+const STATEFUL: &[(&str, &str)] = &[
+    ("MATCH_RECOGNIZE", "MATCH_RECOGNIZE"),
+    ("SYSTEM_TIME", "FOR SYSTEM_TIME AS OF reads a table as it was, which is no stream and"),
+];
 
 /// The place behind the last character.
 fn end_of(sql: &str) -> (u32, u32) {
@@ -210,6 +236,9 @@ fn plain_message(error: &DataFusionError) -> String {
     }
 }
 
+/// What DataFusion says about an UNNEST where it has no place.
+const UNNEST_RAW: &str = "Unnest should be rewritten";
+
 /// One line, and a hint where the message is one that people can't read.
 fn explain(message: String) -> String {
     let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -219,7 +248,7 @@ fn explain(message: String) -> String {
                 json_get_int, json_get_float or json_get_bool"
             .to_owned();
     }
-    if message.contains("Unnest should be rewritten") {
+    if message.contains(UNNEST_RAW) {
         return "UNNEST is a column, not a condition: filter around it (SELECT … FROM (SELECT …, UNNEST(tags) AS tag \
                 FROM …) WHERE tag = …), or use array_has(tags, …)"
             .to_owned();

@@ -15,7 +15,8 @@ use crate::checked::{CheckedArithmetic, checked_sum};
 use crate::dialect::DeclaredTypes;
 use crate::error::{SqlError, locate};
 use crate::guard::{self, GuardingPlanner};
-use crate::moments;
+use crate::json;
+use crate::{moments, texts};
 
 /// How SQL is read, the same everywhere: PostgreSQL's syntax, names as they are written.
 fn config() -> SessionConfig {
@@ -69,7 +70,7 @@ fn builder(config: SessionConfig) -> SessionStateBuilder {
 fn with_own(mut state: SessionState) -> Result<SessionState, SqlError> {
     let registered = state.register_udaf(checked_sum());
     registered.map_err(|e| SqlError::new(format!("the aggregates can't be registered: {e}")))?;
-    for function in moments::functions() {
+    for function in [moments::functions(), json::functions(), texts::functions()].concat() {
         let registered = state.register_udf(function);
         registered.map_err(|e| SqlError::new(format!("the functions can't be registered: {e}")))?;
     }

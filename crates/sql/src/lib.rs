@@ -7,7 +7,8 @@
 //! * [`Predicate`]: one boolean expression over a batch;
 //! * [`QueryEngine`]: one-off queries over tables and streams, with joins, aggregates, sorts and windows.
 //!
-//! SQL is PostgreSQL's as DataFusion speaks it, with the JSON operators `->`, `->>` and `?`, and `* EXCLUDE (…)`. Names
+//! SQL is PostgreSQL's as DataFusion speaks it, with the JSON operators `->`, `->>` and `?`, SQL's own functions for
+//! JSON (`JSON_VALUE(payload, '$.n' RETURNING int)`), and `* EXCLUDE (…)`. Names
 //! of columns and streams are case-sensitive, as they stand in the pipeline file; keywords and functions are not.
 
 mod bounded;
@@ -20,6 +21,7 @@ mod exec;
 mod functions;
 mod guard;
 mod host;
+mod json;
 mod moments;
 mod plain;
 mod plan;
@@ -27,9 +29,12 @@ mod predicate;
 mod provenance;
 mod query;
 mod shape;
+mod spellings;
 mod step;
 mod syntax;
+mod texts;
 mod types;
+mod unnested;
 mod watched;
 mod words;
 

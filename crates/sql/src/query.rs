@@ -33,7 +33,7 @@ use crate::shape::with_room;
 use crate::types::{Unstorable, storable};
 use crate::watched::{Stop, watched};
 use crate::words::declared;
-use crate::{functions, syntax};
+use crate::{functions, syntax, unnested};
 
 /// A table or stream that queries can read.
 #[async_trait]
@@ -197,6 +197,9 @@ fn plan(
     let kind = kind_of(&statement)?;
     if kind == Kind::ShowTables {
         return Ok(None);
+    }
+    if let Some(query) = query_in(&mut statement) {
+        unnested::rewrite(query)?;
     }
     let query = query_in(&mut statement);
     let named = query.map(|query| {

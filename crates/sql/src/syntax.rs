@@ -4,29 +4,29 @@ use std::ops::ControlFlow;
 
 use datafusion::common::TableReference;
 use datafusion::execution::session_state::SessionState;
-use datafusion::sql::parser::{DFParserBuilder, Statement};
+use datafusion::sql::parser::{DFParser, DFParserBuilder, Statement};
 use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::{
     AccessExpr, Distinct, Expr, ExprWithAlias, GroupByExpr, Ident, Query, Select, SelectItem, SetExpr, SetOperator,
-    SetQuantifier, Statement as SqlStatement, Subscript, TableFactor, Value, Visit, VisitMut, Visitor, VisitorMut,
+    SetQuantifier, Spanned, Statement as SqlStatement, Subscript, TableFactor, Value, Visit, VisitMut, Visitor,
+    VisitorMut,
 };
+use datafusion::sql::sqlparser::parser::ParserError;
+use datafusion::sql::sqlparser::tokenizer::Tokenizer;
 
 use crate::dialect::MillstreamDialect;
 use crate::error::{SqlError, locate};
-use crate::shape;
+use crate::{json, shape, spellings, unnested};
 
 /// Reads exactly one statement.
 pub(crate) fn parse(sql: &str) -> Result<Statement, SqlError> {
     shape::check_size(sql)?;
-    let parsed = DFParserBuilder::new(sql)
-        .with_dialect(&MillstreamDialect)
-        .build()
-        .and_then(|mut parser| parser.parse_statements())
-        .map_err(|e| SqlError::from_datafusion(sql, &e))?;
+    let parsed = parser(sql)?.parse_statements().map_err(|e| SqlError::from_datafusion(sql, &e))?;
     let mut statements = parsed.into_iter();
     match (statements.next(), statements.next()) {
         (Some(mut statement), None) => {
             shape::balance_statement(&mut statement)?;
+            rewrite_spellings(&mut statement)?;
             Ok(statement)
         }
         (None, _) => Err(SqlError::new("there is no SQL here: write a SELECT")),
@@ -37,13 +37,27 @@ pub(crate) fn parse(sql: &str) -> Result<Statement, SqlError> {
 /// Reads one expression.
 pub(crate) fn parse_expr(sql: &str) -> Result<ExprWithAlias, SqlError> {
     shape::check_size(sql)?;
-    let mut parsed = DFParserBuilder::new(sql)
-        .with_dialect(&MillstreamDialect)
-        .build()
-        .and_then(|mut parser| parser.parse_into_expr())
-        .map_err(|e| SqlError::from_datafusion(sql, &e))?;
+    let mut parsed = parser(sql)?.parse_into_expr().map_err(|e| SqlError::from_datafusion(sql, &e))?;
     shape::balance(&mut parsed.expr)?;
+    spellings::rewrite(&mut parsed.expr)?;
     Ok(parsed)
+}
+
+/// Brings a statement into the words that are known here.
+fn rewrite_spellings(statement: &mut Statement) -> Result<(), SqlError> {
+    match statement {
+        Statement::Statement(inner) => spellings::rewrite(&mut **inner),
+        Statement::Explain(explain) => rewrite_spellings(&mut explain.statement),
+        _ => Ok(()),
+    }
+}
+
+/// A parser over the words of `sql`, those rewritten that it does not know.
+fn parser(sql: &str) -> Result<DFParser<'static>, SqlError> {
+    let tokens = Tokenizer::new(&MillstreamDialect, sql).tokenize_with_location();
+    let tokens = tokens.map_err(|e| SqlError::from_datafusion(sql, &ParserError::from(e).into()))?;
+    let builder = DFParserBuilder::new(json::rewritten(tokens)?).with_dialect(&MillstreamDialect);
+    builder.build().map_err(|e| SqlError::from_datafusion(sql, &e))
 }
 
 /// The name that `DESCRIBE name` asks about; none for any other statement.
@@ -96,6 +110,7 @@ pub(crate) fn parse_transform(sql: &str, state: &SessionState) -> Result<Stateme
     let SqlStatement::Query(query) = &mut **inner else {
         return Err(SqlError::new("a transform is one SELECT"));
     };
+    unnested::rewrite(query)?;
     if let ControlFlow::Break(error) = Visit::visit(&**query, &mut Stateless { sql, state }) {
         return Err(error);
     }
@@ -115,6 +130,16 @@ impl Stateless<'_> {
         self.refuse(word, format!("{what} keeps state across records: not supported in a transform yet; use `millstream query 'SELECT …'` for a one-off answer"))
     }
 
+    /// A subquery looks at all records of what it reads, not at the one at hand.
+    fn subquery(&self, expr: &Expr, what: &str) -> ControlFlow<SqlError> {
+        match self.keeps_state("", what) {
+            ControlFlow::Break(error) if expr.span().start.line > 0 => {
+                ControlFlow::Break(SqlError::in_span(expr.span(), error.message))
+            }
+            other => other,
+        }
+    }
+
     fn refuse(&self, word: &str, message: impl Into<String>) -> ControlFlow<SqlError> {
         ControlFlow::Break(SqlError::at(self.sql, word, message))
     }
@@ -128,9 +153,11 @@ impl Stateless<'_> {
         let listed = select.from.iter().skip(1).map(|t| &t.relation);
         match joined.chain(listed).next() {
             None => ControlFlow::Continue(()),
-            Some(TableFactor::UNNEST { .. }) => {
-                self.refuse("unnest", "write UNNEST as a column: SELECT id, UNNEST(tags) AS tag FROM …")
-            }
+            Some(TableFactor::UNNEST { .. }) => self.refuse(
+                "unnest",
+                "write UNNEST as a column: SELECT id, UNNEST(tags) AS tag FROM …; in FROM it takes one list and \
+                     one name, CROSS JOIN UNNEST(tags) AS t(tag), and keeps no rows whose list is empty",
+            ),
             Some(_) => self.keeps_state("join", "a join"),
         }
     }
@@ -217,9 +244,11 @@ impl Visitor for Stateless<'_> {
                 }
                 ControlFlow::Continue(())
             }
-            Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. } => {
-                self.keeps_state("", "a subquery inside an expression")
+            Expr::InSubquery { .. } => {
+                self.subquery(expr, "a subquery in IN (write the values, `IN ('a', 'b')`, where they are known)")
             }
+            Expr::Exists { .. } => self.subquery(expr, "a subquery in EXISTS"),
+            Expr::Subquery(_) => self.subquery(expr, "a subquery inside an expression"),
             Expr::Value(value) if matches!(value.value, Value::Placeholder(_)) => {
                 self.refuse("", format!("nothing gives `{value}` a value here: write the value"))
             }

@@ -6,6 +6,7 @@ use datafusion::common::tree_node::TreeNode;
 use datafusion::logical_expr::{Expr, ExprSchemable, Operator};
 
 use crate::checked::ONE_ZERO;
+use crate::json;
 
 /// Functions that have an answer for every value of their types, but for values that are too large to be kept.
 const SAFE_FUNCTIONS: &[&str] = &[
@@ -116,6 +117,9 @@ fn can_fail(expr: &Expr, schema: &DFSchema) -> bool {
         Expr::Negative(inner) => inner.get_type(schema).map_or(true, |kind| !kind.is_floating()),
         Expr::ScalarFunction(function) => {
             let name = function.func.name();
+            if let Some(can_fail) = json::can_fail(name, &function.args) {
+                return can_fail;
+            }
             // A pattern that is no constant may be none.
             let free_pattern = name == "regexp_like" && function.args.iter().skip(1).any(|arg| !is_literal(arg));
             free_pattern || !(name == ONE_ZERO || SAFE_FUNCTIONS.contains(&name))

@@ -76,7 +76,7 @@ impl Stride {
     }
 }
 
-fn plus_months(time: NaiveDateTime, months: i64) -> Result<NaiveDateTime> {
+pub(super) fn plus_months(time: NaiveDateTime, months: i64) -> Result<NaiveDateTime> {
     let size = Months::new(u32::try_from(months.unsigned_abs()).map_err(|_| out_of_range())?);
     let moved = if months < 0 { time.checked_sub_months(size) } else { time.checked_add_months(size) };
     moved.ok_or_else(out_of_range)

@@ -1,19 +1,20 @@
-//! `to_char(moment, format)`.
+//! `to_char(moment, format)`, which is also called `date_format`.
 
 use std::fmt::Write;
 use std::sync::Arc;
 
 use arrow::array::timezone::Tz;
 use arrow::array::{Array, AsArray, StringArray, StringBuilder};
-use arrow::datatypes::{DataType, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Field, FieldRef, TimestampMicrosecondType};
 use chrono::format::{Item, StrftimeItems};
 use chrono::{DateTime, Utc};
 use datafusion::common::{Result, exec_err, plan_err};
 use datafusion::functions::datetime::to_char::ToCharFunc;
 use datafusion::logical_expr::{
-    ColumnarValue, Documentation, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Documentation, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
 };
 
+use super::pattern::{as_format, check_formats};
 use super::{in_micros, like, out_of_range, zone_of};
 
 /// The function; dates, times and spans are DataFusion's.
@@ -65,7 +66,16 @@ impl ScalarUDFImpl for ToChar {
         Ok(DataType::Utf8)
     }
 
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        check_formats(self.name(), &args)?;
+        Ok(Arc::new(Field::new(self.name(), DataType::Utf8, true)))
+    }
+
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let mut args = args;
+        if let Some(format) = args.args.pop() {
+            args.args.push(as_format(format)?);
+        }
         let [time, format] = args.args.as_slice() else { return exec_err!("to_char takes two arguments") };
         if !matches!(time.data_type(), DataType::Timestamp(_, _)) {
             return self.inner.invoke_with_args(args);

@@ -7,7 +7,9 @@
 mod bin;
 mod format;
 mod parse;
+mod pattern;
 mod settle;
+mod span;
 mod trunc;
 
 use std::sync::Arc;
@@ -20,13 +22,16 @@ use datafusion::common::{DataFusionError, Result, ScalarValue, exec_err};
 use datafusion::logical_expr::{ColumnarValue, ScalarUDF};
 
 pub(crate) use settle::{settle, settle_union};
+pub(crate) use span::UNITS;
 
-/// The functions that take the place of DataFusion's.
+/// The functions that take the place of DataFusion's, and those that it has not.
 pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
     let mut all: Vec<ScalarUDF> = vec![trunc::DateTrunc::new().into(), bin::DateBin::new().into()];
     all.push(format::ToChar::new().into());
     all.extend(parse::ToTimestamp::all().into_iter().map(ScalarUDF::from));
     all.push(parse::ToUnixtime::new().into());
+    all.push(parse::ToDate::new().into());
+    all.extend(span::Span::both().map(ScalarUDF::from));
     all.into_iter().map(Arc::new).collect()
 }
 

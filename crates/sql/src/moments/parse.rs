@@ -1,18 +1,21 @@
-//! `to_timestamp` and its kin, and `to_unixtime`.
+//! `to_timestamp` and its kin, `to_date` and `to_unixtime`.
 
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray, TimestampMicrosecondArray};
 use arrow::compute::cast;
 use arrow::compute::kernels::cast_utils::string_to_datetime;
-use arrow::datatypes::{DataType, Float64Type, Int64Type, TimeUnit, TimestampMicrosecondType};
-use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, Utc};
+use arrow::datatypes::{DataType, Field, FieldRef, Float64Type, Int64Type, TimeUnit, TimestampMicrosecondType};
+use chrono::format::{Parsed, StrftimeItems};
+use chrono::{DateTime, Utc};
 use datafusion::common::{Result, exec_err, plan_err};
+use datafusion::functions::datetime::to_date::ToDateFunc;
 use datafusion::functions::datetime::to_unixtime::ToUnixtimeFunc;
 use datafusion::logical_expr::{
-    ColumnarValue, Documentation, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Documentation, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
 };
 
+use super::pattern::{as_format, check_formats};
 use super::{like, out_of_range};
 
 /// One of the functions.
@@ -103,12 +106,26 @@ impl ScalarUDFImpl for ToTimestamp {
         Ok(moment_type())
     }
 
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        check_formats(self.name, &args)?;
+        Ok(Arc::new(Field::new(self.name, moment_type(), true)))
+    }
+
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let args = with_formats(args)?;
         let moments = moments(self, &args)?;
         let cut = |micros: i64| micros - micros.rem_euclid(self.precision);
         let moments: TimestampMicrosecondArray = moments.unary(cut);
         like(&shape(&args), Arc::new(moments.with_timezone("UTC")))
     }
+}
+
+/// The arguments with formats in the place of patterns.
+fn with_formats(mut args: ScalarFunctionArgs) -> Result<ScalarFunctionArgs> {
+    let mut arguments = args.args.into_iter();
+    let first = arguments.next();
+    args.args = first.into_iter().map(Ok).chain(arguments.map(as_format)).collect::<Result<_>>()?;
+    Ok(args)
 }
 
 /// A constant where all arguments are constants, else a column.
@@ -152,17 +169,71 @@ fn read_moment(text: &str, formats: &[&str]) -> Result<i64> {
         };
     }
     for format in formats {
-        let found = DateTime::parse_from_str(text, format).map(|t| t.timestamp_micros()).ok();
-        let found =
-            found.or_else(|| Some(NaiveDateTime::parse_from_str(text, format).ok()?.and_utc().timestamp_micros()));
-        let day = || {
-            Some(NaiveDate::parse_from_str(text, format).ok()?.and_time(NaiveTime::MIN).and_utc().timestamp_micros())
-        };
-        if let Some(micros) = found.or_else(day) {
+        if let Some(micros) = read_as(text, format) {
             return Ok(micros);
         }
     }
     exec_err!("a text does not fit any of its formats ({})", formats.join(", "))
+}
+
+/// A text in one format; a part that the format leaves out is the first one: the first of January, midnight.
+fn read_as(text: &str, format: &str) -> Option<i64> {
+    let mut parts = Parsed::new();
+    chrono::format::parse(&mut parts, text, StrftimeItems::new(format)).ok()?;
+    // A count of seconds says all by itself.
+    if parts.timestamp().is_none() {
+        if parts.to_naive_date().is_err() {
+            parts.set_month(parts.month().unwrap_or(1).into()).ok()?;
+            parts.set_day(parts.day().unwrap_or(1).into()).ok()?;
+        }
+        if parts.hour_div_12().is_none() && parts.hour_mod_12().is_none() {
+            parts.set_hour(0).ok()?;
+        }
+        parts.set_minute(parts.minute().unwrap_or(0).into()).ok()?;
+    }
+    let offset = parts.offset().unwrap_or(0);
+    let moment = parts.to_naive_datetime_with_offset(offset).ok()?;
+    Some(moment.and_utc().timestamp_micros() - i64::from(offset) * 1_000_000)
+}
+
+/// `to_date`, which knows patterns too.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) struct ToDate {
+    inner: ToDateFunc,
+}
+
+impl ToDate {
+    pub(super) fn new() -> Self {
+        Self { inner: ToDateFunc::new() }
+    }
+}
+
+impl ScalarUDFImpl for ToDate {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn signature(&self) -> &Signature {
+        self.inner.signature()
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        self.inner.return_type(types)
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        check_formats(self.name(), &args)?;
+        let kinds: Vec<DataType> = args.arg_fields.iter().map(|field| field.data_type().clone()).collect();
+        Ok(Arc::new(Field::new(self.name(), self.return_type(&kinds)?, true)))
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        self.inner.invoke_with_args(with_formats(args)?)
+    }
+
+    fn documentation(&self) -> Option<&Documentation> {
+        self.inner.documentation()
+    }
 }
 
 /// `to_unixtime`; numbers, dates and moments are DataFusion's.
@@ -198,6 +269,7 @@ impl ScalarUDFImpl for ToUnixtime {
         for arg in &mut args.args {
             *arg = arg.cast_to(&DataType::Utf8, None)?;
         }
+        let args = with_formats(args)?;
         let Some(reader) = ToTimestamp::all().into_iter().next() else { return exec_err!("no reader") };
         let seconds: Int64Array = moments(&reader, &args)?.unary(|micros| micros / 1_000_000);
         like(&shape(&args), Arc::new(seconds))

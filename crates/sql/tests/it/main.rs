@@ -5,6 +5,7 @@
 
 mod bounds;
 mod catalog;
+mod json_paths;
 mod queries;
 mod safety;
 mod support;

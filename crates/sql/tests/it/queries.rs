@@ -36,6 +36,13 @@ async fn all_of_select_works() {
     assert_eq!(ranked[0], j!({"id": "a1", "rank": 1}));
     assert_eq!(rows("SELECT count(*) AS n FROM news").await, [j!({"n": 4})]);
     assert_eq!(rows("SELECT UNNEST(tags) AS tag FROM news").await.len(), 5);
+    let unnested =
+        "SELECT t.tag, count(*) AS n FROM news CROSS JOIN UNNEST(tags) AS t(tag) GROUP BY t.tag ORDER BY t.tag DESC";
+    assert_eq!(rows(unnested).await[0], j!({"tag": "misc", "n": 2}));
+    let sources = "SELECT JSON_VALUE(payload, '$.source' DEFAULT '?' ON EMPTY) AS s, count(*) AS n FROM wire \
+                   GROUP BY JSON_VALUE(payload, '$.source' DEFAULT '?' ON EMPTY) ORDER BY s";
+    assert_eq!(rows(sources).await[0], j!({"s": "?", "n": 2}));
+    assert_eq!(rows("SELECT id FROM `news.changes` WHERE `words` = 6").await, [j!({"id": "a1"})]);
     assert_eq!(
         rows("SELECT payload->'geo' AS geo FROM news WHERE id = 'a1'").await,
         [j!({"geo": "{\"city\":\"Paris\"}"})]

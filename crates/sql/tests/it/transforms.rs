@@ -77,6 +77,101 @@ fn date_functions_yield_stored_types() {
 }
 
 #[test]
+fn what_flink_writes_otherwise_means_the_same() {
+    let moment = |text: &str| format!("TIMESTAMP '{text}'");
+    for (expr, first) in [
+        ("TO_TIMESTAMP('01.05.2024 12:30', 'dd.MM.yyyy HH:mm')", j!("2024-05-01T12:30:00Z")),
+        (
+            "TO_TIMESTAMP('2024-05-01T12:30:00.250+02:00', 'yyyy-MM-dd''T''HH:mm:ss.SSSXXX')",
+            j!("2024-05-01T10:30:00.250Z"),
+        ),
+        // What a pattern leaves out is the first.
+        ("TO_TIMESTAMP('2024-05', 'yyyy-MM')", j!("2024-05-01T00:00:00Z")),
+        ("TO_TIMESTAMP('2024-05-01 7', 'yyyy-MM-dd H')", j!("2024-05-01T07:00:00Z")),
+        ("TO_TIMESTAMP('1714550000', '%s')", j!("2024-05-01T07:53:20Z")),
+        ("TO_TIMESTAMP_LTZ(1714550000, 0)", j!("2024-05-01T07:53:20Z")),
+        ("TO_DATE('01.05.2024', 'dd.MM.yyyy')", j!("2024-05-01")),
+        ("DATE_FORMAT(publishedAt, 'yyyy-MM-dd HH:mm')", j!("2024-05-01 08:30")),
+        ("DATE_FORMAT(publishedAt, 'EEE, d MMM yy h:mm a')", j!("Wed, 1 May 24 8:30 AM")),
+        ("DATE_FORMAT(CAST(publishedAt AS DATE), 'yyyy/MM/dd')", j!("2024/05/01")),
+        ("DATE_FORMAT(publishedAt AT TIME ZONE 'Europe/Berlin', 'HH:mm XXX')", j!("10:30 +02:00")),
+        ("FLOOR(publishedAt TO HOUR)", j!("2024-05-01T08:00:00Z")),
+        ("FLOOR(publishedAt AT TIME ZONE 'Europe/Berlin' TO DAY)", j!("2024-04-30T22:00:00Z")),
+        ("CEIL(publishedAt TO HOUR)", j!("2024-05-01T09:00:00Z")),
+        ("CEIL(publishedAt TO QUARTER)", j!("2024-07-01T00:00:00Z")),
+        ("FLOOR(score)", j!(0.0)),
+        ("TIMESTAMPADD(MONTH, 1, publishedAt)", j!("2024-06-01T08:30:00Z")),
+        ("TIMESTAMPADD(DAY, -1, publishedAt)", j!("2024-04-30T08:30:00Z")),
+        ("TIMESTAMPADD(SQL_TSI_HOUR, words, publishedAt)", j!("2024-05-01T14:30:00Z")),
+        ("EXTRACT(MINUTE FROM publishedAt) + HOUR(publishedAt) * 100", j!(830)),
+        ("YEAR(publishedAt) * 10 + QUARTER(publishedAt)", j!(20242)),
+        ("DAYOFWEEK(publishedAt) * 2", j!(8)),
+        ("SPLIT_INDEX(headline, ' ', 1)", j!("rally")),
+        ("SPLIT_INDEX(headline, ' ', 99)", Value::Null),
+        ("SPLIT_INDEX(headline, ' ', -1)", Value::Null),
+        ("REGEXP_EXTRACT(headline, '(\\w+) (\\w+)', 2)", j!("rally")),
+        ("REGEXP_EXTRACT(headline, '[A-Z]\\w+')", j!("Shares")),
+        ("REGEXP_EXTRACT(headline, '(x)', 1)", Value::Null),
+        ("REGEXP_EXTRACT(headline, '(S)', 2)", Value::Null),
+        ("REGEXP_EXTRACT(headline, CASE WHEN words > 0 THEN 'b\\w+' ELSE 'x' END)", j!("banks")),
+        ("IFNULL(language, 'und')", j!("en")),
+        ("NULLIF(language, 'en')", Value::Null),
+        ("IF(words = 0, 0, 60 / words)", j!(10)),
+        ("MOD(words + 1, 4)", j!(3)),
+        ("LOCATE('r', headline)", j!(4)),
+        ("REGEXP(headline, '^Sh')", j!(true)),
+        ("UNIX_TIMESTAMP('1970-01-01 00:01:00')", j!(60)),
+        ("UNIX_TIMESTAMP('01.01.1970 00:02', 'dd.MM.yyyy HH:mm')", j!(120)),
+        ("`id` || \"id\"", j!("a1a1")),
+    ] {
+        assert_eq!(values(expr)[0], first, "{expr}");
+    }
+    for (unit, from, to, count) in [
+        ("HOUR", "2024-05-01 08:30:00", "2024-05-02 08:29:59", 23),
+        ("DAY", "2024-05-02 00:00:00", "2024-05-01 12:00:00", 0),
+        ("WEEK", "2024-05-01 00:00:00", "2024-05-15 00:00:00", 2),
+        ("MONTH", "2024-01-31 00:00:00", "2024-02-29 00:00:00", 1),
+        ("MONTH", "2024-01-15 12:00:00", "2024-02-15 11:59:59", 0),
+        ("QUARTER", "2024-01-01 00:00:00", "2024-12-31 00:00:00", 3),
+        ("YEAR", "2024-03-01 00:00:00", "2022-03-02 00:00:00", -1),
+    ] {
+        let expr = format!("TIMESTAMPDIFF({unit}, {}, {})", moment(from), moment(to));
+        assert_eq!(values(&expr)[0], j!(count), "{expr}");
+    }
+    assert_eq!(values("TIMESTAMPDIFF(MINUTE, publishedAt, '2024-05-01T09:00:00Z')")[..2], [j!(30), j!(0)]);
+    let (rows, failures) = run("SELECT id, TIMESTAMPADD(YEAR, words * 1000000, publishedAt) AS x FROM wire");
+    assert_eq!((rows.len(), failures.len()), (2, 2));
+    for (expr, message) in [
+        ("TO_TIMESTAMP(id, 'yyyy-VV')", "line 1, column 8: to_timestamp takes a pattern of yyyy, MM"),
+        ("DATE_FORMAT(publishedAt, 'yyyy ''T')", "quotes are closed"),
+        ("TIMESTAMPDIFF(FORTNIGHT, publishedAt, publishedAt)", "`fortnight` is no unit"),
+        ("TIMESTAMPADD(DAY, id, publishedAt)", "takes a unit, a number and a moment"),
+        ("FLOOR(publishedAt TO CENTURY)", "`century` is no unit"),
+        ("REGEXP_EXTRACT(headline, '(', 1)", "'(' is no regular expression"),
+        ("SPLIT_INDEX(headline, ' ')", "a number from 0"),
+        ("UNIX_TIMESTAMP()", "replay"),
+        ("PROCTIME()", "replay"),
+        ("LOCALTIMESTAMP", "replay"),
+        ("TO_BASE64(id)", "encode(id, 'base64pad')"),
+        ("JSON_OBJECT('a' VALUE 1)", "named_struct"),
+    ] {
+        let refused = refusal(&format!("SELECT {expr} AS x FROM wire"));
+        assert!(refused.contains(message) && refused.starts_with("line 1, column "), "{expr}: {refused}");
+    }
+}
+
+#[test]
+fn similar_to_takes_a_pattern_of_sql_and_not_a_regular_expression() {
+    let of = |pattern: &str| values(&format!("headline SIMILAR TO {pattern}"));
+    assert_eq!(of("'%f(ä|a)ll_'"), [j!(false), j!(true), j!(false), j!(false)]);
+    assert_eq!(of("'fäll'")[1], j!(false));
+    assert_eq!(of("'[A-Z]% (warning|given)'")[2..], [j!(true), j!(true)]);
+    assert_eq!(values("'50%' SIMILAR TO '[0-9]+!%' ESCAPE '!'")[0], j!(true));
+    assert_eq!(values("headline NOT SIMILAR TO 'No%'")[2], j!(false));
+    assert!(refusal("SELECT id FROM wire WHERE id SIMILAR TO headline").contains("constant pattern"));
+}
+
+#[test]
 fn json_functions_and_operators() {
     assert_eq!(values("payload->>'source'"), [j!("rtr"), j!("dpa"), Value::Null, Value::Null]);
     assert_eq!(values("payload->'geo'->>'city'")[0], j!("Paris"));
@@ -138,6 +233,44 @@ fn unnest_repeats_the_row_and_drops_empty_lists() {
     let (rows, _) =
         run("SELECT tag, upper(id) AS id FROM (SELECT id, UNNEST(tags) AS tag FROM wire) WHERE tag <> 'misc'");
     assert_eq!(&*rows.origin, [0, 0, 2]);
+}
+
+#[test]
+fn unnest_in_from_is_the_same_as_the_column() {
+    let (expected, _) = run("SELECT id, UNNEST(tags) AS tag FROM wire");
+    for sql in [
+        "SELECT id, tag FROM wire CROSS JOIN UNNEST(tags) AS t (tag)",
+        "SELECT w.id, t.tag FROM wire AS w, UNNEST(w.tags) AS t(tag)",
+        "SELECT wire.id, tag FROM wire, LATERAL UNNEST(tags) AS tag",
+        "SELECT id, t.tag FROM wire JOIN UNNEST(wire.tags) AS t(tag) ON TRUE WHERE t.tag <> 'nothing'",
+        "SELECT x.id, t.tag FROM (SELECT * FROM wire) AS x CROSS JOIN UNNEST(x.tags) AS t(tag)",
+        "WITH x AS (SELECT id, t.tag FROM wire, UNNEST(tags) AS t(tag)) SELECT * FROM x",
+    ] {
+        let (rows, failures) = run(sql);
+        assert_eq!(
+            (json(&rows.batch), &rows.origin, failures.len()),
+            (json(&expected.batch), &expected.origin, 0),
+            "{sql}"
+        );
+    }
+    // Every item of one list stands beside every item of the other.
+    let (rows, _) =
+        run("SELECT id, a.x, b.y FROM wire, UNNEST(tags) AS a(x), UNNEST(string_to_array(a.x, 'k')) AS b(y)");
+    let first: Vec<String> = json(&rows.batch)[..4].iter().map(|r| format!("{}/{}", r["x"], r["y"])).collect();
+    assert_eq!(first, [r#""markets"/"mar""#, r#""markets"/"ets""#, r#""banks"/"ban""#, r#""banks"/"s""#]);
+    let (rows, _) = run("SELECT id, s.n FROM wire, UNNEST([named_struct('n', words)]) AS s WHERE s.n > 0");
+    assert_eq!(json(&rows.batch)[0], j!({"id": "a1", "n": 6}));
+    for sql in [
+        "SELECT id, tag FROM wire LEFT JOIN UNNEST(tags) AS t(tag) ON TRUE",
+        "SELECT id, a FROM wire CROSS JOIN UNNEST(tags) AS t(a, b)",
+        "SELECT id, a FROM wire CROSS JOIN UNNEST(tags) WITH ORDINALITY AS t(a)",
+    ] {
+        let message = refusal(sql);
+        assert!(
+            message.starts_with("line 1, column 3") && message.contains("one list and one name"),
+            "{sql}: {message}"
+        );
+    }
 }
 
 #[test]
@@ -287,6 +420,25 @@ fn whatever_needs_other_records_is_refused_in_plain_words() {
         assert!(message.contains("millstream query"), "{sql}: {message}");
     }
     assert!(refusal("SELECT id, count(*) AS n FROM wire GROUP BY id").starts_with("line 1, column 36"));
+    for (sql, place, what) in [
+        (
+            "SELECT id FROM wire\nWHERE id IN (SELECT id FROM archive)",
+            "line 2, column 7",
+            "a subquery in IN (write the values",
+        ),
+        ("SELECT id FROM wire\nWHERE NOT EXISTS (SELECT id FROM archive)", "line 2, column", "a subquery in EXISTS"),
+        (
+            "SELECT id,\n (SELECT max(id) FROM archive) AS m FROM wire",
+            "line 2, column",
+            "a subquery inside an expression",
+        ),
+        ("SELECT id FROM wire\nWHERE score > ALL (SELECT score FROM archive)", "line 2, column", "a subquery inside"),
+        ("SELECT id FROM wire\nMATCH_RECOGNIZE (ORDER BY id)", "line 2, column 1", "MATCH_RECOGNIZE keeps state"),
+        ("SELECT id FROM wire\nFOR SYSTEM_TIME AS OF publishedAt", "line 2, column 5", "keeps state"),
+    ] {
+        let message = refusal(sql);
+        assert!(message.starts_with(place) && message.contains(what), "{sql}: {message}");
+    }
 }
 
 #[test]
@@ -336,7 +488,12 @@ fn errors_say_where_and_what_was_meant() {
     assert!(refusal("SELECT id FROM wire WHERE words").contains("`words` is an int: WHERE takes true or false"));
     assert!(refusal("SELECT publishedAt - publishedAt AS d FROM wire").contains("span of time"));
     assert!(refusal("SELECT id FROM wire WHERE payload->'n' > 3 AND (payload->'n') + 1 = 2").contains("->>"));
-    assert!(refusal("SELECT w.id FROM wire w CROSS JOIN UNNEST(w.tags) AS u(tag)").contains("UNNEST(tags) AS tag"));
+    assert!(
+        refusal("SELECT id FROM wire WHERE UNNEST(tags) = 'x'").starts_with("line 1, column 27: UNNEST is a column")
+    );
+    assert!(
+        refusal("SELECT sentiment.* FROM wire").starts_with("line 1, column 8: `sentiment.*`: there is no relation")
+    );
 }
 
 #[test]
