@@ -14,6 +14,8 @@ mod closed;
 mod damage;
 mod failure;
 mod local;
+mod open_files;
+mod parts;
 mod reader;
 mod seal;
 mod settings;
@@ -28,6 +30,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use millstream_core::{Error, Result, ResultExt};
 use slatedb::config::{DurabilityLevel, ReadOptions, ScanOptions, SstBlockSize};
 use slatedb::{Db, DbIterator, WriteBatch};
+use tokio::task::coop::consume_budget;
 
 pub(crate) use cache::BlockCache;
 pub use local::{StateStore, local_store};
@@ -103,7 +106,11 @@ impl State {
     /// As for [`Self::open`].
     pub async fn get_many(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>> {
         stream::iter(keys.to_vec())
-            .map(|key| async move { self.get(&key).await })
+            .map(|key| async move {
+                // Most reads find what they need in memory: without this, other tasks would wait for all of them.
+                consume_budget().await;
+                self.get(&key).await
+            })
             .buffered(READS_IN_FLIGHT)
             .try_collect()
             .await
