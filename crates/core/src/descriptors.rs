@@ -13,6 +13,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const CONNECTIONS_MAX: u64 = 4096;
 /// The same of followed files that are kept open.
 const FILES_MAX: u64 = 1024;
+/// The same of files of states that are kept open.
+const STATES_MAX: u64 = 512;
 /// What is counted on where there is no limit.
 const NO_LIMIT: u64 = 1 << 20;
 
@@ -23,13 +25,17 @@ pub struct Shares {
     pub connections: usize,
     /// Files of sources that are kept open between two reads.
     pub files: usize,
+    /// Files of one folder of states that are kept open between two reads.
+    pub states: usize,
 }
 
 impl Shares {
-    /// Shares of a limit: a quarter for connections, an eighth for files.
+    /// Shares of a limit: a quarter for connections, an eighth for files, a sixteenth for a folder of states, of which
+    /// a process has two at most.
     fn of(limit: u64) -> Self {
         let connections = (limit / 4).clamp(8, CONNECTIONS_MAX) as usize;
-        Self { connections, files: (limit / 8).clamp(4, FILES_MAX) as usize }
+        let states = (limit / 16).clamp(4, STATES_MAX) as usize;
+        Self { connections, files: (limit / 8).clamp(4, FILES_MAX) as usize, states }
     }
 }
 
@@ -108,8 +114,9 @@ mod tests {
     fn connections_and_files_leave_room_for_the_logs() {
         for limit in [64, 256, 1024, 65_536, NO_LIMIT] {
             let shares = Shares::of(limit);
-            assert!((shares.connections + shares.files) as u64 <= limit / 2, "{limit}: {shares:?}");
+            let shared_out = shares.connections + shares.files + 2 * shares.states;
+            assert!(shared_out as u64 <= limit / 2, "{limit}: {shares:?}");
         }
-        assert_eq!(Shares::of(1024), Shares { connections: 256, files: 128 });
+        assert_eq!(Shares::of(1024), Shares { connections: 256, files: 128, states: 64 });
     }
 }

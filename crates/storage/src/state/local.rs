@@ -4,7 +4,6 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use bytes::Bytes;
 use chrono::DateTime;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
-use millstream_core::descriptors::are_used_up;
+use millstream_core::descriptors::{self, are_used_up};
 use millstream_core::disk::create_private_dir_all;
 use millstream_core::{Error, Result, ResultExt};
 use object_store::local::LocalFileSystem;
@@ -29,7 +28,9 @@ use xxhash_rust::xxh3::Xxh3;
 use super::clock::StateClock;
 use super::closed::Closed;
 use super::damage::{Damage, Damaged};
-use super::seal::{SEAL_BYTES, Seal};
+use super::open_files::{OpenFiles, SealedFile, Stamp};
+use super::parts::{Parts, Unread, read_from_disk, read_from_memory, read_seal};
+use super::seal::Seal;
 
 /// A place that keeps states.
 #[derive(Debug, Clone)]
@@ -56,7 +57,8 @@ pub(super) fn store_with(dir: &FsPath, clock: Arc<StateClock>) -> Result<StateSt
     let (damage, closed) = (Arc::new(Damage::new(dir)), Arc::new(Closed::new(root)));
     let updates = tokio::sync::Mutex::default();
     let files = files.with_fsync(true);
-    let store = LocalStore { files, closed, clock: clock.clone(), damage: damage.clone(), updates };
+    let open = Arc::new(OpenFiles::new(descriptors::shares().states));
+    let store = LocalStore { files, open, closed, clock: clock.clone(), damage: damage.clone(), updates };
     Ok(StateStore { objects: Arc::new(store), clock, damage })
 }
 
@@ -87,6 +89,8 @@ impl StateStore {
 /// * A read of a whole object compares all of its bytes with the seal, a read of a part its length: a file that was cut
 ///   off, emptied, grown or written over is an error, and what was found is kept in [`Damage`], because errors lose
 ///   their way through the engine.
+/// * Files that are read in parts stay open ([`OpenFiles`]), and a small part that the system has in memory is read at
+///   once: to hand that to another thread costs more than to do it.
 /// * The time of an object is that of its seal, by the clock that the engine compares it with.
 /// * Conditional writes, which the folder of the library does not have, are done one at a time.
 /// * Object stores fail for a moment, and the engine asks them again for a long time. A disk that is full or read-only
@@ -96,6 +100,7 @@ impl StateStore {
 #[derive(Debug)]
 struct LocalStore {
     files: LocalFileSystem,
+    open: Arc<OpenFiles>,
     closed: Arc<Closed>,
     clock: Arc<StateClock>,
     damage: Arc<Damage>,
@@ -147,15 +152,6 @@ impl LocalStore {
         generic(Box::new(self.damage.found(at.as_ref(), what)))
     }
 
-    /// A file, opened, with its size and times, and the length of the object in it.
-    async fn open(&self, at: &Path, options: GetOptions) -> StoreResult<Opened> {
-        let got = self.files.get_opts(at, options).await.map_err(|e| self.missing(at, e))?;
-        let GetResultPayload::File(file, _) = got.payload else {
-            return Err(generic("the folder gives no file".into()));
-        };
-        Ok(Opened { file, meta: got.meta })
-    }
-
     fn missing(&self, at: &Path, e: object_store::Error) -> object_store::Error {
         if matches!(e, object_store::Error::NotFound { .. }) {
             self.damage.missing(at.as_ref());
@@ -163,22 +159,57 @@ impl LocalStore {
         firm(e)
     }
 
-    /// Reads parts of an object, or all of it.
-    async fn read(&self, at: &Path, opened: Opened, parts: Parts) -> StoreResult<(ObjectMeta, Vec<Bytes>)> {
-        let Opened { file, mut meta } = opened;
-        let raw = meta.size;
-        let read = tokio::task::spawn_blocking(move || read_parts(&file, raw, parts)).await;
-        match read.map_err(|e| generic(Box::new(e)))? {
-            Ok((seal, parts)) => {
-                self.clock.observe(seal.written_ms);
-                described(&mut meta, &seal);
-                Ok((meta, parts))
+    /// Reads parts of an object, or all of it. A part of a file that is open takes no other thread where the system has
+    /// it in memory, and one turn of one where it has not.
+    async fn read(&self, at: &Path, options: GetOptions, parts: Parts) -> StoreResult<(ObjectMeta, Vec<Bytes>)> {
+        let stays_open = parts.are_some() && is_unconditional(&options);
+        let Some(file) = stays_open.then(|| self.open.get(at)).flatten() else {
+            let (file, parts) = self.open_and_read(at, options, parts).await?;
+            let meta = file.meta.clone();
+            if stays_open {
+                self.open.insert(at.clone(), Arc::new(file));
             }
-            Err(Unread::Damaged(what)) => Err(self.damaged(at, what)),
-            Err(Unread::Range(source)) => Err(object_store::Error::Generic { store: "LocalFileSystem", source }),
-            Err(Unread::Io(e)) => {
-                Err(firm(object_store::Error::Generic { store: "LocalFileSystem", source: Box::new(e) }))
-            }
+            return Ok((meta, parts));
+        };
+        let meta = file.meta.clone();
+        match parts.read(&file.file, &file.seal, read_from_memory) {
+            Err(Unread::Io(_)) => {}
+            read => return Ok((meta, read.map_err(|e| self.unread(at, e))?)),
+        }
+        let read = tokio::task::spawn_blocking(move || parts.read(&file.file, &file.seal, read_from_disk)).await;
+        Ok((meta, read.map_err(|e| generic(Box::new(e)))?.map_err(|e| self.unread(at, e))?))
+    }
+
+    /// The same of a file that is not open yet.
+    async fn open_and_read(
+        &self,
+        at: &Path,
+        options: GetOptions,
+        parts: Parts,
+    ) -> StoreResult<(SealedFile, Vec<Bytes>)> {
+        let got = self.files.get_opts(at, options).await.map_err(|e| self.missing(at, e))?;
+        let GetResultPayload::File(file, _) = got.payload else {
+            return Err(generic("the folder gives no file".into()));
+        };
+        let mut meta = got.meta;
+        let read = move || {
+            let stamp = Stamp::of(&file)?;
+            let seal = read_seal(&file, stamp.bytes)?;
+            let parts = parts.read(&file, &seal, read_from_disk)?;
+            described(&mut meta, &seal);
+            Ok((SealedFile { file, seal, meta, stamp }, parts))
+        };
+        let read = tokio::task::spawn_blocking(read).await.map_err(|e| generic(Box::new(e)))?;
+        let (file, parts) = read.map_err(|e| self.unread(at, e))?;
+        self.clock.observe(file.seal.written_ms);
+        Ok((file, parts))
+    }
+
+    fn unread(&self, at: &Path, e: Unread) -> object_store::Error {
+        match e {
+            Unread::Damaged(what) => self.damaged(at, what),
+            Unread::Range(source) => object_store::Error::Generic { store: "LocalFileSystem", source },
+            Unread::Io(e) => firm(object_store::Error::Generic { store: "LocalFileSystem", source: Box::new(e) }),
         }
     }
 
@@ -197,60 +228,11 @@ impl LocalStore {
     }
 }
 
-/// An open file, and what is known of it.
-struct Opened {
-    file: File,
-    meta: ObjectMeta,
-}
-
-/// What is read of an object.
-enum Parts {
-    /// Nothing.
-    Head,
-    One(Option<object_store::GetRange>),
-    Many(Vec<Range<u64>>),
-}
-
-enum Unread {
-    Damaged(&'static str),
-    Range(Box<dyn std::error::Error + Send + Sync>),
-    Io(io::Error),
-}
-
-impl From<io::Error> for Unread {
-    fn from(e: io::Error) -> Self {
-        Self::Io(e)
-    }
-}
-
-fn read_seal(file: &File, raw: u64) -> std::result::Result<Seal, Unread> {
-    let mut tail = vec![0; raw.min(SEAL_BYTES) as usize];
-    let at = raw - tail.len() as u64;
-    file.read_exact_at(&mut tail, at)?;
-    Seal::decode(&tail, raw).map_err(Unread::Damaged)
-}
-
-fn read_parts(file: &File, raw: u64, parts: Parts) -> std::result::Result<(Seal, Vec<Bytes>), Unread> {
-    let seal = read_seal(file, raw)?;
-    let ranges = match parts {
-        Parts::Head => Vec::new(),
-        Parts::One(None) => Vec::from_iter([std::ops::Range { start: 0, end: seal.length }]),
-        Parts::One(Some(range)) => vec![range.as_range(seal.length).map_err(|e| Unread::Range(Box::new(e)))?],
-        Parts::Many(ranges) => ranges,
-    };
-    let read = |range: Range<u64>| {
-        if range.end > seal.length || range.start > range.end {
-            let asked = format!("bytes {}..{} of an object of {}", range.start, range.end, seal.length);
-            return Err(Unread::Range(asked.into()));
-        }
-        let mut bytes = vec![0; (range.end - range.start) as usize];
-        file.read_exact_at(&mut bytes, range.start)?;
-        if range == (0..seal.length) {
-            seal.check(&bytes).map_err(Unread::Damaged)?;
-        }
-        Ok(Bytes::from(bytes))
-    };
-    Ok((seal, ranges.into_iter().map(read).collect::<std::result::Result<_, _>>()?))
+/// True where the object is asked for whatever it is.
+fn is_unconditional(options: &GetOptions) -> bool {
+    let GetOptions { if_match, if_none_match, if_modified_since, if_unmodified_since, version, .. } = options;
+    let tags = [if_match, if_none_match, version];
+    tags.iter().all(|tag| tag.is_none()) && if_modified_since.is_none() && if_unmodified_since.is_none()
 }
 
 fn described(meta: &mut ObjectMeta, seal: &Seal) {
@@ -316,8 +298,7 @@ impl ObjectStore for LocalStore {
         let parts = if options.head { Parts::Head } else { Parts::One(options.range.take()) };
         options.range = None;
         let asked = if let Parts::One(range) = &parts { range.clone() } else { None };
-        let opened = self.open(at, options).await?;
-        let (meta, mut bytes) = self.read(at, opened, parts).await?;
+        let (meta, mut bytes) = self.read(at, options, parts).await?;
         let range = match &asked {
             Some(range) => range.as_range(meta.size).map_err(|e| generic(Box::new(e)))?,
             None => 0..meta.size,
@@ -328,12 +309,13 @@ impl ObjectStore for LocalStore {
     }
 
     async fn get_ranges(&self, at: &Path, ranges: &[Range<u64>]) -> StoreResult<Vec<Bytes>> {
-        let opened = self.open(at, GetOptions::default()).await?;
-        Ok(self.read(at, opened, Parts::Many(ranges.to_vec())).await?.1)
+        Ok(self.read(at, GetOptions::default(), Parts::Many(ranges.to_vec())).await?.1)
     }
 
     fn delete_stream(&self, paths: BoxStream<'static, StoreResult<Path>>) -> BoxStream<'static, StoreResult<Path>> {
-        self.files.delete_stream(paths).map(|r| r.map_err(firm)).boxed()
+        let open = self.open.clone();
+        let closed = move |removed: StoreResult<Path>| removed.inspect(|at| open.forget(at)).map_err(firm);
+        self.files.delete_stream(paths).map(closed).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, StoreResult<ObjectMeta>> {
@@ -370,9 +352,9 @@ fn described_later(
     store: &LocalStore,
     listed: BoxStream<'static, StoreResult<ObjectMeta>>,
 ) -> BoxStream<'static, StoreResult<ObjectMeta>> {
-    let (files, closed) = (store.files.clone(), store.closed.clone());
+    let (files, open, closed) = (store.files.clone(), store.open.clone(), store.closed.clone());
     let (clock, damage) = (store.clock.clone(), store.damage.clone());
-    let store = Arc::new(LocalStore { files, closed, clock, damage, updates: Default::default() });
+    let store = Arc::new(LocalStore { files, open, closed, clock, damage, updates: Default::default() });
     let some = listed.map(|r| r.map_err(firm)).try_chunks(DESCRIBED_AT_ONCE).map_err(|e| e.1);
     let described = some.and_then(move |metas| {
         let store = store.clone();

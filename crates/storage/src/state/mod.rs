@@ -14,6 +14,8 @@ mod closed;
 mod damage;
 mod failure;
 mod local;
+mod open_files;
+mod parts;
 mod reader;
 mod seal;
 mod settings;
@@ -28,6 +30,9 @@ use futures::{StreamExt, TryStreamExt, stream};
 use millstream_core::{Error, Result, ResultExt};
 use slatedb::config::{DurabilityLevel, ReadOptions, ScanOptions, SstBlockSize};
 use slatedb::{Db, DbIterator, WriteBatch};
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+use tokio::task::coop::consume_budget;
 
 pub(crate) use cache::BlockCache;
 pub use local::{StateStore, local_store};
@@ -42,8 +47,10 @@ const FORMAT_KEY: &[u8] = b"\0format";
 const FORMAT: u8 = 1;
 /// Longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
-/// How many reads [`State::get_many`] has in flight.
+/// How many reads a task of [`State::get_many`] has in flight.
 const READS_IN_FLIGHT: usize = 32;
+/// So few keys are read by one task.
+const KEYS_PER_TASK_MIN: usize = 64;
 /// A commit that has not become durable by then never will: its retries are long over.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Blocks of the engine's tables. An index of smaller ones would not stay in memory with millions of keys.
@@ -102,11 +109,12 @@ impl State {
     /// # Errors
     /// As for [`Self::open`].
     pub async fn get_many(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>> {
-        stream::iter(keys.to_vec())
-            .map(|key| async move { self.get(&key).await })
-            .buffered(READS_IN_FLIGHT)
-            .try_collect()
-            .await
+        let state = self.clone();
+        side_by_side(keys, move |key| {
+            let state = state.clone();
+            async move { state.get(&key).await }
+        })
+        .await
     }
 
     /// The committed entries with keys in `range`, in key order, as they are now: later commits do not show.
@@ -265,6 +273,45 @@ impl std::fmt::Debug for StateScan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("StateScan").field("path", &self.home.path).finish_non_exhaustive()
     }
+}
+
+/// What `read` gives for each of `keys`, in their order. What lies side by side is read by one task, which finds it in
+/// the same blocks; there is one for each thread of the runtime where the keys are many, since blocks must be checked
+/// and unpacked.
+async fn side_by_side<F>(
+    keys: &[Bytes],
+    read: impl Fn(Bytes) -> F + Clone + Send + 'static,
+) -> Result<Vec<Option<Bytes>>>
+where
+    F: Future<Output = Result<Option<Bytes>>> + Send + 'static,
+{
+    let read = move |key| {
+        let read = read.clone();
+        async move {
+            // Most reads find what they need in memory: without this, other tasks would wait for all of them.
+            consume_budget().await;
+            read(key).await
+        }
+    };
+    let read = |keys: &[Bytes]| stream::iter(keys.to_vec()).map(read.clone()).buffered(READS_IN_FLIGHT).try_collect();
+    let tasks = Handle::current().metrics().num_workers().min(keys.len() / KEYS_PER_TASK_MIN);
+    if tasks <= 1 {
+        return read(keys).await;
+    }
+    // They end with this future.
+    let mut running = JoinSet::new();
+    for (part, keys) in keys.chunks(keys.len().div_ceil(tasks)).enumerate() {
+        let read = read(keys);
+        running.spawn(async move { (part, read.await) });
+    }
+    let mut parts = running.join_all().await;
+    parts.sort_unstable_by_key(|(part, _)| *part);
+    let mut values = Vec::with_capacity(keys.len());
+    for (_, read) in parts {
+        let read: Vec<Option<Bytes>> = read?;
+        values.extend(read);
+    }
+    Ok(values)
 }
 
 fn check_format(marker: &[u8]) -> Result<()> {

@@ -4,7 +4,6 @@ use std::ops::RangeBounds;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
 use millstream_core::{Result, ResultExt};
 use slatedb::config::DbReaderOptions;
 use slatedb::{DbReader, DbReaderMode};
@@ -12,8 +11,8 @@ use slatedb::{DbReader, DbReaderMode};
 use super::cache::BudgetedBlocks;
 use super::failure::Home;
 use super::{
-    FORMAT_KEY, READS_IN_FLIGHT, State, StateOptions, StateScan, StateStore, bounds, check_format, read_options,
-    scan_options,
+    FORMAT_KEY, State, StateOptions, StateScan, StateStore, bounds, check_format, read_options, scan_options,
+    side_by_side,
 };
 
 /// A view of a state at rest, or of one that another process is writing. It writes nothing and fences nobody; it
@@ -114,11 +113,12 @@ impl StateView {
     /// # Errors
     /// As for [`State::open`].
     pub async fn get_many(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>> {
-        stream::iter(keys.to_vec())
-            .map(|key| async move { self.get(&key).await })
-            .buffered(READS_IN_FLIGHT)
-            .try_collect()
-            .await
+        let view = self.clone();
+        side_by_side(keys, move |key| {
+            let view = view.clone();
+            async move { view.get(&key).await }
+        })
+        .await
     }
 
     /// The entries with keys in `range`, in key order.

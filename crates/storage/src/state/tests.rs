@@ -52,6 +52,27 @@ async fn what_was_committed_is_there_after_a_crash_and_nothing_else() {
     second.close().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_keys_are_read_side_by_side_and_come_back_in_their_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = open(dir.path()).await;
+    let key = |n: u32| Bytes::from(format!("{n:05}"));
+    for part in 0..4 {
+        let mut writes = Writes::new();
+        for n in (part..3000).step_by(4).filter(|n| n % 7 != 0) {
+            writes.put(key(n), vec![n as u8; 100]);
+        }
+        state.commit(writes).await.unwrap();
+    }
+    // Their order is not that of the state, and there are as many that don't divide evenly among tasks.
+    let asked: Vec<u32> = (0..1001).map(|n| n * 1999 % 3000).collect();
+    let wanted: Vec<Option<Bytes>> = asked.iter().map(|&n| (n % 7 != 0).then(|| vec![n as u8; 100].into())).collect();
+    let keys: Vec<Bytes> = asked.iter().map(|&n| key(n)).collect();
+    assert_eq!(state.get_many(&keys).await.unwrap(), wanted);
+    assert_eq!(StateView::from(&state).get_many(&keys).await.unwrap(), wanted);
+    assert_eq!(state.get_many(&[]).await.unwrap(), Vec::<Option<Bytes>>::new());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_owner_is_fenced_and_told_so() {
     let dir = tempfile::tempdir().unwrap();
