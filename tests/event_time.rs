@@ -79,6 +79,25 @@ fn a_late_record_goes_through_when_it_is_sent_again_and_a_replay_gives_the_same(
 }
 
 #[test]
+fn a_replay_computes_anew_what_lies_behind_de_duplication() {
+    let written = |factor: u32| {
+        let scaled = format!("  scaled: {{ sql: \"SELECT id, sensor, n * {factor} AS n, at FROM once\" }}\n");
+        let text = pipeline("{ per: [sensor], idle: 1h }", FILE, 2).replace("t: { from: once,", "t: { from: scaled,");
+        text.replace("tables:\n", &format!("{scaled}tables:\n")) + "  other: { from: scaled, key: [sensor, n] }\n"
+    };
+    let place = Place::new(&written(10));
+    place.write("in.jsonl", readings());
+    place.run();
+    let sum =
+        |place: &Place, table: &str| place.query(&format!("SELECT sum(n) AS s, count(*) AS c FROM {table}"))[0].clone();
+    assert_eq!(sum(&place, "t"), json!({ "s": 2 * 1770 * 10, "c": 120 }));
+    place.write("pipeline.yaml", written(100));
+    place.stdout(&["replay", "pipeline.yaml", "--from", "earliest", "--data-dir", "data"]);
+    assert_eq!(sum(&place, "t"), json!({ "s": 2 * 1770 * 100, "c": 120 }), "each row once, and anew");
+    assert_eq!(sum(&place, "other")["c"], 228, "beside those of before, of which twelve have the same key");
+}
+
+#[test]
 fn a_table_that_is_new_behind_de_duplication_is_filled_with_what_went_through() {
     let place = Place::new(&pipeline("{ per: [sensor], idle: 1h }", FILE, 2));
     place.write("in.jsonl", readings());

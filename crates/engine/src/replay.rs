@@ -69,14 +69,15 @@ impl Replay {
         self.table.is_some() && self.into.is_none()
     }
 
-    /// Where a task begins, with a warning where that is not where it was asked to; none for stages that read no
-    /// source.
+    /// Where a task begins, with a warning where that is not where it was asked to; none for stages that are
+    /// brought their rows again.
     ///
     /// # Errors
     /// The log can't be read.
     pub async fn begin(&self, stage: &StagePlan, partition: u32, streams: &Streams) -> Result<Option<u64>> {
         let begin = self.offset(stage, partition, streams).await?;
-        if let (From::Offset(asked), Some(_), Some(stream)) = (self.from, begin, streams.get(&stage.input)) {
+        let stream = streams.get(&stage.input).filter(|stream| stream.plan.kind != StreamKind::Exchange);
+        if let (From::Offset(asked), Some(_), Some(stream)) = (self.from, begin, stream) {
             say_gone(stage, partition, asked, stream.log.start_offset(partition));
         }
         Ok(begin)
@@ -95,7 +96,9 @@ impl Replay {
             // What has changed already changes nothing again: a table that is built of changes reads those that are
             // kept.
             StreamKind::Changes => self.table.is_some(),
-            StreamKind::Transform | StreamKind::Exchange => false,
+            // What an operator with state by key has been brought lies there: nobody brings it again.
+            StreamKind::Exchange => stage.ops.len() > 1,
+            StreamKind::Transform => false,
         }) else {
             return Ok(None);
         };
@@ -103,6 +106,8 @@ impl Replay {
         let offset = match self.from {
             From::Kept => return Ok(None),
             From::Earliest => start,
+            // Offsets are meant in the log of a source.
+            From::Offset(_) if stream.plan.kind == StreamKind::Exchange => start,
             From::Offset(offset) => offset,
             From::Time(time_ms) => stream.log.offset_at(partition, time_ms).await?,
         };
