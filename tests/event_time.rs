@@ -94,6 +94,9 @@ fn a_replay_computes_anew_what_lies_behind_de_duplication() {
     place.write("pipeline.yaml", written(100));
     place.stdout(&["replay", "pipeline.yaml", "--from", "earliest", "--data-dir", "data"]);
     assert_eq!(sum(&place, "t"), json!({ "s": 2 * 1770 * 100, "c": 120 }), "each row once, and anew");
+    place.write("pipeline.yaml", written(1000));
+    place.stdout(&["replay", "pipeline.yaml", "--table", "t", "--from", "earliest", "--data-dir", "data"]);
+    assert_eq!(sum(&place, "t"), json!({ "s": 2 * 1770 * 1000, "c": 120 }), "for one table alone too");
     assert_eq!(sum(&place, "other")["c"], 228, "beside those of before, of which twelve have the same key");
 }
 

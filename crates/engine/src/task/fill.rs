@@ -36,8 +36,7 @@ impl Task {
             && self.room().await
             && !self.context.stop.is_cancelled()
         {
-            let batches = self.read_from(at).await?.into_iter().filter_map(|batch| batch.before_offset(fill.until));
-            let batches: Vec<_> = batches.collect();
+            let batches = self.read_from(at, fill.until).await?;
             if batches.is_empty() {
                 // Retention has taken what was left.
                 self.move_fill(fill.until);

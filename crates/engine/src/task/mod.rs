@@ -283,7 +283,7 @@ impl Task {
             if !self.room().await || !self.pace(next_commit).await? {
                 break;
             }
-            let batches = self.read_from(self.next_offset).await?;
+            let batches = self.read_from(self.next_offset, u64::MAX).await?;
             let expire = has_ttl && Instant::now() >= expire_at;
             let tell = self.owes && Instant::now() >= self.tell_at;
             if batches.is_empty() && !expire && !tell {
@@ -413,19 +413,28 @@ impl Task {
         Ok(())
     }
 
-    /// The next batches, each to be one commit, without the rows of repeats.
-    async fn read_from(&mut self, offset: u64) -> Result<Vec<StreamBatch>> {
+    /// The next batches below `until`, each to be one commit, without the rows of repeats.
+    async fn read_from(&mut self, offset: u64, until: u64) -> Result<Vec<StreamBatch>> {
         self.reader.seek(offset);
         let mut batches = self.reader.read_all(self.context.commit.bytes as usize).await?;
         self.heard.drop_repeats(&mut batches);
-        let batches = StreamBatch::regroup(batches, COMMIT_ROWS)?;
-        // What was sent before, and what was not, are never one batch: what comes of time was sent with one of them.
+        // Cut before they are joined: what a chunk says is known behind all of it. What was sent before, and what was
+        // not, are never one batch: what comes of time was sent with one of them.
         let sent_below = self.outputs.sent_below;
-        let halves = |batch: StreamBatch| match batch.base_offset < sent_below && sent_below < batch.end_offset() {
-            true => [batch.clone().before_offset(sent_below), Some(batch.from_offset(sent_below))],
-            false => [Some(batch), None],
-        };
-        Ok(batches.into_iter().flat_map(halves).flatten().collect())
+        let (mut sent, mut unsent) = (Vec::new(), Vec::new());
+        for batch in batches.into_iter().filter_map(|batch| batch.before_offset(until)) {
+            if batch.end_offset() <= sent_below {
+                sent.push(batch);
+            } else if batch.base_offset >= sent_below {
+                unsent.push(batch);
+            } else {
+                sent.extend(batch.clone().before_offset(sent_below));
+                unsent.push(batch.from_offset(sent_below));
+            }
+        }
+        let mut batches = StreamBatch::regroup(sent, COMMIT_ROWS)?;
+        batches.extend(StreamBatch::regroup(unsent, COMMIT_ROWS)?);
+        Ok(batches)
     }
 
     /// Says how far the task is, unless it owes something: work for which the time has come, or telling others the
