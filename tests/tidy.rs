@@ -76,6 +76,8 @@ const SEAMS: [Seam; 6] = [
             ("models/src/text_model.rs", "where a link to a model's folder leads"),
             ("sql/src/host.rs", "the memory of the process, as the kernel says it"),
             ("storage/src/state/local.rs", "seals of files that the state's engine reads by itself"),
+            ("storage/src/state/open_files.rs", "the same files, kept open"),
+            ("storage/src/state/parts.rs", "the same files, read in parts"),
         ],
     },
 ];

@@ -1,5 +1,5 @@
-//! The senders of a source, each with an event time of its own: a sensor whose link is slow does not make the records of
-//! others wait for ever, nor do those make its own late.
+//! The senders of a source, each with an event time of its own: the records of a sensor whose link is slow are not late
+//! because others are ahead of it.
 //!
 //! ```text
 //! cursor of the source  "_event_time/" key of the sender in hexadecimal digits

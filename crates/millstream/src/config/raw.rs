@@ -143,8 +143,8 @@ pub enum RawWatermark {
     Full(RawWatermarkSpec),
 }
 
-/// When event time has passed. The watermark is the newest event time, less `delay`; with `per`, the newest of the sender
-/// that is furthest behind.
+/// When event time has passed. The watermark is the newest event time, less `delay`; with `per`, the newest of the
+/// sender that is furthest behind.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawWatermarkSpec {
@@ -155,8 +155,8 @@ pub struct RawWatermarkSpec {
     /// The fields that tell senders apart, such as the id of a device: each has an event time of its own.
     #[serde(default)]
     pub per: Vec<String>,
-    /// After how long without a record nobody waits for this source, or for a sender of it, any more. Default: everybody
-    /// does.
+    /// After how long without a record nobody waits for this source, or for a sender of it, any more. Default:
+    /// everybody does.
     pub idle: Option<HumanDuration>,
 }
 

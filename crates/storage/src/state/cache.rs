@@ -1,10 +1,10 @@
 //! Blocks, indexes and filters of SlateDB's sorted tables in memory: one cache for all states of a process.
 //!
-//! Every read asks for filters and an index, whichever block it then needs. A look-up of thousands of random keys brings
-//! in more blocks than there is room for, each used once, and asks for the index of one table only while it passes
-//! that table: among the blocks, it would be gone before the next look-up. So indexes and filters have a part of their
-//! own, from which blocks take nothing. They are large, and made ready at some cost: those who need the same one wait
-//! for the first.
+//! Every read asks for filters and an index, whichever block it then needs. A look-up of thousands of random keys
+//! brings in more blocks than there is room for, each used once, and asks for the index of one table only while it
+//! passes that table: among the blocks, it would be gone before the next look-up. So indexes and filters have a part of
+//! their own, from which blocks take nothing. They are large, and made ready at some cost: those who need the same one
+//! wait for the first.
 
 use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash};
@@ -143,8 +143,8 @@ impl BudgetedBlocks {
         if let Some(entry) = self.get_of_table(&key) {
             return Ok(CacheFetch::hit(entry));
         }
-        // In a task of its own: the engine does not go on with all that it has begun, and nobody may wait for a turn that
-        // is held by what it has set aside.
+        // In a task of its own: the engine does not go on with all that it has begun, and nobody may wait for a turn
+        // that is held by what it has set aside.
         let all = Self(self.0.clone());
         match tokio::spawn(async move { all.load_of_table(key, loader).await }).await {
             Ok(fetched) => fetched,
