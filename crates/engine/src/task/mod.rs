@@ -51,6 +51,8 @@ const COMMIT_ROWS: usize = 8192;
 const EXPIRE_ROWS: usize = 4096;
 /// How often a table with a TTL is looked through.
 const EXPIRE_EVERY: Duration = Duration::from_millis(500);
+/// So many batches may come to nothing before the offset behind them is committed all the same.
+const UNCOMMITTED_MAX: u32 = 64;
 /// How often who gets no rows is told how far event time is.
 const TELL_EVERY: Duration = Duration::from_millis(200);
 
@@ -112,6 +114,8 @@ pub struct Task {
     position: Arc<ReaderProgress>,
     sequence: u64,
     next_offset: u64,
+    /// Batches behind the last commit that came to nothing.
+    uncommitted: u32,
     /// What was heard of the input's producers up to `next_offset`; while outputs are filled, up to there.
     heard: Heard,
     /// The producers that are waited for to know how far event time is.
@@ -214,6 +218,7 @@ impl Task {
             position,
             sequence,
             next_offset,
+            uncommitted: 0,
             heard,
             timekeepers,
             told,
@@ -400,14 +405,17 @@ impl Task {
         }
     }
 
-    /// Commits behind the commit under way. What comes to nothing moves the offset in memory only: it is read again
-    /// after a crash, and comes to nothing again.
+    /// Commits behind the commit under way. What comes to nothing moves the offset in memory only, for a while: it is
+    /// read again after a crash, and comes to nothing again.
     async fn commit_behind(&mut self, pending: Pending, committing: &mut Option<Committing>) -> Result<()> {
         let outbox = self.outbox(&pending)?;
-        if outbox.is_empty() && pending.writes.is_empty() && pending.rows_in == 0 && self.filled_from.is_none() {
+        let is_nothing = outbox.is_empty() && pending.writes.is_empty() && pending.rows_in == 0;
+        if is_nothing && self.filled_from.is_none() && self.uncommitted < UNCOMMITTED_MAX {
+            self.uncommitted += 1;
             (self.next_offset, self.heard) = (pending.next_offset, pending.heard);
             return Ok(());
         }
+        self.uncommitted = 0;
         finish(committing).await?;
         *committing = Some(self.commit(pending, outbox)?);
         Ok(())
