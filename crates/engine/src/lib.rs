@@ -6,7 +6,8 @@
 //! ```
 //!
 //! One file per arrow: [`ingest`], [`task`] (with [`graph`], [`predict`], [`scorer`]), [`deliver`]; what
-//! both commit is [`outbox`], how both begin [`reopen`].
+//! both commit is [`outbox`], how both begin [`reopen`], and what both have heard of those before them [`heard`]. Where
+//! event time comes from is [`event_time`], who waits for it is [`ops`].
 
 pub mod at_rest;
 pub mod catalog;

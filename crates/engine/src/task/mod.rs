@@ -410,8 +410,9 @@ impl Task {
     async fn commit_behind(&mut self, pending: Pending, committing: &mut Option<Committing>) -> Result<()> {
         let outbox = self.outbox(&pending)?;
         let is_nothing = outbox.is_empty() && pending.writes.is_empty() && pending.rows_in == 0;
-        if is_nothing && self.filled_from.is_none() && self.uncommitted < UNCOMMITTED_MAX {
-            self.uncommitted += 1;
+        let has_moved = pending.next_offset != self.next_offset;
+        if is_nothing && self.filled_from.is_none() && (!has_moved || self.uncommitted < UNCOMMITTED_MAX) {
+            self.uncommitted += u32::from(has_moved);
             (self.next_offset, self.heard) = (pending.next_offset, pending.heard);
             return Ok(());
         }
